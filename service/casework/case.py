@@ -1,0 +1,185 @@
+"""What a case, job, delivery and arrival ARE; the transition tables as data; derived ids. Does no I/O.
+
+The tables below are the only place that says which moves exist. The ledger turns them into database triggers, and a
+test proves them total (every state listed, every target known, final states have no way out but an operator's).
+"""
+
+import hashlib
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+# --- states -------------------------------------------------------------------------------------------------
+
+
+class CaseState(StrEnum):
+    """Where one revision of a case stands."""
+
+    RECEIVING = "receiving"
+    STABLE = "stable"
+    QUEUED = "queued"
+    RUNNING = "running"
+    RENDERED = "rendered"
+    DELIVERING = "delivering"
+    DELIVERED = "delivered"
+    REJECTED = "rejected"
+    NEEDS_ATTENTION = "needs_attention"
+    SUPERSEDED = "superseded"
+    CLOSED = "closed"
+
+
+class JobState(StrEnum):
+    """Where one unit of work stands."""
+
+    READY = "ready"
+    LEASED = "leased"
+    SUCCEEDED = "succeeded"
+    RETRY_WAIT = "retry_wait"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class DeliveryState(StrEnum):
+    """Where one object on its way to one destination stands."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    UNKNOWN = "unknown"
+    STORED = "stored"
+    STORED_WITH_WARNING = "stored_with_warning"
+    RETRY_WAIT = "retry_wait"
+    DEAD = "dead"
+    COMMITTED = "committed"
+    COMMIT_FAILED = "commit_failed"
+
+
+_C, _J, _D = CaseState, JobState, DeliveryState
+
+CASE_MOVES: Mapping[CaseState, frozenset[CaseState]] = {
+    _C.RECEIVING: frozenset({_C.STABLE, _C.REJECTED, _C.NEEDS_ATTENTION, _C.CLOSED}),
+    # An image that comes before the work has begun re-opens the case instead of making a second revision.
+    _C.STABLE: frozenset({_C.QUEUED, _C.RECEIVING, _C.REJECTED, _C.NEEDS_ATTENTION, _C.CLOSED}),
+    _C.QUEUED: frozenset({_C.RUNNING, _C.RECEIVING, _C.REJECTED, _C.NEEDS_ATTENTION, _C.CLOSED}),
+    # A worker that loses its lease hands the case back to the queue.
+    _C.RUNNING: frozenset({_C.RENDERED, _C.QUEUED, _C.REJECTED, _C.NEEDS_ATTENTION}),
+    _C.RENDERED: frozenset({_C.DELIVERING, _C.DELIVERED, _C.NEEDS_ATTENTION}),
+    _C.DELIVERING: frozenset({_C.DELIVERED, _C.NEEDS_ATTENTION}),
+    _C.DELIVERED: frozenset({_C.SUPERSEDED, _C.NEEDS_ATTENTION}),
+    _C.REJECTED: frozenset({_C.SUPERSEDED, _C.QUEUED, _C.CLOSED}),
+    # DELIVERING: an operator resends results that are already rendered.
+    _C.NEEDS_ATTENTION: frozenset({_C.QUEUED, _C.DELIVERING, _C.CLOSED, _C.SUPERSEDED}),
+    _C.SUPERSEDED: frozenset(),
+    _C.CLOSED: frozenset({_C.QUEUED, _C.SUPERSEDED}),
+}
+
+JOB_MOVES: Mapping[JobState, frozenset[JobState]] = {
+    _J.READY: frozenset({_J.LEASED, _J.CANCELLED}),
+    _J.LEASED: frozenset({_J.SUCCEEDED, _J.RETRY_WAIT, _J.DEAD, _J.READY}),
+    _J.RETRY_WAIT: frozenset({_J.READY, _J.CANCELLED}),
+    _J.SUCCEEDED: frozenset(),
+    _J.DEAD: frozenset({_J.READY}),  # by an operator only
+    _J.CANCELLED: frozenset(),
+}
+
+DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
+    _D.PENDING: frozenset({_D.SENDING}),
+    _D.SENDING: frozenset({_D.STORED, _D.STORED_WITH_WARNING, _D.RETRY_WAIT, _D.DEAD, _D.UNKNOWN}),
+    _D.UNKNOWN: frozenset({_D.PENDING}),
+    _D.RETRY_WAIT: frozenset({_D.PENDING, _D.DEAD}),
+    _D.STORED: frozenset({_D.COMMITTED, _D.COMMIT_FAILED}),
+    _D.STORED_WITH_WARNING: frozenset({_D.COMMITTED, _D.COMMIT_FAILED}),
+    _D.COMMIT_FAILED: frozenset({_D.PENDING}),
+    _D.COMMITTED: frozenset(),
+    _D.DEAD: frozenset({_D.PENDING}),  # by an operator only
+}
+
+# --- intake -------------------------------------------------------------------------------------------------
+
+
+class Verdict(StrEnum):
+    """How an arrival ends: exactly one of these, each with a code."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"  # same SOP Instance UID, same bytes: success, no new row
+    KEPT_ASIDE = "kept_aside"  # durable, acknowledged, flagged; not part of a case
+    REFUSED = "refused"  # answered with a failure status
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What intake reads of an instance: identifiers and the few attributes that assembly needs, never pixels.
+
+    `attributes` holds further values by DICOM keyword (Laterality, ViewPosition, ...), text as decoded.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    patient_id: str
+    issuer_of_patient_id: str
+    accession_number: str
+    study_date: str  # DA as sent, "" when absent
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One instance that reached a door and is already durable in the spool (or refused before it was)."""
+
+    verdict: Verdict  # ACCEPTED, KEPT_ASIDE or REFUSED; the ledger may turn ACCEPTED into DUPLICATE or KEPT_ASIDE
+    code: str  # a row of casework.reasons; "" for ACCEPTED
+    header: Header | None  # None when it could not be read
+    sha256: str  # of the stored Part 10 file; "" when nothing was stored
+    size: int  # bytes of the stored file
+    door: str  # "dimse" | "stow"
+    peer: str  # calling AE or API key name
+    association_id: str  # uuid of the association or HTTP request
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the ledger made of an arrival."""
+
+    verdict: Verdict
+    code: str
+    instance_id: int | None
+    case_id: str | None
+
+
+# --- what leaves ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """One rendered object, stored once; the same bytes are sent every time (reliability: render once)."""
+
+    kind: str  # "sr" | "capture" | "preview" | "result-json"
+    media_type: str  # application/dicom, image/png, application/json
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    sha256: str
+    size: int
+    label: str  # short words for lists, e.g. "R CC"
+
+
+# --- derived identifiers --------------------------------------------------------------------------------------
+
+_NAMESPACE = uuid.UUID("6c1a7d0e-52b3-5d7c-9c83-2f3f6f6d2f0a")
+
+
+def derive_uid(*parts: str) -> str:
+    """A DICOM UID that is the same for the same parts (PS3.5 B.2, UUID-derived, at most 44 characters)."""
+    return f"2.25.{uuid.uuid5(_NAMESPACE, '|'.join(('v1', *parts))).int}"
+
+
+def input_digest(instance_sha256: list[str], model_sha256: str, pipeline: str) -> str:
+    """The identity of one run: what went in (order-free), through which model, by which preprocessing."""
+    return hashlib.sha256("|".join([*sorted(instance_sha256), model_sha256, pipeline]).encode()).hexdigest()

@@ -1,0 +1,234 @@
+"""Frozen settings with units, from one TOML file and the environment. Reads files only in `load`.
+
+Precedence: environment (CASEWORK_<SECTION>_<KEY>, e.g. CASEWORK_DICOM_PORT) over file over default. A secret is always
+the path of a file (`*_file`), never a value. docs/configuration.md is compared with these classes by a test.
+"""
+
+import ipaddress
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from casework.errors import Defect
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One row of the AE allow-list: all three must match. address is an IP address or a CIDR network."""
+
+    ae_title: str
+    address: str = "127.0.0.1"
+    called_ae_title: str = ""  # "" = our own AE title
+
+
+@dataclass(frozen=True, slots=True)
+class Dicom:
+    """The C-STORE listener and its guard."""
+
+    ae_title: str = "CMAN"
+    host: str = "127.0.0.1"
+    port: int = 11112
+    peer: tuple[Peer, ...] = ()
+    any_loopback_peer: bool = True  # without rows in `peer`, accept any AE title from 127.0.0.0/8
+    max_associations: int = 50
+    max_associations_per_peer: int = 25
+    association_deadline_s: float = 10.0  # from TCP accept to a complete A-ASSOCIATE-RQ
+    pdu_deadline_s: float = 20.0  # absolute, for one whole PDU
+    idle_s: float = 120.0  # between PDUs
+    max_associate_pdu_bytes: int = 1 << 20
+    max_data_pdu_bytes: int = 256 << 10
+    max_instance_bytes: int = 4 << 30
+    max_frames_bytes: int = 4 << 30  # decoded size by header: rows x columns x frames x samples x bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """The REST API and the status page."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys_file: str = ""  # "" = <storage.root>/secrets/api-keys.json, made at first start with one admin key
+    max_body_bytes: int = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where the durable things live. All folders of the spool must be on one local file system."""
+
+    root: str = "var"
+    ledger_url: str = ""  # "" = SQLite in <storage.root>/ledger/ledger.db; or postgresql+psycopg://...
+    watermark: float = 0.75  # refuse new associations above this share of the disk
+    hard_watermark: float = 0.90  # refuse instances above this
+    reserve_bytes: int = 5 << 30  # and below this much free space
+    prepared_bytes: int = 8 << 30  # bound of the cache of prepared images
+    fsync: bool = True  # False only in the bench's negative control
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """When a case is complete."""
+
+    window_days: int = 90
+    quiet_s: float = 60.0  # without an expected count: this long after the last image
+    settle_s: float = 1.0  # with the expected count reached: this long after the last image
+    poll_s: float = 0.5
+    give_up_s: float = 900.0  # a case that is short of the PACS's count runs after this with what is there
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One place that gets results, or is asked for expected counts."""
+
+    name: str
+    kind: str = "dimse"  # "dimse" | "stow"
+    ae_title: str = ""
+    host: str = "127.0.0.1"
+    port: int = 104
+    url: str = ""  # DICOMweb root, e.g. https://pacs/dicom-web
+    token_file: str = ""
+    send: bool = True
+    query: bool = False  # ask it how many instances the patient has
+    timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Workers, leases and retries."""
+
+    model: str = "models/cman"
+    threads: int = 0  # 0 = number of cores
+    lease_s: float = 60.0
+    heartbeat_s: float = 20.0
+    max_attempts: int = 3
+    decode_processes: int = 2
+    decode_memory_bytes: int = 3 << 30
+    decode_cpu_s: int = 60
+    prepare_ahead: bool = True
+    retry_first_s: float = 30.0
+    retry_max_s: float = 1800.0
+    retry_horizon_s: float = 72 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Words and identity in results."""
+
+    manufacturer: str = "casework"
+    institution: str = ""
+    language: str = "en"  # "en" | "zh"
+    serial_number: str = "CASEWORK-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings."""
+
+    dicom: Dicom = field(default_factory=Dicom)
+    http: Http = field(default_factory=Http)
+    storage: Storage = field(default_factory=Storage)
+    assembly: Assembly = field(default_factory=Assembly)
+    work: Work = field(default_factory=Work)
+    report: Report = field(default_factory=Report)
+    destination: tuple[Destination, ...] = ()
+
+    @property
+    def root(self) -> Path:
+        """The storage root as an absolute path."""
+        return Path(self.storage.root).resolve()
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's SQLAlchemy URL."""
+        return self.storage.ledger_url or f"sqlite:///{self.root / 'ledger' / 'ledger.db'}"
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings. `path` None means CASEWORK_CONFIG, or only defaults and environment.
+
+    Raises:
+        Defect: CONFIG_INVALID, naming the setting.
+    """
+    environ = os.environ if environ is None else environ
+    if path is None and environ.get("CASEWORK_CONFIG"):
+        path = Path(environ["CASEWORK_CONFIG"])
+    try:
+        document = tomllib.loads(path.read_text("utf-8")) if path else {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Defect("CONFIG_INVALID", f"{path}: {error}") from error
+    for section in fields(Settings):
+        if not is_dataclass(section.default_factory):
+            continue
+        for setting in fields(section.default_factory):
+            value = environ.get(f"CASEWORK_{section.name}_{setting.name}".upper())
+            if value is not None:
+                document.setdefault(section.name, {})[setting.name] = value
+    settings = typing.cast(Settings, _build(Settings, document, ""))
+    _check(settings)
+    return settings
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Turn parsed TOML (or environment text) into `kind`, naming `where` in errors."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise Defect("CONFIG_INVALID", f"{where}: expected a table")
+        hints = typing.get_type_hints(kind)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise Defect("CONFIG_INVALID", f"{where or 'file'}: unknown setting {sorted(unknown)[0]!r}")
+        try:
+            return kind(**{k: _build(hints[k], v, f"{where}.{k}".lstrip(".")) for k, v in value.items()})
+        except TypeError as error:
+            raise Defect("CONFIG_INVALID", f"{where}: {error}") from error
+    if typing.get_origin(kind) in (tuple, types.GenericAlias):
+        if not isinstance(value, list):
+            raise Defect("CONFIG_INVALID", f"{where}: expected a list")
+        return tuple(_build(typing.get_args(kind)[0], item, f"{where}[{n}]") for n, item in enumerate(value))
+    if kind is bool and isinstance(value, str):
+        if value.lower() not in ("true", "false", "1", "0"):
+            raise Defect("CONFIG_INVALID", f"{where}: expected true or false")
+        return value.lower() in ("true", "1")
+    if (kind is bool) != isinstance(value, bool):
+        raise Defect("CONFIG_INVALID", f"{where}: expected {kind.__name__}")
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise Defect("CONFIG_INVALID", f"{where}: expected {kind.__name__}") from error
+
+
+def _check(settings: Settings) -> None:
+    """Refuse combinations that would lose data or open a door."""
+    if not 0 < settings.storage.watermark <= settings.storage.hard_watermark < 1:
+        raise Defect("CONFIG_INVALID", "storage.watermark must be below storage.hard_watermark, both in 0..1")
+    if settings.work.heartbeat_s * 2 > settings.work.lease_s:
+        raise Defect("CONFIG_INVALID", "work.heartbeat_s must be at most half of work.lease_s")
+    if not _loopback("dicom.host", settings.dicom.host) and not settings.dicom.peer:
+        raise Defect("CONFIG_INVALID", "dicom.host is not loopback: name the allowed peers in [[dicom.peer]]")
+    if not _loopback("http.host", settings.http.host) and not settings.http.keys_file:
+        raise Defect("CONFIG_INVALID", "http.host is not loopback: set http.keys_file")
+    for peer in settings.dicom.peer:
+        try:
+            ipaddress.ip_network(peer.address, strict=False)
+        except ValueError as error:
+            raise Defect("CONFIG_INVALID", f"dicom.peer {peer.ae_title}: address") from error
+    names = [d.name for d in settings.destination]
+    if len(names) != len(set(names)):
+        raise Defect("CONFIG_INVALID", "destination: names must differ")
+    for d in settings.destination:
+        if d.kind not in ("dimse", "stow"):
+            raise Defect("CONFIG_INVALID", f"destination {d.name}: kind must be dimse or stow")
+        if (d.kind == "dimse" and not d.ae_title) or (d.kind == "stow" and not d.url):
+            raise Defect("CONFIG_INVALID", f"destination {d.name}: ae_title (dimse) or url (stow) is needed")
+
+
+def _loopback(where: str, host: str) -> bool:
+    """Whether a host to listen on is loopback; names are not resolved, so that a bind can't be moved from outside."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError as error:
+        raise Defect("CONFIG_INVALID", f"{where}: expected an IP address") from error

@@ -1,0 +1,1 @@
+"""Doors: one module a process, and the wiring that constructs them."""

@@ -1,0 +1,1 @@
+"""REST API and status page. The only owner of FastAPI."""

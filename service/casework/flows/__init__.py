@@ -1,0 +1,1 @@
+"""Sequences of steps with their transactions; flows never call each other."""

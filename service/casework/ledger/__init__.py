@@ -1,0 +1,1 @@
+"""The SQL ledger: schema, writes and questions. The only owner of SQLAlchemy."""

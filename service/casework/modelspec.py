@@ -1,0 +1,70 @@
+"""What one model needs and says, read from its package's manifest.json. Does no I/O.
+
+A package is a folder: manifest.json, ONNX files, golden inputs and outputs, MODEL_CARD.md. Every file is named in the
+manifest with its sha256. Slots are the images of ONE side (one breast and its axilla): the network runs once per side.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from casework.errors import Defect
+
+SLOTS: Mapping[str, tuple[str, ...]] = {
+    # MG: one image a view. MR: projections of the subtraction of one side. US: up to three frames of that side.
+    "MG": ("CC", "MLO"),
+    "MR": ("AX", "SAG", "AX_SUP", "AX_INF"),
+    "US": ("1", "2", "3"),
+}
+"""Slot names per modality, in the order of the tensors' second axis. Shapes for B sides and input size S:
+MG (B, 2, 1, S, S), MR (B, 4, 3, S, S) with channels pre, early minus pre, late minus pre, US (B, 3, 1, S, S);
+masks (B, slots) with 1.0 where an image is present. Tensors are float32 in 0..1. Every side is shown the same way
+round: images of the LEFT breast are mirrored so that the chest wall lies at the left edge of MG, and so that
+lateral is at the left of an axial MR projection."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """The part of a manifest that the service acts on."""
+
+    name: str
+    version: str
+    input_size: int  # S, pixels
+    precision: str  # "fp32" | "int8"
+    preprocess: str  # version string of the preprocessing the weights were trained with
+    files: Mapping[str, str]  # relative path -> sha256
+    graphs: Mapping[str, str]  # role (MG, MR, US encoder or "fusion") -> relative path
+    golden: tuple[str, ...]  # relative paths of golden samples
+    golden_tolerance: float  # largest allowed difference of a probability
+    positive_at: float  # probability at or above: positive
+    negative_below: float  # probability below: negative; between: indeterminate
+    temperature: float  # logits are divided by it before the sigmoid
+    requires: tuple[tuple[str, ...], ...]  # any one of these sets of modalities is enough for a side
+    raw: Mapping[str, Any]
+
+    @staticmethod
+    def from_manifest(manifest: Mapping[str, Any]) -> "ModelSpec":
+        """Read a parsed manifest.json.
+
+        Raises:
+            Defect: MODEL_INVALID when a needed key is missing or of the wrong kind.
+        """
+        try:
+            return ModelSpec(
+                name=str(manifest["name"]),
+                version=str(manifest["version"]),
+                input_size=int(manifest["input_size"]),
+                precision=str(manifest["precision"]),
+                preprocess=str(manifest["preprocess"]),
+                files={str(k): str(v) for k, v in manifest["files"].items()},
+                graphs={str(k): str(v) for k, v in manifest["graphs"].items()},
+                golden=tuple(str(v) for v in manifest["golden"]),
+                golden_tolerance=float(manifest["golden_tolerance"]),
+                positive_at=float(manifest["thresholds"]["positive_at"]),
+                negative_below=float(manifest["thresholds"]["negative_below"]),
+                temperature=float(manifest["temperature"]),
+                requires=tuple(tuple(str(m) for m in group) for group in manifest["requires"]),
+                raw=manifest,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Defect("MODEL_INVALID", f"manifest: {error!r}") from error

@@ -1,0 +1,1 @@
+"""Pixels to tensors and the way back; shared by training and serving."""

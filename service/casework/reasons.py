@@ -1,0 +1,125 @@
+"""The catalogue of coded reasons: why something waits, was refused or needs a person, in words. Does no I/O.
+
+Every code that leaves the service (status comment, problem document, case state, SR, log) is a row here.
+Rows are only ever added: codes are part of the interface (docs/reasons.md is generated from this table).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Family(StrEnum):
+    """What a reader should conclude from a reason."""
+
+    WAITING = "waiting"  # nothing is wrong: not yet
+    NOTE = "note"  # it ran; a person should know this
+    REFUSED = "refused"  # the sender's: will not run as it is
+    UNAVAILABLE = "unavailable"  # will be tried again
+    DEFECT = "defect"  # ours: an operator has to look
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One coded reason with its words and the next action, in English and Chinese."""
+
+    code: str
+    family: Family
+    en: str
+    zh: str
+    next_en: str
+    next_zh: str
+
+
+_W, _N, _R, _U, _D = Family.WAITING, Family.NOTE, Family.REFUSED, Family.UNAVAILABLE, Family.DEFECT
+
+# fmt: off
+_ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
+    # --- waiting -------------------------------------------------------------------------------------------
+    ("ASSOCIATION_OPEN", _W, "The sender's association is still open.", "发送方的连接尚未结束。", "Wait; it closes by itself or times out.", "请等待，连接会自行结束或超时。"),
+    ("COUNT_INCOMPLETE", _W, "Fewer instances arrived than the PACS holds for this patient.", "收到的图像少于PACS中该患者的图像数。", "Wait, or send the missing series again.", "请等待，或重新发送缺少的序列。"),
+    ("QUIET_TIME", _W, "Waiting for the quiet time after the last image to pass.", "正在等待最后一幅图像后的静默时间。", "Wait, or start it now with POST /v1/analyses.", "请等待，或用 POST /v1/analyses 立即开始。"),
+    ("QUEUED", _W, "Waiting in the queue for a worker.", "正在队列中等待处理。", "Wait; see the queue's length in the status page.", "请等待，可在状态页查看队列长度。"),
+    ("RUNNING", _W, "The analysis is running.", "分析正在进行。", "Wait.", "请等待。"),
+    ("DELIVERING", _W, "The results are being sent.", "结果正在发送。", "Wait.", "请等待。"),
+    ("RETRY_LATER", _W, "A try failed; the next one is scheduled.", "一次尝试失败，已安排下一次。", "Wait, or press retry.", "请等待，或点击重试。"),
+    # --- notes ---------------------------------------------------------------------------------------------
+    ("DELIVERED", _N, "All results were stored by their destinations.", "所有结果均已被目的地保存。", "Nothing to do.", "无需操作。"),
+    ("NO_DESTINATION", _N, "Results are ready; no destination is configured.", "结果已生成；未配置目的地。", "Download them, or configure a destination.", "请下载结果，或配置目的地。"),
+    ("SUPERSEDED", _N, "A newer revision of this case has replaced this result.", "该结果已被本病例的新版本取代。", "Read the newer revision.", "请查看新版本。"),
+    ("MODALITY_MISSING", _N, "A modality that the model can use was not there.", "缺少模型可使用的一种影像。", "Read the result with this limit in mind.", "阅读结果时请注意此限制。"),
+    ("VIEW_MISSING", _N, "An expected mammography view was not there.", "缺少一个预期的乳腺X线投照体位。", "Read the result with this limit in mind.", "阅读结果时请注意此限制。"),
+    ("LATERALITY_UNKNOWN", _N, "An image states no side and was left out.", "图像未标明侧别，未被使用。", "Correct Laterality at the modality and send again.", "请在设备端更正侧别后重新发送。"),
+    ("VIEW_UNKNOWN", _N, "A mammogram states no view and was left out.", "乳腺X线图像未标明体位，未被使用。", "Correct View Position at the modality and send again.", "请在设备端更正体位后重新发送。"),
+    ("PHASES_INCOMPLETE", _N, "The MRI series has fewer contrast phases than the model needs and was left out.", "MRI序列的增强期相不足，未被使用。", "Send the whole dynamic series.", "请发送完整的动态增强序列。"),
+    ("NOT_FOR_PRESENTATION", _N, "A For Processing mammogram was left out; its For Presentation twin is used.", "未使用供处理的原始图像；使用供显示的图像。", "Nothing to do.", "无需操作。"),
+    ("IMAGE_NOT_CHOSEN", _N, "Another image of the same view was preferred.", "同一体位中选择了另一幅图像。", "Nothing to do.", "无需操作。"),
+    ("PIXELS_UNDECODABLE", _N, "An image's pixels could not be decoded; it was left out.", "图像像素无法解码，未被使用。", "Send it again in another transfer syntax.", "请以其他传输语法重新发送。"),
+    ("DUPLICATE", _N, "The same instance with the same bytes was already here.", "相同的图像已存在。", "Nothing to do.", "无需操作。"),
+    ("ENGINE_FALLBACK", _N, "A slower engine ran because the preferred one is not available.", "首选引擎不可用，使用了较慢的引擎。", "See casework doctor.", "请查看 casework doctor。"),
+    # --- refused -------------------------------------------------------------------------------------------
+    ("AE_NOT_ALLOWED", _R, "This combination of calling AE, called AE and address is not allowed.", "不允许该主叫AE、被叫AE与地址的组合。", "Add the peer to [[dicom.peer]] in the configuration.", "请在配置的 [[dicom.peer]] 中添加该节点。"),
+    ("TOO_MANY_ASSOCIATIONS", _R, "The limit of associations is reached.", "已达到连接数上限。", "Send again later.", "请稍后重发。"),
+    ("PDU_TOO_LONG", _R, "The peer announced a PDU longer than the limit.", "对方声明的PDU长度超过上限。", "Check the sender.", "请检查发送方。"),
+    ("PEER_TOO_SLOW", _R, "The peer did not complete a PDU in time.", "对方未在规定时间内发送完整的PDU。", "Check the network and the sender.", "请检查网络和发送方。"),
+    ("NOT_DICOM", _R, "The bytes are not a DICOM data set.", "数据不是DICOM数据集。", "Check the sender.", "请检查发送方。"),
+    ("TRUNCATED", _R, "The data set ends early.", "数据集不完整。", "Send the instance again.", "请重新发送该图像。"),
+    ("HEADER_MALFORMED", _R, "The header can't be read.", "无法读取文件头。", "Check the sender.", "请检查发送方。"),
+    ("UID_INVALID", _R, "An identifier is missing or not a valid UID.", "缺少标识符或UID无效。", "Check the sender.", "请检查发送方。"),
+    ("UID_MISMATCH", _R, "The data set's UIDs differ from the command's.", "数据集与命令中的UID不一致。", "Check the sender.", "请检查发送方。"),
+    ("NESTING_TOO_DEEP", _R, "Sequences are nested too deeply.", "序列嵌套过深。", "Check the sender.", "请检查发送方。"),
+    ("INFLATES_TOO_FAR", _R, "The deflated data set inflates beyond the limit.", "压缩数据集解压后超过上限。", "Send it in another transfer syntax.", "请以其他传输语法发送。"),
+    ("TOO_LARGE", _R, "The instance is larger than the limit.", "图像大小超过上限。", "Check the sender, or raise the limit.", "请检查发送方，或提高上限。"),
+    ("DIMENSIONS_TOO_LARGE", _R, "Rows x Columns x Frames is beyond the limit.", "行×列×帧数超过上限。", "Check the sender.", "请检查发送方。"),
+    ("SOP_CLASS_NOT_ACCEPTED", _R, "Objects of this kind are not analysed here.", "本服务不处理此类对象。", "Route only MG, MR and US images.", "请只路由MG、MR和US图像。"),
+    ("MODALITY_NOT_ACCEPTED", _R, "The modality is missing or not one of MG, MR, US.", "检查类型缺失或不是MG、MR、US。", "Route only MG, MR and US images.", "请只路由MG、MR和US图像。"),
+    ("TRANSFER_SYNTAX_NOT_ACCEPTED", _R, "No decoder here reads this transfer syntax.", "没有可读取该传输语法的解码器。", "Send it in another transfer syntax.", "请以其他传输语法发送。"),
+    ("OWN_RESULT", _R, "This is a result of this service; it is not analysed again.", "这是本服务的结果，不会再次分析。", "Exclude our results from the routing rule.", "请在路由规则中排除本服务的结果。"),
+    ("UID_CONFLICT", _R, "Another instance with the same SOP Instance UID but other bytes is already here; this one is kept aside.", "已存在UID相同但内容不同的图像；本图像已另行保存。", "Compare both and decide; nothing was overwritten.", "请比较两者后决定；未覆盖任何数据。"),
+    ("PATIENT_ID_MISSING", _R, "The study has no Patient ID, so it can't be joined to a patient.", "检查缺少患者ID，无法归入患者。", "Correct the Patient ID and send again.", "请更正患者ID后重新发送。"),
+    ("PATIENT_IDENTITY_CONFLICT", _R, "Studies under one Patient ID state different birth dates or sexes.", "同一患者ID下的检查出生日期或性别不一致。", "Settle the identity, then retry the case.", "请核实身份后重试。"),
+    ("NO_USABLE_IMAGE", _R, "No image of this case can be used by the model.", "本病例没有模型可用的图像。", "Read each image's reason in the case.", "请查看病例中每幅图像的原因。"),
+    ("LATERALITY_CONFLICT", _R, "An image states two different sides.", "图像标明了两个不同的侧别。", "Correct the side at the modality and send again.", "请在设备端更正侧别后重新发送。"),
+    ("REQUEST_INVALID", _R, "The request does not follow the contract.", "请求不符合接口约定。", "See openapi/openapi.yaml.", "请参阅 openapi/openapi.yaml。"),
+    ("IDEMPOTENCY_CONFLICT", _R, "This Idempotency-Key was used with another request.", "该幂等键已用于其他请求。", "Use a new key.", "请使用新的键。"),
+    ("NOT_FOUND", _R, "Nothing here has this identifier.", "未找到该标识符。", "Search by accession with casework why.", "请用 casework why 按检查号查询。"),
+    ("NOT_AUTHENTICATED", _R, "The request carries no valid API key.", "请求缺少有效的API密钥。", "Send it in the Authorization header as Bearer.", "请在 Authorization 头中以 Bearer 方式发送。"),
+    ("NOT_AUTHORISED", _R, "The key's role does not allow this.", "该密钥的角色无此权限。", "Ask an administrator.", "请联系管理员。"),
+    ("STATE_FORBIDS", _R, "The case's state does not allow this action.", "病例当前状态不允许此操作。", "See the case's state and reason.", "请查看病例状态和原因。"),
+    ("CANCELLED", _R, "A person cancelled this.", "已被人工取消。", "Retry the case to run it after all.", "如需运行，请重试该病例。"),
+    # --- unavailable ---------------------------------------------------------------------------------------
+    ("DISK_LOW", _U, "The disk is fuller than the watermark.", "磁盘使用率超过水位线。", "Free space; senders may try again.", "请释放空间；发送方可重试。"),
+    ("STORAGE_FAILED", _U, "Writing to disk failed; intake has stopped.", "写入磁盘失败，接收已停止。", "Check the disk, then restart.", "请检查磁盘后重启。"),
+    ("LEDGER_UNAVAILABLE", _U, "The ledger can't be reached.", "无法访问账本数据库。", "Check the database.", "请检查数据库。"),
+    ("PEER_UNREACHABLE", _U, "The destination can't be reached.", "无法连接目的地。", "Check host, port and network; it is tried again.", "请检查主机、端口和网络；将自动重试。"),
+    ("PEER_REJECTED", _U, "The destination rejected the association for now.", "目的地暂时拒绝连接。", "It is tried again.", "将自动重试。"),
+    ("PEER_BUSY", _U, "The destination is out of resources.", "目的地资源不足。", "It is tried again.", "将自动重试。"),
+    ("PEER_OUTCOME_UNKNOWN", _U, "The connection broke before the answer; the same bytes are sent again.", "在收到应答前连接中断；将重发相同内容。", "It is tried again.", "将自动重试。"),
+    ("RATE_LIMITED", _U, "Too many requests.", "请求过多。", "Try again later.", "请稍后重试。"),
+    ("SHUTTING_DOWN", _U, "The service is stopping.", "服务正在停止。", "Try again later.", "请稍后重试。"),
+    ("LEASE_EXPIRED", _U, "A worker stopped before it finished; the job is taken up again.", "处理进程中途停止；任务将重新执行。", "It is tried again.", "将自动重试。"),
+    ("DECODER_CRASHED", _U, "The decoder crashed or exceeded its limits.", "解码器崩溃或超出限制。", "It is tried again, then left out.", "将重试，之后忽略该图像。"),
+    # --- defects -------------------------------------------------------------------------------------------
+    ("PEER_REFUSED_OBJECT", _D, "The destination refused the result for good.", "目的地永久拒绝了结果。", "Read its status, mend the cause, then retry.", "请查看状态，修复原因后重试。"),
+    ("DELIVERY_HORIZON", _D, "The destination did not take the result within the horizon.", "目的地未在期限内接收结果。", "Repair the destination, then retry.", "请修复目的地后重试。"),
+    ("RESULT_SELF_CHECK", _D, "A result failed its own check against the source study and was not sent.", "结果未通过与源检查的自检，未发送。", "Report this to the maker.", "请报告给制造商。"),
+    ("MODEL_INVALID", _D, "The model package is not what its manifest says.", "模型包与其清单不符。", "Install the package again.", "请重新安装模型包。"),
+    ("MODEL_GOLDEN_MISMATCH", _D, "The engine does not reproduce the golden sample.", "引擎未能重现基准样本。", "Don't use this engine; see casework doctor.", "请勿使用该引擎；见 casework doctor。"),
+    ("ATTEMPTS_EXHAUSTED", _D, "Every try failed.", "所有尝试均失败。", "Read the last error, then retry.", "请查看最后的错误后重试。"),
+    ("ILLEGAL_MOVE", _D, "A state change that the tables don't allow was tried.", "尝试了不允许的状态变更。", "Report this to the maker.", "请报告给制造商。"),
+    ("LEDGER_CORRUPT", _D, "The audit chain or the ledger does not verify.", "审计链或账本校验失败。", "Stop, keep a copy, see the runbook.", "请停机、保留副本并查看手册。"),
+    ("SPOOL_CORRUPT", _D, "A stored object no longer matches its digest.", "存储的对象与其摘要不符。", "Restore it from the PACS; see the runbook.", "请从PACS恢复；见手册。"),
+    ("CONFIG_INVALID", _D, "The configuration can't be used.", "配置不可用。", "Correct the setting that is named.", "请更正所指出的设置。"),
+    ("INTERNAL", _D, "Something unexpected failed.", "发生意外错误。", "See the log by the correlation id.", "请按关联号查看日志。"),
+)
+# fmt: on
+
+REASONS: dict[str, Reason] = {row[0]: Reason(*row) for row in _ROWS}
+
+
+def reason(code: str) -> Reason:
+    """Return the catalogue's row.
+
+    Raises:
+        KeyError: the code is not in the catalogue, which is a programming error.
+    """
+    return REASONS[code]

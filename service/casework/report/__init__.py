@@ -1,0 +1,1 @@
+"""Results as DICOM objects, pictures and words. The only owner of highdicom."""

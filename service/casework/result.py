@@ -1,0 +1,96 @@
+"""What an analysis says before it is rendered: sides, heat-maps, findings, the model's identity. Does no I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Side(StrEnum):
+    """A breast's side, as DICOM's Image Laterality writes it."""
+
+    RIGHT = "R"
+    LEFT = "L"
+
+
+class Outcome(StrEnum):
+    """What the analysis says of one side's axilla. Silence is never a negative: every side of a result has one."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    INDETERMINATE = "indeterminate"
+    INSUFFICIENT = "insufficient"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One coded remark on a case or an image. `subject` is a SOP Instance UID, a modality, a side or ""."""
+
+    code: str
+    subject: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeatImage:
+    """One analysed image with its heat-map, both on the display grid.
+
+    picture: (h, w) uint8, the source as the model's window shows it.
+    heat: (h, w) float32 in 0..1, share of the side's evidence, scaled by the case's largest value.
+    to_source: 2x3 matrix, display (row, col) pixel centres -> source (row, col) pixel centres.
+    frame_number: 1-based frame of a multi-frame source, else 1.
+    sources: SOP Instance UIDs that made the picture (one for MG and US, many for an MR projection); first = reference.
+    region: polygon (N, 2) of source (row, col) around the hottest area, or None where there is no single source frame
+        or no evidence; peak: source (row, col).
+    """
+
+    side: Side
+    modality: str
+    view: str
+    study_instance_uid: str
+    sources: tuple[str, ...]
+    frame_number: int
+    picture: NDArray[np.uint8]
+    heat: NDArray[np.float32]
+    to_source: NDArray[np.float64]
+    region: NDArray[np.float64] | None
+    peak: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SideResult:
+    """The analysis of one side. probability is None when the outcome is INSUFFICIENT; evidence: modality -> logit share."""
+
+    side: Side
+    outcome: Outcome
+    probability: float | None
+    evidence: Mapping[str, float]
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model and engine made a result; `device_uid` changes whenever any of it changes."""
+
+    name: str
+    version: str
+    sha256: str  # of the package's manifest
+    engine: str  # e.g. "onnxruntime 1.31.1 CPUExecutionProvider"
+    device_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """Everything that a report says, before it is rendered."""
+
+    case_id: str
+    revision: int
+    model: ModelIdentity
+    sides: tuple[SideResult, ...]
+    images: tuple[HeatImage, ...]
+    findings: tuple[Finding, ...]
+    input_digest: str  # see input_digest()
+    thresholds: Mapping[str, float]
+    predecessors: tuple[tuple[str, str, str, str], ...] = ()  # (study, series, sop class, sop instance) of older SRs
