@@ -94,6 +94,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("PEER_REJECTED", _U, "The destination rejected the association for now.", "目的地暂时拒绝连接。", "It is tried again.", "将自动重试。"),
     ("PEER_BUSY", _U, "The destination is out of resources.", "目的地资源不足。", "It is tried again.", "将自动重试。"),
     ("PEER_OUTCOME_UNKNOWN", _U, "The connection broke before the answer; the same bytes are sent again.", "在收到应答前连接中断；将重发相同内容。", "It is tried again.", "将自动重试。"),
+    ("ALREADY_RUNNING", _U, "Another service already uses this storage root.", "另一个服务正在使用该存储目录。", "Stop it first, or set another storage.root.", "请先停止它，或设置另一个 storage.root。"),
     ("RATE_LIMITED", _U, "Too many requests.", "请求过多。", "Try again later.", "请稍后重试。"),
     ("SHUTTING_DOWN", _U, "The service is stopping.", "服务正在停止。", "Try again later.", "请稍后重试。"),
     ("LEASE_EXPIRED", _U, "A worker stopped before it finished; the job is taken up again.", "处理进程中途停止；任务将重新执行。", "It is tried again.", "将自动重试。"),

@@ -1,0 +1,72 @@
+# casework: `make` lists the verbs. Everything is made inside this folder; no verb but `test` needs anything beyond Python.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+CONFIG ?=
+DEBIAN := chromium dcmtk dicom3tools orthanc orthanc-dicomweb postgresql strace
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check bench openapi up docs system clean
+
+help: ## list the verbs
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.runtime ## send a three-modality case through the whole service and fetch the results (demo-out/)
+	$(PY) -m tests.demo
+
+run: $(VENV)/.runtime ## keep the service up: DICOM AE CMAN on 11112, REST and status page on 8000, loopback
+	$(VENV)/bin/casework serve $(if $(CONFIG),--config $(CONFIG))
+
+test: system $(VENV)/.test check ## install what the tests need, then run all of them
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest $(ARGS)
+	$(PY) -m coverage combine -q
+	$(PY) -m coverage report --skip-covered
+
+check: $(VENV)/.test ## format, lint, types, import rules, contract and generated documents
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m tests.docs --check
+
+bench: system $(VENV)/.test ## every figure of docs/benchmarks.md, side by side (about 15 minutes)
+	$(PY) -m tests.bench $(ARGS)
+
+openapi: $(VENV)/.test ## validate openapi/openapi.yaml and compare it with the application
+	$(PY) -m pytest -q tests/api/test_contract.py
+
+up: $(VENV)/.runtime ## the service in containers (docker compose)
+	docker compose up --build
+
+docs: $(VENV)/.test ## write the documents that are generated from code (reasons, configuration)
+	$(PY) -m tests.docs
+
+system: # Debian packages that the tests use; installed when root or sudo is there, else named
+	@missing=""; for p in $(DEBIAN); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then run=""; elif sudo -n true 2>/dev/null; then run=sudo; \
+	else echo "The tests need these Debian packages; please install them:  apt-get install$$missing"; exit 1; fi; \
+	echo "installing:$$missing"; $$run apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive $$run apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+clean: ## remove the environment and everything the demo made
+	rm -rf $(VENV) .work demo-out
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (PYTHON=... names another one)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "venv is missing; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing pinned packages (about a minute the first time) ..."
+	@test -e $(VENV)/.test || $(PY) -m pip install -q --require-hashes -r requirements.lock
+	@$(PY) -m pip install -q --no-deps -e .
+	@touch $@
+
+$(VENV)/.test: requirements-test.lock $(VENV)/.runtime
+	@echo "installing pinned test packages ..."
+	@$(PY) -m pip install -q --require-hashes -r requirements-test.lock
+	@touch $@
