@@ -1,0 +1,1 @@
+"""Tests, simulators, benchmarks and the demo."""

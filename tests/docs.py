@@ -1,0 +1,116 @@
+"""Write the documents that are generated from code, or check that they are up to date.
+
+`python -m tests.docs` writes them, `--check` exits 1 when one would change.
+"""
+
+import ast
+import inspect
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from casework import case, config, reasons
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def main() -> int:
+    """Write or check every generated document."""
+    stale = []
+    documents = {"reasons.md": reason_page(), "configuration.md": configuration_page(), "states.md": states_page()}
+    for name, text in documents.items():
+        path = DOCS / name
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text("utf-8") != text:
+                stale.append(name)
+        else:
+            path.write_text(text, "utf-8")
+            print("wrote", path.relative_to(DOCS.parent))
+    for name in stale:
+        print(f"docs/{name} is not what the code says: run make docs", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def reason_page() -> str:
+    """The catalogue of reason codes, by family."""
+    lines = [
+        "# Reason codes",
+        "",
+        "Generated from `casework.reasons` by `make docs`. Codes are part of the interface.",
+        "",
+    ]
+    for family in reasons.Family:
+        lines += [
+            f"## {family.value}",
+            "",
+            "| code | what happened | what to do | 说明 | 操作 |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for row in reasons.REASONS.values():
+            if row.family is family:
+                lines.append(f"| {row.code} | {row.en} | {row.next_en} | {row.zh} | {row.next_zh} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def configuration_page() -> str:
+    """Every setting with its default, its environment variable and what the source says of it."""
+    lines = [
+        "# Configuration",
+        "",
+        "Generated from `casework.config` by `make docs`. One TOML file (`--config` or `CASEWORK_CONFIG`); the environment",
+        "wins over the file; secrets are files. Lists of tables: `[[dicom.peer]]`, `[[destination]]`.",
+        "",
+    ]
+    sections: list[tuple[str, Any]] = [("dicom", config.Dicom), ("dicom.peer (repeated)", config.Peer)]
+    sections += [("http", config.Http), ("storage", config.Storage), ("assembly", config.Assembly)]
+    sections += [("destination (repeated)", config.Destination), ("work", config.Work), ("report", config.Report)]
+    for name, kind in sections:
+        doc = inspect.getdoc(kind) or ""
+        lines += [f"## {name}", "", doc, "", "| setting | default | environment | notes |", "| --- | --- | --- | --- |"]
+        notes = _comments(kind)
+        for f in fields(kind):
+            default = "(needed)" if f.default is MISSING and f.default_factory is MISSING else repr(f.default)
+            default = "none" if f.default == () else default
+            environment = "" if "repeated" in name or f.default == () else f"CASEWORK_{name}_{f.name}".upper()
+            lines.append(f"| {f.name} | {default} | {environment} | {notes.get(f.name, '')} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def states_page() -> str:
+    """The transition tables, as tables and as diagrams."""
+    lines = [
+        "# States",
+        "",
+        "Generated from `casework.case` by `make docs`. Any other move is refused by the database.",
+        "",
+    ]
+    tables: list[tuple[str, Any]] = [
+        ("Case", case.CASE_MOVES),
+        ("Job", case.JOB_MOVES),
+        ("Delivery", case.DELIVERY_MOVES),
+    ]
+    for name, moves in tables:
+        lines += [f"## {name}", "", "```mermaid", "stateDiagram-v2"]
+        lines += [
+            f"  {source.value} --> {target.value}" for source, targets in moves.items() for target in sorted(targets)
+        ]
+        lines += ["```", ""]
+    return "\n".join(lines)
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """The trailing comment of each field's line."""
+    source = inspect.getsource(kind).splitlines()
+    found = {}
+    for node in ast.walk(ast.parse("\n".join(source))):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            _, _, comment = source[node.lineno - 1].partition("  # ")
+            found[node.target.id] = comment.replace("|", "\\|")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Promises of the modules that do no I/O."""

@@ -1,0 +1,123 @@
+"""Reasons, errors, settings and logs keep their promises."""
+
+import io
+import json
+import re
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import pytest
+import structlog
+
+from casework import config, observe, reasons
+from casework.errors import CaseworkError, Defect, Refused, Unavailable
+from tests import docs
+
+
+def test_every_reason_has_words_in_both_languages() -> None:
+    """A code is upper snake case and carries what happened and what to do, in English and Chinese."""
+    for row in reasons.REASONS.values():
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]+", row.code)
+        assert row.en.endswith(".")
+        assert row.next_en.endswith(".")
+        assert re.search(r"[\u4e00-\u9fff]", row.zh)
+        assert re.search(r"[\u4e00-\u9fff]", row.next_zh)
+
+
+def test_error_families_share_one_root_and_need_a_known_code() -> None:
+    """Each family is under one root, speaks the catalogue's words, and a code that isn't in the catalogue can't be raised."""
+    for family in (Refused, Unavailable, Defect):
+        error = family("NOT_DICOM", "byte 4")
+        assert isinstance(error, CaseworkError)
+        assert "not a DICOM" in str(error)
+        with pytest.raises(KeyError):
+            family("NO_SUCH_CODE")
+
+
+def test_every_code_in_the_source_is_in_the_catalogue() -> None:
+    """No module raises or stores a reason that the catalogue doesn't hold."""
+    root = Path(config.__file__).parent
+    used = set()
+    for path in root.rglob("*.py"):
+        used |= set(
+            re.findall(r"(?:Refused|Unavailable|Defect|reason)\(\s*\"([A-Z][A-Z0-9_]+)\"", path.read_text("utf-8"))
+        )
+    assert used
+    assert used <= set(reasons.REASONS)
+
+
+def test_generated_documents_are_current() -> None:
+    """The lists of settings, codes and states in docs/ are what the code says."""
+    for name, text in (
+        ("reasons.md", docs.reason_page()),
+        ("configuration.md", docs.configuration_page()),
+        ("states.md", docs.states_page()),
+    ):
+        assert (docs.DOCS / name).read_text("utf-8") == text
+
+
+def test_settings_come_from_file_and_environment(tmp_path: Path) -> None:
+    """The environment wins over the file, the file over the defaults, and values have their types."""
+    path = tmp_path / "casework.toml"
+    path.write_text(
+        '[dicom]\nport = 1000\nae_title = "A"\n[[dicom.peer]]\nae_title = "PACS"\n[[destination]]\nname = "p"\nae_title = "PACS"\n'
+    )
+    settings = config.load(path, {"CASEWORK_DICOM_PORT": "2000", "CASEWORK_WORK_PREPARE_AHEAD": "false", "OTHER": "x"})
+    assert settings.dicom.port == 2000
+    assert settings.dicom.ae_title == "A"
+    assert settings.dicom.peer == (config.Peer("PACS"),)
+    assert settings.work.prepare_ahead is False
+    assert settings.assembly == config.Assembly()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[dicom]\nprot = 1", "prot"),
+        ("[dicom]\nport = 'x'", "dicom.port"),
+        ("[dicom]\nport = true", "dicom.port"),
+        ("[dicom]\nhost = '0.0.0.0'", "dicom.host"),
+        ("[dicom]\nhost = 'localhost'", "dicom.host"),
+        ("[http]\nhost = '0.0.0.0'", "http.keys_file"),
+        ("[storage]\nwatermark = 0.95", "watermark"),
+        ("[work]\nheartbeat_s = 50", "heartbeat_s"),
+        ("[[destination]]\nname = 'a'", "destination a"),
+        ("[[destination]]\nname = 'a'\nkind = 'fax'\nae_title = 'A'", "destination a"),
+        ("destination = 1", "destination"),
+        ("dicom = 1", "dicom"),
+        ("[[destination]]\nname='a'\nae_title='A'\n[[destination]]\nname='a'\nae_title='A'", "differ"),
+        ("[[destination]]\nae_title='A'", "name"),
+        ("[[dicom.peer]]\nae_title='A'\naddress='x'", "dicom.peer A"),
+        ("[work]\nprepare_ahead = 'maybe'", "prepare_ahead"),
+        ("not toml", "casework.toml"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None:
+    """A configuration that can't be used is refused with the setting's name."""
+    path = tmp_path / "casework.toml"
+    path.write_text(text)
+    with pytest.raises(Defect) as caught:
+        config.load(path, {})
+    assert caught.value.code == "CONFIG_INVALID"
+    assert named in caught.value.detail
+
+
+def test_a_log_line_holds_only_allowed_fields() -> None:
+    """A field that isn't on the list is dropped, whatever it holds, and one event stays one line."""
+    stream = io.StringIO()
+    before = observe.DROPPED_FIELDS._value.get()
+    try:
+        with redirect_stderr(stream):
+            observe.setup_logging("test")
+            observe.log.info("case.queued", case_id="c1", patient_name="Wang^Xiao", code="a\nb\x1b[31m")
+    finally:
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 1
+    assert "Wang" not in lines[0]
+    assert "\x1b" not in lines[0]
+    record = json.loads(lines[0])
+    assert record["case_id"] == "c1"
+    assert record["dropped_fields"] == 1
+    assert observe.DROPPED_FIELDS._value.get() == before + 1
