@@ -1,0 +1,174 @@
+"""`PreparedImage`: one model input with its display picture and the way back to source pixels; packed to bytes safely.
+
+Does no I/O. Bytes are NumPy's .npz without pickles, so that a cache file from a dead process can't run code.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casework.geometry import Affine2
+from casework.result import Finding, Side
+
+VERSION = "casework-preprocess-1"
+"""Names every parameter of mammography, mri and ultrasound; a model is only run on what it was trained with."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePoint:
+    """A pixel of a stored image: 1-based frame, 0-based (row, col) of the full-resolution source."""
+
+    sop_instance_uid: str
+    frame_number: int
+    row: float
+    col: float
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """How a projection's picture pixels lead back to slices.
+
+    slice_index: (h, w) int16 index into `slices` of the brightest voxel behind each picture pixel.
+    row, col: (h, w) float32 source pixel in that slice. slices: (SOP Instance UID, frame number).
+    """
+
+    slices: tuple[tuple[str, int], ...]
+    slice_index: NDArray[np.int16]
+    row: NDArray[np.float32]
+    col: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """One image as the network sees it, and as a person sees it.
+
+    tensor: (C, S, S) float32 in 0..1. picture: (h, w) uint8 for overlays, in the source's own orientation.
+    tensor_to_picture, picture_to_source: maps of (row, col) pixel centres; the source is at full resolution.
+    planar: picture_to_source leads into the one source frame (False for MR projections across slices: use `locate`).
+    sources: SOP Instance UIDs, the first is the reference. notes: parameters and choices, for the record.
+    """
+
+    side: Side
+    modality: str
+    slot: str  # a name of modelspec.SLOTS[modality]
+    study_instance_uid: str
+    tensor: NDArray[np.float32]
+    picture: NDArray[np.uint8]
+    tensor_to_picture: Affine2
+    picture_to_source: Affine2
+    sources: tuple[str, ...]
+    frame_number: int = 1
+    planar: bool = True
+    projection: Projection | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tensor_to_source(self) -> Affine2:
+        """From tensor (row, col) to the source's, where planar."""
+        return self.tensor_to_picture.then(self.picture_to_source)
+
+    def locate(self, row: float, col: float) -> SourcePoint:
+        """The source pixel behind a picture (row, col)."""
+        if self.projection is None:
+            point = self.picture_to_source(np.array([[row, col]]))[0]
+            return SourcePoint(self.sources[0], self.frame_number, float(point[0]), float(point[1]))
+        r = int(np.clip(round(row), 0, self.picture.shape[0] - 1))
+        c = int(np.clip(round(col), 0, self.picture.shape[1] - 1))
+        uid, frame = self.projection.slices[int(self.projection.slice_index[r, c])]
+        return SourcePoint(uid, frame, float(self.projection.row[r, c]), float(self.projection.col[r, c]))
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What preparing one modality gave: images by (side, slot), and coded findings for what was left out."""
+
+    images: Mapping[tuple[Side, str], PreparedImage]
+    findings: tuple[Finding, ...] = ()
+
+
+def pack(preparation: Preparation) -> bytes:
+    """A preparation as .npz bytes (no pickles)."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    heads = []
+    for n, image in enumerate(preparation.images.values()):
+        arrays[f"{n}.tensor"] = image.tensor.astype(np.float16)
+        arrays[f"{n}.picture"] = image.picture
+        if image.projection is not None:
+            arrays[f"{n}.slice_index"] = image.projection.slice_index
+            arrays[f"{n}.row"] = image.projection.row
+            arrays[f"{n}.col"] = image.projection.col
+        heads.append(_head(image))
+    findings = [[f.code, f.subject, f.detail] for f in preparation.findings]
+    head = json.dumps({"version": VERSION, "images": heads, "findings": findings})
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, head=np.frombuffer(head.encode(), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> Preparation:
+    """The preparation that `pack` wrote; tensors come back at half precision's resolution.
+
+    Raises:
+        ValueError: the bytes are not a preparation of this VERSION.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            head = json.loads(bytes(arrays["head"]))
+            if head["version"] != VERSION:
+                raise ValueError(f"prepared by {head['version']}")
+            images = [_image(h, n, arrays) for n, h in enumerate(head["images"])]
+            findings = tuple(Finding(*f) for f in head["findings"])
+    except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"not a preparation: {error!r}") from error
+    return Preparation({(i.side, i.slot): i for i in images}, findings)
+
+
+def _head(image: PreparedImage) -> dict[str, object]:
+    return {
+        "side": image.side.value,
+        "modality": image.modality,
+        "slot": image.slot,
+        "study": image.study_instance_uid,
+        "tensor_to_picture": image.tensor_to_picture.matrix.tolist(),
+        "picture_to_source": image.picture_to_source.matrix.tolist(),
+        "sources": list(image.sources),
+        "frame": image.frame_number,
+        "planar": image.planar,
+        "slices": None if image.projection is None else [list(s) for s in image.projection.slices],
+        "notes": dict(image.notes),
+    }
+
+
+def _image(head: Mapping[str, object], n: int, arrays: Mapping[str, NDArray[np.generic]]) -> PreparedImage:
+    slices = head["slices"]
+    projection = None
+    if isinstance(slices, Sequence):
+        projection = Projection(
+            tuple((str(uid), int(frame)) for uid, frame in slices),
+            arrays[f"{n}.slice_index"].astype(np.int16),
+            arrays[f"{n}.row"].astype(np.float32),
+            arrays[f"{n}.col"].astype(np.float32),
+        )
+    sources, notes = head["sources"], head["notes"]
+    if not isinstance(sources, list) or not isinstance(notes, dict):
+        raise TypeError("sources or notes")
+    return PreparedImage(
+        side=Side(str(head["side"])),
+        modality=str(head["modality"]),
+        slot=str(head["slot"]),
+        study_instance_uid=str(head["study"]),
+        tensor=arrays[f"{n}.tensor"].astype(np.float32),
+        picture=arrays[f"{n}.picture"].astype(np.uint8),
+        tensor_to_picture=Affine2(np.array(head["tensor_to_picture"], np.float64)),
+        picture_to_source=Affine2(np.array(head["picture_to_source"], np.float64)),
+        sources=tuple(str(s) for s in sources),
+        frame_number=int(str(head["frame"])),
+        planar=bool(head["planar"]),
+        projection=projection,
+        notes={str(k): str(v) for k, v in notes.items()},
+    )
