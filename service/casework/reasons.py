@@ -80,6 +80,8 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("NO_USABLE_IMAGE", _R, "No image of this case can be used by the model.", "本病例没有模型可用的图像。", "Read each image's reason in the case.", "请查看病例中每幅图像的原因。"),
     ("LATERALITY_CONFLICT", _R, "An image states two different sides.", "图像标明了两个不同的侧别。", "Correct the side at the modality and send again.", "请在设备端更正侧别后重新发送。"),
     ("REQUEST_INVALID", _R, "The request does not follow the contract.", "请求不符合接口约定。", "See openapi/openapi.yaml.", "请参阅 openapi/openapi.yaml。"),
+    ("MEDIA_TYPE_NOT_ACCEPTED", _R, "The request's media type or encoding is not accepted here.", "不接受该请求的媒体类型或编码。", "Send multipart/related; type=application/dicom without Content-Encoding.", "请以不带 Content-Encoding 的 multipart/related; type=application/dicom 发送。"),
+    ("TOO_MANY_PARTS", _R, "The request holds more parts than the limit.", "请求包含的部分数超过上限。", "Send the study in several requests.", "请分多次请求发送该检查。"),
     ("IDEMPOTENCY_CONFLICT", _R, "This Idempotency-Key was used with another request.", "该幂等键已用于其他请求。", "Use a new key.", "请使用新的键。"),
     ("NOT_FOUND", _R, "Nothing here has this identifier.", "未找到该标识符。", "Search by accession with casework why.", "请用 casework why 按检查号查询。"),
     ("NOT_AUTHENTICATED", _R, "The request carries no valid API key.", "请求缺少有效的API密钥。", "Send it in the Authorization header as Bearer.", "请在 Authorization 头中以 Bearer 方式发送。"),
