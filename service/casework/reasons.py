@@ -54,6 +54,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("NOT_FOR_PRESENTATION", _N, "A For Processing mammogram was left out; its For Presentation twin is used.", "未使用供处理的原始图像；使用供显示的图像。", "Nothing to do.", "无需操作。"),
     ("IMAGE_NOT_CHOSEN", _N, "Another image of the same view was preferred.", "同一体位中选择了另一幅图像。", "Nothing to do.", "无需操作。"),
     ("PIXELS_UNDECODABLE", _N, "An image's pixels could not be decoded; it was left out.", "图像像素无法解码，未被使用。", "Send it again in another transfer syntax.", "请以其他传输语法重新发送。"),
+    ("PEER_WARNED", _N, "The destination stored the result with a warning.", "目的地已保存结果，但有警告。", "Read its status if something looks wrong there.", "如在该处显示异常，请查看其状态。"),
     ("DUPLICATE", _N, "The same instance with the same bytes was already here.", "相同的图像已存在。", "Nothing to do.", "无需操作。"),
     ("ENGINE_FALLBACK", _N, "A slower engine ran because the preferred one is not available.", "首选引擎不可用，使用了较慢的引擎。", "See casework doctor.", "请查看 casework doctor。"),
     # --- refused -------------------------------------------------------------------------------------------
@@ -95,6 +96,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("PEER_UNREACHABLE", _U, "The destination can't be reached.", "无法连接目的地。", "Check host, port and network; it is tried again.", "请检查主机、端口和网络；将自动重试。"),
     ("PEER_REJECTED", _U, "The destination rejected the association for now.", "目的地暂时拒绝连接。", "It is tried again.", "将自动重试。"),
     ("PEER_BUSY", _U, "The destination is out of resources.", "目的地资源不足。", "It is tried again.", "将自动重试。"),
+    ("PEER_FAILED", _U, "The destination failed to process the result.", "目的地处理结果失败。", "It is tried five times.", "将尝试五次。"),
     ("PEER_OUTCOME_UNKNOWN", _U, "The connection broke before the answer; the same bytes are sent again.", "在收到应答前连接中断；将重发相同内容。", "It is tried again.", "将自动重试。"),
     ("ALREADY_RUNNING", _U, "Another service already uses this storage root.", "另一个服务正在使用该存储目录。", "Stop it first, or set another storage.root.", "请先停止它，或设置另一个 storage.root。"),
     ("RATE_LIMITED", _U, "Too many requests.", "请求过多。", "Try again later.", "请稍后重试。"),
@@ -103,6 +105,8 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("DECODER_CRASHED", _U, "The decoder crashed or exceeded its limits.", "解码器崩溃或超出限制。", "It is tried again, then left out.", "将重试，之后忽略该图像。"),
     # --- defects -------------------------------------------------------------------------------------------
     ("PEER_REFUSED_OBJECT", _D, "The destination refused the result for good.", "目的地永久拒绝了结果。", "Read its status, mend the cause, then retry.", "请查看状态，修复原因后重试。"),
+    ("PEER_REJECTED_FOR_GOOD", _D, "The destination permanently rejects our association.", "目的地永久拒绝我们的连接。", "Register our AE title there, then retry.", "请在该处登记我们的AE标题后重试。"),
+    ("PEER_NO_CONTEXT", _D, "The destination does not accept objects of this kind.", "目的地不接受此类对象。", "Enable the SOP class there, or choose another destination, then retry.", "请在该处启用该SOP类，或选择其他目的地后重试。"),
     ("DELIVERY_HORIZON", _D, "The destination did not take the result within the horizon.", "目的地未在期限内接收结果。", "Repair the destination, then retry.", "请修复目的地后重试。"),
     ("RESULT_SELF_CHECK", _D, "A result failed its own check against the source study and was not sent.", "结果未通过与源检查的自检，未发送。", "Report this to the maker.", "请报告给制造商。"),
     ("MODEL_INVALID", _D, "The model package is not what its manifest says.", "模型包与其清单不符。", "Install the package again.", "请重新安装模型包。"),
