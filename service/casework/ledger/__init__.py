@@ -1,1 +1,1 @@
-"""The SQL ledger: schema, writes and questions. The only owner of SQLAlchemy."""
+"""The ledger: the SQL truth about what arrived, what runs and what left. Owns the database and its lock files."""

@@ -1,0 +1,356 @@
+"""The rows that the ledger hands out, frozen; the questions it takes. Does no I/O.
+
+All times are aware UTC datetimes. Ids: a case's id is opaque text (one per revision), all others are integers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from casework.case import Artefact, CaseState, DeliveryState, Header, JobState, Verdict
+
+
+class FindingLike(Protocol):
+    """What the ledger needs of a finding (`casework.result.Finding` is one; importing it would pull numpy in)."""
+
+    @property
+    def code(self) -> str:
+        """A row of `casework.reasons`."""
+
+    @property
+    def subject(self) -> str:
+        """A SOP Instance UID, a modality, a side, or ""."""
+
+    @property
+    def detail(self) -> str:
+        """Words for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRow:
+    """One revision of a case. `root_id` is shared by all revisions; `last_at` is when its newest image came.
+
+    requested_at: when a person asked for it to run now (it counts as complete); None otherwise.
+    """
+
+    id: str
+    root_id: str
+    revision: int
+    predecessor: str | None
+    state: CaseState
+    reason: str
+    detail: str
+    priority: int
+    patient_id: str
+    issuer_of_patient_id: str
+    opened_at: datetime
+    last_at: datetime
+    changed_at: datetime
+    requested_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """One study of a case. `modalities` counts accepted instances; a study that is only expected has none.
+
+    expected: instances that the PACS (or a caller) says there are, None when nobody said; source: who said it.
+    """
+
+    study_uid: str
+    accession_number: str
+    study_date: str
+    modalities: Mapping[str, int]
+    first_at: datetime | None
+    last_at: datetime | None
+    expected: int | None
+    expected_source: str
+
+    @property
+    def received(self) -> int:
+        """Accepted instances of this study."""
+        return sum(self.modalities.values())
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """One accepted instance."""
+
+    id: int
+    header: Header
+    sha256: str
+    size: int
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that its owner holds until the lease ends. `attempt` is 1 at the first claim."""
+
+    job_id: int
+    case_id: str
+    fence: int
+    attempt: int
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArtefactRow:
+    """A stored artefact and its id."""
+
+    id: int
+    case_id: str
+    artefact: Artefact
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery:
+    """One object to send to one destination. `first_at` is when it was first due (for the horizon)."""
+
+    delivery_id: int
+    case_id: str
+    destination: str
+    artefact: Artefact
+    fence: int
+    attempt: int
+    first_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which cases a caller means: any of the given values that are not empty must match (all of them)."""
+
+    study_uids: tuple[str, ...] = ()
+    accession_number: str = ""
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """Answer to a request for analysis. `replayed`: the same key and request were answered before."""
+
+    case_ids: tuple[str, ...]
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep moved."""
+
+    jobs_ready: int = 0
+    jobs_dead: int = 0
+    deliveries: int = 0
+
+    @property
+    def total(self) -> int:
+        """All rows moved."""
+        return self.jobs_ready + self.jobs_dead + self.deliveries
+
+
+# --- answers of ledger.read ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InputRow:
+    """One instance of a case with the findings about it (codes with detail), e.g. why it was left out."""
+
+    instance: InstanceRow
+    findings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FindingRow:
+    """One coded remark on a case."""
+
+    code: str
+    subject: str
+    detail: str
+    source: str  # "intake" | "assemble" | "analyse" | "deliver"
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """One job of a case."""
+
+    id: int
+    case_id: str
+    kind: str
+    state: JobState
+    attempt: int
+    max_attempts: int
+    owner: str
+    lease_until: datetime | None
+    next_at: datetime | None
+    code: str
+    created_at: datetime
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """One object on its way to one destination. `status`: the last answer as text, e.g. "0x0000" or "HTTP 409"."""
+
+    id: int
+    case_id: str
+    artefact_id: int
+    kind: str
+    label: str
+    sop_instance_uid: str
+    destination: str
+    state: DeliveryState
+    attempt: int
+    status: str
+    code: str
+    first_at: datetime
+    next_at: datetime | None
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRow:
+    """One arrival at a door and how it ended."""
+
+    id: int
+    verdict: Verdict
+    code: str
+    door: str
+    peer: str
+    association_id: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    patient_id: str
+    accession_number: str
+    sha256: str
+    size: int
+    instance_id: int | None
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationRow:
+    """One association (or HTTP request) and how it ended; `closed_at` None while it is open."""
+
+    id: str
+    calling: str
+    called: str
+    address: str
+    opened_at: datetime
+    closed_at: datetime | None
+    end: str
+    code: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseItem:
+    """One line of a list of cases."""
+
+    case: CaseRow
+    accession_numbers: tuple[str, ...]
+    study_uids: tuple[str, ...]
+    modalities: Mapping[str, int]
+    newest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of cases, newest first. `next_cursor` "" = the end."""
+
+    items: tuple[CaseItem, ...]
+    next_cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseView:
+    """Everything about one revision of a case. `result_json`: the result as the analysis stored it, "" before."""
+
+    case: CaseRow
+    newest_id: str
+    studies: tuple[StudyRow, ...]
+    modalities: Mapping[str, int]
+    inputs: tuple[InputRow, ...]
+    revisions: tuple[CaseRow, ...]
+    jobs: tuple[JobRow, ...]
+    artefacts: tuple[ArtefactRow, ...]
+    deliveries: tuple[DeliveryRow, ...]
+    findings: tuple[FindingRow, ...]
+    result_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One audit row. `detail` holds what changed, e.g. from, to, code, counts."""
+
+    seq: int
+    at: datetime
+    actor: str
+    event: str
+    case_id: str
+    subject: str
+    detail: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class WhyCase:
+    """One case in the answer to "why": its state, the coded reason and what to do next."""
+
+    case: CaseRow
+    studies: tuple[StudyRow, ...]
+    jobs: tuple[JobRow, ...]
+    deliveries: tuple[DeliveryRow, ...]
+    findings: tuple[FindingRow, ...]
+    code: str  # the reason that explains the state best, a row of casework.reasons
+    waiting_until: datetime | None  # when something is due, None when nothing is scheduled
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """What happened to something: associations, receipts (refused and kept aside too), cases. Newest first."""
+
+    query: str
+    matched_by: str  # "case" | "accession" | "study" | "patient" | "instance" | "" when nothing matched
+    cases: tuple[WhyCase, ...]
+    receipts: tuple[ReceiptRow, ...]
+    receipt_counts: Mapping[str, int]  # verdict -> how many in all; `receipts` may be cut
+    associations: tuple[AssociationRow, ...]
+    next_code: str  # the reason whose next action a person should read, "NOT_FOUND" when nothing matched
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Counts for health, Prometheus and the status page. Ages are the caller's: now - oldest."""
+
+    cases: Mapping[str, int]
+    jobs: Mapping[str, int]
+    deliveries: Mapping[str, Mapping[str, int]]  # destination -> state -> count
+    queue_depth: int
+    oldest_queued_at: datetime | None
+    delivery_backlog: int
+    oldest_delivery_at: datetime | None
+    open_associations: int
+    instances: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditCheck:
+    """Result of verifying the audit chain. `first_bad` is the sequence number of the first row that does not verify."""
+
+    ok: bool
+    rows: int
+    head: str
+    first_bad: int | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseInfo:
+    """What health shows about the database."""
+
+    dialect: str
+    version: str
+    schema: str
+    notes: tuple[str, ...] = field(default=())
