@@ -23,6 +23,10 @@ round: images of the LEFT breast are mirrored so that the chest wall lies at the
 lateral is at the left of an axial MR projection."""
 
 
+CHANNELS: Mapping[str, int] = {"MG": 1, "MR": 3, "US": 1}
+"""Channels of a slot's tensor per modality."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """The part of a manifest that the service acts on."""

@@ -1,0 +1,132 @@
+"""Open a model package: every file that is used is read once, checked against its sha256, and used from memory.
+
+Owns the reading of models/<name>/. No symbolic link below the package's folder is followed, no path leaves it, and
+a graph that keeps weights in another file is refused, so what was digested is what runs.
+"""
+
+import hashlib
+import io
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casework.engine.protobuf import has_external_data
+from casework.errors import Defect
+from casework.modelspec import SLOTS, ModelSpec
+
+MAX_FILE_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 1 << 20
+ROLES = (*SLOTS, "fusion")
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A recorded run: arrays by name, as models/cman/package.py writes them (images as uint8, scaled by 1 / 255)."""
+
+    name: str
+    arrays: Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPackage:
+    """An opened package. sha256: of manifest.json, which names the digests of everything else."""
+
+    spec: ModelSpec
+    sha256: str
+    graphs: Mapping[str, bytes]  # role (MG, MR, US, fusion) -> serialised ONNX
+    golden: tuple[Golden, ...]
+
+
+def _read(root: int, relative: str, limit: int) -> bytes:
+    """Read one file below the open folder `root`, component by component, following no link."""
+    parts = PurePosixPath(relative).parts
+    if not parts or relative.startswith("/") or any(p in ("..", ".") or "\0" in p for p in parts):
+        raise Defect("MODEL_INVALID", f"path {relative!r} leaves the package")
+    folders: list[int] = []
+    try:
+        at = root
+        for part in parts[:-1]:
+            at = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            folders.append(at)
+        # O_NONBLOCK: a FIFO put in a file's place must not hang the worker.
+        fd = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        with os.fdopen(fd, "rb") as file:
+            about = os.fstat(fd)
+            if not stat.S_ISREG(about.st_mode) or about.st_size > limit:
+                raise Defect("MODEL_INVALID", f"{relative}: not a regular file of at most {limit} bytes")
+            return file.read(limit + 1)
+    except OSError as error:
+        raise Defect("MODEL_INVALID", f"{relative}: {error.strerror}") from error
+    finally:
+        for folder in folders:
+            os.close(folder)
+
+
+def _verified(root: int, spec: ModelSpec, relative: str) -> bytes:
+    data = _read(root, relative, MAX_FILE_BYTES)
+    if hashlib.sha256(data).hexdigest() != spec.files.get(relative):
+        raise Defect("MODEL_INVALID", f"{relative}: its sha256 is not the manifest's")
+    return data
+
+
+def _graph(role: str, data: bytes) -> bytes:
+    try:
+        external = has_external_data(data)
+    except ValueError as error:
+        raise Defect("MODEL_INVALID", f"graph {role}: {error}") from error
+    if external:
+        raise Defect("MODEL_INVALID", f"graph {role} keeps weights outside its file")
+    return data
+
+
+def _golden(relative: str, data: bytes) -> Golden:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return Golden(relative, {name: archive[name] for name in archive.files})
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise Defect("MODEL_INVALID", f"{relative}: not a readable golden sample") from error
+
+
+def _manifest(data: bytes) -> ModelSpec:
+    try:
+        manifest = json.loads(data)
+    except ValueError as error:
+        raise Defect("MODEL_INVALID", f"manifest.json: {error}") from error
+    if not isinstance(manifest, dict):
+        raise Defect("MODEL_INVALID", "manifest.json: not an object")
+    spec = ModelSpec.from_manifest(manifest)
+    if set(spec.graphs) != set(ROLES):
+        raise Defect("MODEL_INVALID", f"manifest.json: graphs must be {', '.join(ROLES)}")
+    if not spec.golden:
+        raise Defect("MODEL_INVALID", "manifest.json: no golden sample")
+    if not {*spec.graphs.values(), *spec.golden} <= set(spec.files):
+        raise Defect("MODEL_INVALID", "manifest.json: a graph or golden sample has no sha256")
+    return spec
+
+
+def open_package(path: Path) -> ModelPackage:
+    """Open and verify the package in a folder.
+
+    Raises:
+        Defect: MODEL_INVALID when a file is missing, a link, too large, not what its sha256 says, or unreadable.
+    """
+    try:
+        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Defect("MODEL_INVALID", f"{path}: {error.strerror}") from error
+    try:
+        manifest = _read(root, "manifest.json", MAX_MANIFEST_BYTES)
+        spec = _manifest(manifest)
+        # Also files that nothing here runs (card, evaluation) are checked: they are part of what was released.
+        data = {relative: _verified(root, spec, relative) for relative in spec.files}
+        graphs = {role: _graph(role, data[relative]) for role, relative in spec.graphs.items()}
+        golden = tuple(_golden(relative, data[relative]) for relative in spec.golden)
+        return ModelPackage(spec, hashlib.sha256(manifest).hexdigest(), graphs, golden)
+    finally:
+        os.close(root)

@@ -1,0 +1,104 @@
+"""Run a package in ONNX Runtime on the CPU: three encoders over the images that are there, then the fusion.
+
+Owns ONNX Runtime. Graphs come from memory, already digested. An absent image costs nothing: it never reaches an
+encoder. Threads of two encoders never compete: the graphs run one after the other, each on all threads.
+"""
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from casework.engine.bundle import ModelPackage
+from casework.engine.runner import Floats, SideInputs, SideOutputs
+from casework.errors import Defect
+from casework.modelspec import SLOTS
+
+ENCODER_INPUT, ENCODER_OUTPUT = "images", "tokens"
+FUSION_OUTPUTS = ("logit", "evidence", *(f"{m.lower()}_heat" for m in SLOTS))
+
+
+# ONNX Runtime's errors have no common base below Exception.
+ORT_ERRORS = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+
+
+def _session(role: str, graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning threads cost 2.5x when the cores are shared with decoding, and gain nothing when they are not.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except ORT_ERRORS as error:
+        raise Defect("MODEL_INVALID", f"graph {role}: {type(error).__name__}") from error
+
+
+class OnnxRunner:
+    """A package, ready to run. threads: 0 = number of cores."""
+
+    def __init__(self, package: ModelPackage, threads: int = 0) -> None:
+        self._spec = package.spec
+        self._sessions = {role: _session(role, graph, threads) for role, graph in package.graphs.items()}
+        self._check_names()
+        shape = self._sessions["fusion"].get_inputs()[0].shape
+        self._token_shape = tuple(int(n) for n in shape[2:])
+
+    def _check_names(self) -> None:
+        for role, session in self._sessions.items():
+            names = {n.name for n in session.get_outputs()}
+            if not set(FUSION_OUTPUTS if role == "fusion" else (ENCODER_OUTPUT,)) <= names:
+                raise Defect("MODEL_INVALID", f"graph {role}: outputs are {sorted(names)}")
+
+    def describe(self) -> str:
+        """Engine and device, e.g. "onnxruntime 1.31.1 CPUExecutionProvider"."""
+        return f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider"
+
+    def encode(self, modality: str, images: Floats) -> Floats:
+        """Images (n, C, S, S) of one modality -> token maps (n, d, g, g). n may be 0."""
+        if not len(images):
+            return np.zeros((0, *self._token_shape), np.float32)
+        tokens: Floats = self._run(modality, (ENCODER_OUTPUT,), {ENCODER_INPUT: images})[0]
+        return tokens
+
+    def _run(self, role: str, outputs: tuple[str, ...], feeds: dict[str, Floats]) -> list[Floats]:
+        try:
+            results: list[Floats] = self._sessions[role].run(list(outputs), feeds)
+        except ORT_ERRORS as error:
+            raise Defect("INTERNAL", f"engine: graph {role}: {type(error).__name__}") from error
+        return results
+
+    def run(self, inputs: SideInputs) -> SideOutputs:
+        """Run the network on a batch of sides.
+
+        Raises:
+            Defect: INTERNAL when the inputs are not as SideInputs says, or an output is not finite.
+        """
+        inputs = inputs.checked(self._spec.input_size)
+        feeds: dict[str, Floats] = {}
+        for modality, mask in inputs.masks.items():
+            tokens = np.zeros((*mask.shape, *self._token_shape), np.float32)
+            there = mask > 0
+            tokens[there] = self.encode(modality, np.ascontiguousarray(inputs.images[modality][there]))
+            feeds[modality.lower()] = tokens
+            feeds[f"{modality.lower()}_mask"] = mask
+        logit, evidence, *heat = self._run("fusion", FUSION_OUTPUTS, feeds)
+        if not all(np.isfinite(a).all() for a in (logit, evidence, *heat)):
+            raise Defect("INTERNAL", "engine: an output is not finite")
+        return SideOutputs(
+            logit=logit,
+            prob=(1.0 / (1.0 + np.exp(-logit.astype(np.float64) / self._spec.temperature))).astype(np.float32),
+            evidence={m: evidence[:, n] for n, m in enumerate(SLOTS)},
+            heat=dict(zip(SLOTS, heat, strict=True)),
+            present=tuple(tuple(m for m in SLOTS if inputs.masks[m][n].any()) for n in range(len(logit))),
+        )
