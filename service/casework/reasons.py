@@ -55,6 +55,9 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("IMAGE_NOT_CHOSEN", _N, "Another image of the same view was preferred.", "同一体位中选择了另一幅图像。", "Nothing to do.", "无需操作。"),
     ("PIXELS_UNDECODABLE", _N, "An image's pixels could not be decoded; it was left out.", "图像像素无法解码，未被使用。", "Send it again in another transfer syntax.", "请以其他传输语法重新发送。"),
     ("PEER_WARNED", _N, "The destination stored the result with a warning.", "目的地已保存结果，但有警告。", "Read its status if something looks wrong there.", "如在该处显示异常，请查看其状态。"),
+    ("IMAGE_BLANK", _N, "No tissue could be found in an image; it was left out.", "图像中未找到组织，未被使用。", "Look at the image; send the right one.", "请查看该图像并发送正确的图像。"),
+    ("GEOMETRY_IRREGULAR", _N, "An MRI series has missing, repeated or differently placed slices.", "MRI序列存在缺失、重复或位置不一致的层面。", "Send the whole series again, or read the result with this limit in mind.", "请重新发送完整序列，或阅读结果时注意此限制。"),
+    ("REGION_UNCALIBRATED", _N, "An ultrasound image states no calibrated region; its picture area was found from the pixels.", "超声图像未标明校准区域；图像区域由像素推定。", "Read the result with this limit in mind.", "阅读结果时请注意此限制。"),
     ("DUPLICATE", _N, "The same instance with the same bytes was already here.", "相同的图像已存在。", "Nothing to do.", "无需操作。"),
     ("ENGINE_FALLBACK", _N, "A slower engine ran because the preferred one is not available.", "首选引擎不可用，使用了较慢的引擎。", "See casework doctor.", "请查看 casework doctor。"),
     # --- refused -------------------------------------------------------------------------------------------
