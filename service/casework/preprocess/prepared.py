@@ -33,14 +33,25 @@ class SourcePoint:
 class Projection:
     """How a projection's picture pixels lead back to slices.
 
-    slice_index: (h, w) int16 index into `slices` of the brightest voxel behind each picture pixel.
-    row, col: (h, w) float32 source pixel in that slice. slices: (SOP Instance UID, frame number).
+    slices: (SOP Instance UID, 1-based frame number) in the order of the plane index.
+    depth: (h, w) int16 index of the brightest voxel behind each pixel of the projection's grid.
+    picture_to_grid: picture (row, col) -> grid (row, col).
+    to_voxel: (3, 4) matrix, (grid row, grid col, depth, 1) -> (plane index, source row, source column).
     """
 
     slices: tuple[tuple[str, int], ...]
-    slice_index: NDArray[np.int16]
-    row: NDArray[np.float32]
-    col: NDArray[np.float32]
+    depth: NDArray[np.int16]
+    picture_to_grid: Affine2
+    to_voxel: NDArray[np.float64]
+
+    def locate(self, row: float, col: float) -> SourcePoint:
+        """The source pixel behind a picture (row, col)."""
+        r, c = self.picture_to_grid(np.array([[row, col]]))[0]
+        i = int(np.clip(np.rint(r), 0, self.depth.shape[0] - 1))
+        j = int(np.clip(np.rint(c), 0, self.depth.shape[1] - 1))
+        plane, source_row, source_col = self.to_voxel @ np.array([i, j, float(self.depth[i, j]), 1.0])
+        uid, frame = self.slices[int(np.clip(np.rint(plane), 0, len(self.slices) - 1))]
+        return SourcePoint(uid, frame, float(source_row), float(source_col))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +88,7 @@ class PreparedImage:
         if self.projection is None:
             point = self.picture_to_source(np.array([[row, col]]))[0]
             return SourcePoint(self.sources[0], self.frame_number, float(point[0]), float(point[1]))
-        r = int(np.clip(round(row), 0, self.picture.shape[0] - 1))
-        c = int(np.clip(round(col), 0, self.picture.shape[1] - 1))
-        uid, frame = self.projection.slices[int(self.projection.slice_index[r, c])]
-        return SourcePoint(uid, frame, float(self.projection.row[r, c]), float(self.projection.col[r, c]))
+        return self.projection.locate(row, col)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +107,9 @@ def pack(preparation: Preparation) -> bytes:
         arrays[f"{n}.tensor"] = image.tensor.astype(np.float16)
         arrays[f"{n}.picture"] = image.picture
         if image.projection is not None:
-            arrays[f"{n}.slice_index"] = image.projection.slice_index
-            arrays[f"{n}.row"] = image.projection.row
-            arrays[f"{n}.col"] = image.projection.col
+            arrays[f"{n}.depth"] = image.projection.depth
+            arrays[f"{n}.picture_to_grid"] = image.projection.picture_to_grid.matrix
+            arrays[f"{n}.to_voxel"] = image.projection.to_voxel
         heads.append(_head(image))
     findings = [[f.code, f.subject, f.detail] for f in preparation.findings]
     head = json.dumps({"version": VERSION, "images": heads, "findings": findings})
@@ -150,9 +158,9 @@ def _image(head: Mapping[str, object], n: int, arrays: Mapping[str, NDArray[np.g
     if isinstance(slices, Sequence):
         projection = Projection(
             tuple((str(uid), int(frame)) for uid, frame in slices),
-            arrays[f"{n}.slice_index"].astype(np.int16),
-            arrays[f"{n}.row"].astype(np.float32),
-            arrays[f"{n}.col"].astype(np.float32),
+            arrays[f"{n}.depth"].astype(np.int16),
+            Affine2(arrays[f"{n}.picture_to_grid"].astype(np.float64)),
+            arrays[f"{n}.to_voxel"].astype(np.float64),
         )
     sources, notes = head["sources"], head["notes"]
     if not isinstance(sources, list) or not isinstance(notes, dict):

@@ -1,0 +1,275 @@
+"""Dynamic breast MRI to four projections a side, with the way back to slices. Does no I/O.
+
+Order: planes of the commonest geometry -> phases -> pre, early and late volume in LPS axes -> subtraction -> split at the
+body's midline -> projections along the brightest difference, all three channels read at the same voxel, so that the
+kinetics of a pixel are those of one place. Difference d becomes d / (d + h), h the body's pre-contrast reference, which
+needs no clipping and no vendor's grey scale.
+
+Tensors: AX rows anterior to posterior, columns lateral to medial; SAG rows superior to inferior, columns posterior to
+anterior; the same for both sides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casework.geometry import Affine2
+from casework.preprocess.facts import InstanceFacts
+from casework.preprocess.grid import resize, square, to_bytes8
+from casework.preprocess.phases import Plane, Series, arrange
+from casework.preprocess.prepared import VERSION, Preparation, PreparedImage, Projection
+from casework.result import Finding, Side
+
+_EARLY_S, _LATE_S = 120.0, 420.0  # after the first phase
+_PICTURE = 512  # longest side of a projection's picture, about
+_SLABS = {"AX": (0.0, 1.0), "AX_SUP": (0.0, 0.5), "AX_INF": (0.5, 1.0)}  # share of the slices, from superior
+
+
+@dataclass(frozen=True, slots=True)
+class _Volumes:
+    """pre, early - pre and late - pre, (Z, Y, X) float32; z to inferior, y to posterior, x to the patient's left; mm.
+
+    to_source: (3, 4), (z, y, x, 1) -> (plane index, source row, source column).
+    """
+
+    pre: NDArray[np.float32]
+    early: NDArray[np.float32]
+    late: NDArray[np.float32]
+    spacing: tuple[float, float, float]
+    to_source: NDArray[np.float64]
+    planes: tuple[Plane, ...]  # of the early phase
+    reference: float
+    notes: dict[str, str]
+
+
+def prepare(stacks: Sequence[NDArray[np.generic]], facts: Sequence[InstanceFacts], size: int) -> Preparation:
+    """Prepare all phases of one dynamic study, in any order.
+
+    stacks: stored values, one per instance: (rows, cols) of a classic slice or (frames, rows, cols) of an Enhanced MR.
+    Without at least three phases of one geometry there are no images, and a finding says so.
+    """
+    series, findings = arrange(stacks, facts)
+    if series is None:
+        return Preparation({}, tuple(findings))
+    volumes = _volumes(series, stacks)
+    if volumes is None:
+        subject = series.phases[0][0].facts.series_instance_uid
+        return Preparation({}, (*findings, Finding("IMAGE_BLANK", subject)))
+    images = {}
+    for side, (first, last) in _sides(volumes, series).items():
+        for slot in ("AX", "SAG", "AX_SUP", "AX_INF"):
+            images[side, slot] = _project(volumes, side, slot, (first, last), size)
+    return Preparation(images, tuple(findings))
+
+
+# --- volumes ----------------------------------------------------------------------------------------------------
+
+
+def _volumes(series: Series, stacks: Sequence[NDArray[np.generic]]) -> _Volumes | None:
+    times = series.times_s
+    early, late = _pick(times, _EARLY_S, 1, series), _pick(times, _LATE_S, len(series.phases) - 1, series)
+    if late <= early:
+        late = len(series.phases) - 1
+    order, flips, spacing, to_source = _lps(series)
+    pre, first, last = (_cube(series.phases[n], stacks, order, flips) for n in (0, early, late))
+    reference = _reference(pre)
+    if reference <= 0:
+        return None
+    notes = {
+        "version": VERSION,
+        "phases": str(len(series.phases)),
+        "early_late": f"{early},{late}",
+        "times_s": ",".join("?" if t is None else f"{t:.0f}" for t in times),
+        "spacing_mm": ",".join(f"{v:.3f}" for v in spacing),
+        "reference": f"{reference:.1f}",
+    }
+    return _Volumes(pre, first - pre, last - pre, spacing, to_source, series.phases[early], reference, notes)
+
+
+def _pick(times: Sequence[float | None], wanted_s: float, otherwise: int, series: Series) -> int:
+    """The phase after the first whose time is nearest; `otherwise` where times are not stated."""
+    known = [(abs(t - wanted_s), n) for n, t in enumerate(times) if n > 0 and t is not None]
+    return min(known)[1] if len(known) == len(series.phases) - 1 and len(set(times)) > 2 else otherwise
+
+
+def _cube(
+    planes: Sequence[Plane], stacks: Sequence[NDArray[np.generic]], order: tuple[int, ...], flips: tuple[bool, ...]
+) -> NDArray[np.float32]:
+    """The planes of a phase as a cube in LPS axes (a copy in memory order)."""
+    shape = (len(planes), planes[0].facts.rows, planes[0].facts.columns)
+    cube = np.empty(shape, np.float32)
+    for n, plane in enumerate(planes):
+        stack = stacks[plane.stack]
+        stored = stack[plane.frame] if stack.ndim == 3 else stack
+        cube[n] = stored
+        if (plane.own.slope, plane.own.intercept) != (1.0, 0.0):
+            cube[n] = cube[n] * np.float32(plane.own.slope) + np.float32(plane.own.intercept)
+    turned = cube.transpose(order)
+    steps = tuple(slice(None, None, -1 if f else 1) for f in flips)
+    return np.ascontiguousarray(turned[steps])
+
+
+def _lps(series: Series) -> tuple[tuple[int, ...], tuple[bool, ...], tuple[float, float, float], NDArray[np.float64]]:
+    """How (plane, row, col) axes become (inferior, posterior, left): order, flips, mm, and the matrix back."""
+    plane = series.phases[0][0]
+    across, down = np.array(plane.own.orientation[:3]), np.array(plane.own.orientation[3:])
+    axes = np.stack([np.cross(across, down), down, across])  # rows: LPS direction of plane, row, col index
+    wanted = np.array([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    match = wanted @ axes.T
+    order = _assignment(np.abs(match))
+    flips = tuple(bool(match[n, order[n]] < 0) for n in range(3))
+    steps_mm = (series.step_mm, plane.own.spacing_mm[0], plane.own.spacing_mm[1])
+    lengths = (len(series.phases[0]), plane.facts.rows, plane.facts.columns)
+    back = np.zeros((3, 4))
+    for n, axis in enumerate(order):
+        back[axis, n] = -1.0 if flips[n] else 1.0
+        back[axis, 3] = lengths[axis] - 1.0 if flips[n] else 0.0
+    return order, flips, (steps_mm[order[0]], steps_mm[order[1]], steps_mm[order[2]]), back
+
+
+def _assignment(match: NDArray[np.float64]) -> tuple[int, int, int]:
+    """For each wanted axis the index axis nearest to it, each used once."""
+    choices = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+    return max(choices, key=lambda c: float(sum(match[n, c[n]] for n in range(3))))
+
+
+def _reference(pre: NDArray[np.float32]) -> float:
+    """A typical pre-contrast tissue value: the upper quartile of the body's voxels."""
+    sample = pre[::2, ::4, ::4]
+    body = sample[sample > 0.15 * np.percentile(sample, 99)]
+    return float(np.percentile(body, 75)) if body.size else 0.0
+
+
+def _sides(volumes: _Volumes, series: Series) -> dict[Side, tuple[int, int]]:
+    """Column ranges (first, end) of the sides: split at the body's middle, or the one side that a header states."""
+    coarse = volumes.pre[::2, ::2].max(axis=(0, 1)) > 0.3 * volumes.reference
+    cols = np.flatnonzero(coarse)
+    first, last = (int(cols[0]), int(cols[-1]) + 1) if cols.size else (0, coarse.size)
+    width_mm = (last - first) * volumes.spacing[2]
+    stated = {p.facts.laterality for p in series.phases[0]}
+    if width_mm < 220 and len(stated) == 1 and stated <= {"R", "L"}:
+        return {Side(stated.pop()): (first, last)}
+    middle = (first + last) // 2
+    return {Side.RIGHT: (first, middle), Side.LEFT: (middle, last)}
+
+
+# --- projections ------------------------------------------------------------------------------------------------
+
+
+def _project(volumes: _Volumes, side: Side, slot: str, cols: tuple[int, int], size: int) -> PreparedImage:
+    """One projection: channels at the voxel of the largest difference, picture in radiological orientation."""
+    start, end = _SLABS.get(slot, (0.0, 1.0))
+    depth_count = volumes.pre.shape[0]
+    z0, z1 = int(start * depth_count), max(int(end * depth_count), int(start * depth_count) + 1)
+    y0, y1 = _rows(volumes, cols)
+    part = (slice(z0, z1), slice(y0, y1), slice(*cols))
+    pre, early, late = (
+        volumes.pre[part],
+        volumes.early[part] - volumes.pre[part],
+        volumes.late[part] - volumes.pre[part],
+    )
+    axis = 2 if slot == "SAG" else 0
+    depth, d_early, d_late = _brightest(early, late, axis)
+    h = np.float32(volumes.reference)
+    channels = [np.clip(pre.mean(axis=axis) / (2 * h), 0, 1), *(np.clip(d, 0, None) for d in (d_early, d_late))]
+    channels[1:] = [d / (d + h) for d in channels[1:]]
+    mm = volumes.spacing[1:] if axis == 0 else (volumes.spacing[0], volumes.spacing[1])
+    flat, to_grid = _isotropic(channels, mm)
+    mirrored = (side is Side.LEFT) if axis == 0 else True  # grid columns run right to left, or anterior to posterior
+    tensor, to_flat = _oriented(flat, size, mirror=mirrored)
+    to_voxel = _to_voxel(volumes.to_source, axis, (z0, y0, cols[0]))
+    picture, picture_to_grid = _picture(np.maximum(channels[1], channels[2]), mm)
+    peak = np.unravel_index(int(np.argmax(d_early)), d_early.shape)
+    return PreparedImage(
+        side=side,
+        modality="MR",
+        slot=slot,
+        study_instance_uid=volumes.planes[0].facts.study_instance_uid,
+        tensor=tensor,
+        picture=picture,
+        tensor_to_picture=to_flat.then(to_grid).then(picture_to_grid.inverse()),
+        picture_to_source=picture_to_grid.then(Affine2(_in_plane(to_voxel))),
+        sources=_sources(volumes, to_voxel, depth, (int(peak[0]), int(peak[1]))),
+        planar=bool(np.all(to_voxel[1:, 2] == 0)),
+        projection=Projection(
+            tuple((p.facts.sop_instance_uid, p.frame + 1) for p in volumes.planes), depth, picture_to_grid, to_voxel
+        ),
+        notes=volumes.notes,
+    )
+
+
+def _rows(volumes: _Volumes, cols: tuple[int, int]) -> tuple[int, int]:
+    """Rows (first, end) that hold tissue of this side."""
+    tissue = volumes.pre[::2, :, cols[0] : cols[1] : 2].max(axis=(0, 2)) > 0.3 * volumes.reference
+    found = np.flatnonzero(tissue)
+    return (int(found[0]), int(found[-1]) + 1) if found.size else (0, tissue.size)
+
+
+def _brightest(
+    early: NDArray[np.float32], late: NDArray[np.float32], axis: int
+) -> tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.float32]]:
+    """Index along `axis` of the largest early or late difference, and both differences there, (rows, cols)."""
+    early, late = np.moveaxis(early, axis, 0), np.moveaxis(late, axis, 0)
+    best = np.maximum(early[0], late[0])
+    depth = np.zeros(best.shape, np.int16)
+    for n in range(1, early.shape[0]):
+        value = np.maximum(early[n], late[n])
+        better = value > best
+        np.copyto(best, value, where=better)
+        depth[better] = n
+    index = depth.astype(np.intp)[None]
+    return depth, np.take_along_axis(early, index, 0)[0], np.take_along_axis(late, index, 0)[0]
+
+
+def _isotropic(
+    channels: Sequence[NDArray[np.float32]], mm: tuple[float, ...]
+) -> tuple[list[NDArray[np.float32]], Affine2]:
+    """Stretch the coarser direction so that pixels are square; the way back leads to the grid."""
+    fine = min(mm)
+    shape = channels[0].shape
+    wanted = (max(1, round(shape[0] * mm[0] / fine)), max(1, round(shape[1] * mm[1] / fine)))
+    if wanted == shape:
+        return list(channels), Affine2.identity()
+    return [resize(c, wanted) for c in channels], Affine2.resize(wanted, (shape[0], shape[1]))
+
+
+def _oriented(flat: Sequence[NDArray[np.float32]], size: int, *, mirror: bool) -> tuple[NDArray[np.float32], Affine2]:
+    """Mirror where the side asks for it, square, resize: (C, S, S) and the way back to the flat channels."""
+    back = Affine2.flip_columns(flat[0].shape[1]) if mirror else Affine2.identity()
+    squares = [square(np.ascontiguousarray(c[:, ::-1]) if mirror else c, size, left=False) for c in flat]
+    return np.stack([s for s, _ in squares]), squares[0][1].then(back)
+
+
+def _picture(grey: NDArray[np.float32], mm: tuple[float, ...]) -> tuple[NDArray[np.uint8], Affine2]:
+    """The difference projection with square pixels at about _PICTURE, and the way back to the grid."""
+    lengths = (grey.shape[0] * mm[0], grey.shape[1] * mm[1])
+    scale = _PICTURE / max(lengths)
+    shape = (max(1, round(lengths[0] * scale)), max(1, round(lengths[1] * scale)))
+    top = max(float(np.percentile(grey, 99.9)), 0.2)
+    return to_bytes8(resize(grey / np.float32(top), shape)), Affine2.resize(shape, (grey.shape[0], grey.shape[1]))
+
+
+def _to_voxel(to_source: NDArray[np.float64], axis: int, origin: tuple[int, int, int]) -> NDArray[np.float64]:
+    """(3, 4): (grid row, grid col, depth, 1) -> (plane index, source row, source column)."""
+    pick = np.zeros((4, 4))
+    for n, volume_axis in enumerate((1, 2, 0) if axis == 0 else (0, 1, 2)):
+        pick[volume_axis, n] = 1.0
+    pick[:3, 3], pick[3, 3] = origin, 1.0
+    voxel: NDArray[np.float64] = to_source @ pick
+    return voxel
+
+
+def _in_plane(to_voxel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The (row, col) part for depth 0; only meaningful where depth moves neither."""
+    return to_voxel[1:][:, [0, 1, 3]]
+
+
+def _sources(
+    volumes: _Volumes, to_voxel: NDArray[np.float64], depth: NDArray[np.int16], peak: tuple[int, int]
+) -> tuple[str, ...]:
+    """The early phase's instances; the one with the brightest difference first."""
+    best = round(float(to_voxel[0] @ np.array([peak[0], peak[1], depth[peak], 1.0])))
+    uids = [p.facts.sop_instance_uid for p in volumes.planes]
+    return tuple(dict.fromkeys([uids[best], *uids]))
