@@ -1,0 +1,262 @@
+"""The command line. Each command opens what it needs, says what it did, and exits 0 only when it did it."""
+
+import ctypes
+import getpass
+import importlib
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from casework import __version__
+from casework.case import CaseState
+from casework.config import Settings, load
+from casework.entrypoints.explain import explain
+from casework.errors import CaseworkError, Refused
+from casework.ledger import Ledger
+from casework.observe import setup_logging
+
+app = typer.Typer(
+    name="casework",
+    help="Clinical AI inference for breast imaging. Research use; not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console(highlight=False)
+
+Config = Annotated[
+    Path | None, typer.Option("--config", help="TOML file; default CASEWORK_CONFIG, else only defaults.")
+]
+Language = Annotated[str, typer.Option("--language", help="en or zh")]
+Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
+PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def _spoken_errors() -> Iterator[None]:
+    """Turn our own errors into one line and a status: 2 refused, 3 unavailable, 4 defect."""
+    try:
+        yield
+    except CaseworkError as error:
+        family = {"Refused": 2, "Unavailable": 3, "Defect": 4}[type(error).__name__]
+        typer.echo(f"casework: {error}\n  next: {error.reason.next_en}", err=True)
+        raise typer.Exit(family) from error
+
+
+@contextmanager
+def _ledger(config: Path | None) -> Iterator[tuple[Settings, Ledger]]:
+    """The settings and an open ledger, for commands that ask or decide."""
+    with _spoken_errors():
+        settings = load(config)
+        if (
+            settings.ledger_url.startswith("sqlite")
+            and not Path(settings.ledger_url.removeprefix("sqlite:///")).exists()
+        ):
+            raise Refused("NOT_FOUND", f"no ledger in {settings.root}; start casework serve first, or name --config")
+        ledger = Ledger.open(settings.ledger_url, window_days=settings.assembly.window_days)
+        try:
+            yield settings, ledger
+        finally:
+            ledger.close()
+
+
+def _actor() -> str:
+    return f"cli:{getpass.getuser()}"
+
+
+# --- processes ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def serve(config: Config = None) -> None:
+    """Keep the whole service up: listener, API, keeper, inference and delivery workers."""
+    from casework.entrypoints.serve import Supervisor
+
+    with _spoken_errors():
+        settings = load(config)
+        setup_logging("serve")
+        typer.echo(
+            f"casework {__version__}: AE {settings.dicom.ae_title} on {settings.dicom.host}:{settings.dicom.port}, "
+            f"http://{settings.http.host}:{settings.http.port}, storage in {settings.root}\n"
+            "Research use only; not a medical device. Stop with Ctrl-C.",
+            err=True,
+        )
+        raise typer.Exit(Supervisor(settings, config).run())
+
+
+def _door(module: str, config: Path | None, *, supervised: bool) -> None:
+    if supervised:  # the kernel tells us when the supervisor dies, however it dies
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    with _spoken_errors():
+        settings = load(config)
+        setup_logging(module)
+        importlib.import_module(f"casework.entrypoints.{module}").main(settings)
+
+
+@app.command()
+def listener(config: Config = None, *, supervised: Supervised = False) -> None:
+    """Only the DICOM listener."""
+    _door("listener", config, supervised=supervised)
+
+
+@app.command()
+def api(config: Config = None, *, supervised: Supervised = False) -> None:
+    """Only the REST API and the status page."""
+    _door("api", config, supervised=supervised)
+
+
+@app.command()
+def keeper(config: Config = None, *, supervised: Supervised = False) -> None:
+    """Only the keeper: completeness, leases, retries."""
+    _door("keeper", config, supervised=supervised)
+
+
+@app.command("infer-worker")
+def infer_worker(config: Config = None, *, supervised: Supervised = False) -> None:
+    """Only the inference worker."""
+    _door("infer_worker", config, supervised=supervised)
+
+
+@app.command("deliver-worker")
+def deliver_worker(config: Config = None, *, supervised: Supervised = False) -> None:
+    """Only the delivery worker."""
+    _door("deliver_worker", config, supervised=supervised)
+
+
+# --- questions ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def why(query: str, config: Config = None, language: Language = "en") -> None:
+    """Why did my study not run? QUERY: accession number, Study Instance UID, Patient ID, SOP Instance UID or case id."""
+    with _ledger(config) as (_, ledger):
+        answer = ledger.read.why(query)
+        for line in explain(answer, language, datetime.now(UTC)):
+            typer.echo(line)
+        if not answer.matched_by:
+            raise typer.Exit(1)
+
+
+@app.command()
+def cases(
+    config: Config = None,
+    state: Annotated[CaseState | None, typer.Option(help="Only this state.")] = None,
+    query: Annotated[str, typer.Option("--query", "-q", help="Accession, study UID, patient or case id.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+) -> None:
+    """List cases, newest first."""
+    with _ledger(config) as (_, ledger):
+        table = Table("case", "rev", "state", "reason", "images", "changed")
+        for item in ledger.read.list_cases(state=state, q=query, limit=limit).items:
+            images = " ".join(f"{modality} {count}" for modality, count in sorted(item.modalities.items()))
+            row = item.case
+            table.add_row(
+                row.id, str(row.revision), row.state.value, row.reason, images, f"{row.changed_at:%Y-%m-%d %H:%M:%S}"
+            )
+        console.print(table)
+
+
+@app.command()
+def associations(config: Config = None, limit: Annotated[int, typer.Option(min=1, max=1000)] = 30) -> None:
+    """The association log: who connected, when, how it ended, what came."""
+    with _ledger(config) as (_, ledger):
+        table = Table("opened", "seconds", "calling", "called", "address", "end", "code", "images")
+        for row in ledger.read.associations(limit=limit):
+            seconds = f"{(row.closed_at - row.opened_at).total_seconds():.1f}" if row.closed_at else "open"
+            images = " ".join(f"{count} {verdict}" for verdict, count in sorted(row.counts.items()))
+            # Titles come from the wire; repr keeps control characters out of the terminal.
+            names = [ascii(name)[1:-1] for name in (row.calling, row.called)]
+            table.add_row(f"{row.opened_at:%m-%d %H:%M:%S}", seconds, *names, row.address, row.end, row.code, images)
+        console.print(table, markup=False)
+
+
+@app.command("verify-ledger")
+def verify_ledger(
+    config: Config = None,
+    *,
+    objects: Annotated[bool, typer.Option(help="Also read every stored object and compare its digest.")] = False,
+) -> None:
+    """Verify the audit chain (and, with --objects, the spool); names the first bad row."""
+    from casework.entrypoints.doctor import verify_objects
+
+    with _ledger(config) as (settings, ledger):
+        found = ledger.read.verify_audit()
+        typer.echo(f"audit: {found.rows} rows, head {found.head[:16] or '-'}: {'ok' if found.ok else 'BROKEN'}")
+        if not found.ok:
+            typer.echo(
+                f"  first bad row {found.first_bad}: {found.problem}\n  next: stop, keep a copy, see docs/runbooks.md"
+            )
+        bad = verify_objects(settings, ledger) if objects else 0
+        if bad or not found.ok:
+            raise typer.Exit(4)
+
+
+@app.command()
+def doctor(config: Config = None) -> None:
+    """Check settings, disk, ledger, ports, decoders, model, peers and clock; exits 1 when something must be mended."""
+    from casework.entrypoints.doctor import examine
+
+    with _spoken_errors():
+        settings = load(config)
+        marks = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
+        worst = False
+        for check in examine(settings):
+            console.print(marks[check.mark], f"{check.name}:", check.words)
+            worst = worst or check.mark == "fail"
+        raise typer.Exit(1 if worst else 0)
+
+
+# --- decisions ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def retry(case_id: str, config: Config = None) -> None:
+    """Run a case again that was rejected, needs attention or was closed."""
+    with _ledger(config) as (_, ledger):
+        ledger.retry_case(case_id, _actor(), datetime.now(UTC))
+        typer.echo(f"{case_id}: queued")
+
+
+@app.command()
+def cancel(case_id: str, config: Config = None) -> None:
+    """Close a case that has not begun to run."""
+    with _ledger(config) as (_, ledger):
+        ledger.cancel_case(case_id, _actor(), datetime.now(UTC))
+        typer.echo(f"{case_id}: closed")
+
+
+@app.command()
+def resend(case_id: str, config: Config = None) -> None:
+    """Send a case's stored results again (the same bytes)."""
+    with _ledger(config) as (_, ledger):
+        ledger.resend_case(case_id, _actor(), datetime.now(UTC))
+        typer.echo(f"{case_id}: delivering")
+
+
+@app.command()
+def send(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders.")],
+    config: Config = None,
+    to: Annotated[str, typer.Option(help="AE@HOST:PORT; default: this service.")] = "",
+    calling: Annotated[str, typer.Option(help="Our AE title.")] = "CASEWORK",
+) -> None:
+    """Send DICOM files to a node by C-STORE, with progress; exits 1 when any was not stored."""
+    from casework.entrypoints.send import send_files
+
+    with _spoken_errors():
+        failed = send_files(paths, to, calling, load(config), console)
+        raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"casework {__version__} (Python {sys.version.split()[0]})")

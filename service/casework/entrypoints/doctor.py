@@ -1,0 +1,232 @@
+"""`casework doctor` and the deep half of `verify-ledger`: checks a person would do first, each in one line of words."""
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from casework.config import Destination, Settings
+from casework.dicom.answers import Answer
+from casework.dicom.scu import echo
+from casework.errors import CaseworkError
+from casework.ledger import Ledger
+
+TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding: mark is "ok", "warn" or "fail"."""
+
+    name: str
+    mark: str
+    words: str
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """Every check in the order in which a person would look, none of which changes anything."""
+    checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
+        _disk,
+        _ledger,
+        _ports,
+        _decoders,
+        _model,
+        _peers,
+        _clock,
+    )
+    for check in checks:
+        try:
+            yield from check(settings)
+        except CaseworkError as error:
+            yield Check(check.__name__.strip("_"), "fail", f"{error}. {error.reason.next_en}")
+        except OSError as error:
+            yield Check(check.__name__.strip("_"), "fail", str(error))
+
+
+def _disk(settings: Settings) -> Iterator[Check]:
+    root = settings.root
+    if not root.is_dir():
+        yield Check("disk", "warn", f"{root} does not exist yet; casework serve makes it")
+        return
+    mode = root.stat().st_mode & 0o777
+    if mode & 0o077:
+        yield Check("disk", "fail", f"{root} is open to others (mode {mode:o}): chmod 700")
+    with tempfile.NamedTemporaryFile(dir=root) as file:
+        file.write(b"casework")
+        file.flush()
+        os.fsync(file.fileno())
+    usage = shutil.disk_usage(root)
+    share = usage.used / usage.total
+    storage = settings.storage
+    low = share > storage.watermark or usage.free < storage.reserve_bytes
+    words = f"{share:.0%} used, {usage.free / 2**30:.1f} GiB free (watermark {storage.watermark:.0%}, reserve {storage.reserve_bytes / 2**30:.0f} GiB)"
+    yield Check("disk", "fail" if low else "ok", words + ("; new associations are refused" if low else ""))
+    if not storage.fsync:
+        yield Check("disk", "fail", "storage.fsync is off: acknowledged images can be lost")
+
+
+def _ledger(settings: Settings) -> Iterator[Check]:
+    url = settings.ledger_url
+    if url.startswith("sqlite") and not Path(url.removeprefix("sqlite:///")).exists():
+        yield Check("ledger", "warn", "no ledger yet; casework serve makes it")
+        return
+    ledger = Ledger.open(url)
+    try:
+        info = ledger.info()
+        yield Check(
+            "ledger",
+            "ok",
+            f"{info.dialect} {info.version}, schema {info.schema}" + "".join(f"; {n}" for n in info.notes),
+        )
+        audit = ledger.read.verify_audit()
+        yield Check(
+            "audit",
+            "ok" if audit.ok else "fail",
+            f"{audit.rows} rows" + ("" if audit.ok else f", first bad row {audit.first_bad}"),
+        )
+        metrics = ledger.read.metrics()
+        attention = metrics.cases.get("needs_attention", 0)
+        yield Check(
+            "cases",
+            "warn" if attention else "ok",
+            f"{sum(metrics.cases.values())} in all, {attention} need attention, {metrics.queue_depth} queued",
+        )
+    finally:
+        ledger.close()
+
+
+def _ports(settings: Settings) -> Iterator[Check]:
+    dicom, http = settings.dicom, settings.http
+    if _answers(dicom.host, dicom.port):
+        node = Destination("self", ae_title=dicom.ae_title, host=dicom.host, port=dicom.port, timeout_s=5)
+        good = echo(node, "DOCTOR").answer is Answer.STORED
+        # With an allow-list the doctor's own title may be refused, which is as it should be.
+        yield Check(
+            "listener",
+            "ok" if good else "warn",
+            f"{dicom.host}:{dicom.port} " + ("answers C-ECHO" if good else "listens; C-ECHO from DOCTOR is refused"),
+        )
+    else:
+        yield Check("listener", "warn", f"nothing listens on {dicom.host}:{dicom.port}; is casework serve running?")
+    if not _answers(http.host, http.port):
+        yield Check("api", "warn", f"nothing listens on {http.host}:{http.port}")
+        return
+    url = f"http://{http.host}:{http.port}/v1/health/ready"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            yield Check("api", "ok", f"ready: {json.load(answer).get('status', '')}")
+    except urllib.error.HTTPError as error:
+        yield Check("api", "fail", f"{url} answers {error.code}")
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def _decoders(_: Settings) -> Iterator[Check]:
+    from pydicom.uid import UID
+
+    from casework.preprocess.decode import TRANSFER_SYNTAXES
+
+    names = sorted(UID(uid).name for uid in TRANSFER_SYNTAXES)
+    yield Check("decoders", "ok", f"{len(names)} transfer syntaxes: " + ", ".join(names))
+
+
+def _model(settings: Settings) -> Iterator[Check]:
+    from casework.engine.bundle import open_package
+    from casework.engine.golden import check_golden
+    from casework.engine.onnxrt import OnnxRunner
+
+    package = open_package(Path(settings.work.model))
+    runner = OnnxRunner(package, settings.work.threads)
+    check_golden(runner, package)
+    spec = package.spec
+    yield Check(
+        "model",
+        "ok",
+        f"{spec.name} {spec.version} ({spec.precision}), manifest {package.sha256[:16]}, golden samples reproduced by {runner.describe()}",
+    )
+
+
+def _peers(settings: Settings) -> Iterator[Check]:
+    if not settings.destination:
+        yield Check("peers", "warn", "no [[destination]] is configured: results stay here")
+    for destination in settings.destination:
+        if destination.kind == "stow":
+            reached = _reaches(destination.url)
+        else:
+            reached = echo(destination, settings.dicom.ae_title).answer is Answer.STORED
+        yield Check(
+            f"peer {destination.name}",
+            "ok" if reached else "fail",
+            "answers" if reached else "does not answer: check AE title, host, port, and that it knows ours",
+        )
+
+
+def _reaches(url: str) -> bool:
+    """Whether anything speaks HTTP there; 401 or 404 is an answer too."""
+    if not url.startswith(("http://", "https://")):
+        return False
+    try:
+        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - scheme checked above
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _clock(settings: Settings) -> Iterator[Check]:
+    buffer = ctypes.create_string_buffer(512)  # struct timex, modes = 0: only ask
+    try:
+        state = ctypes.CDLL(None).adjtimex(buffer)
+    except AttributeError:
+        state = -1
+    synchronised = state not in (-1, TIME_ERROR)
+    now = datetime.now(UTC)
+    words = f"{now:%Y-%m-%d %H:%M:%S} UTC, " + (
+        "synchronised" if synchronised else "the kernel does not report it as synchronised"
+    )
+    yield Check("clock", "ok" if synchronised else "warn", words)
+    database = Path(settings.ledger_url.removeprefix("sqlite:///"))
+    if database.exists() and database.stat().st_mtime > now.timestamp() + 60:
+        yield Check("clock", "fail", "the ledger was written in the future: the clock went back")
+
+
+def verify_objects(settings: Settings, ledger: Ledger) -> int:
+    """Read every stored object that the ledger knows and compare its digest; print each bad one; return their number."""
+    from casework.spool import Spool
+
+    spool = Spool(settings.root)
+    bad = checked = after = 0
+    while rows := ledger.read.instances(after, 500):
+        for row in rows:
+            checked += 1
+            digest = hashlib.sha256()
+            try:
+                with spool.open(row.sha256) as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+            except OSError:
+                print(f"  missing: instance {row.id}")  # noqa: T201 - a command's answer
+                bad += 1
+                continue
+            if digest.hexdigest() != row.sha256:
+                print(f"  changed: instance {row.id}")  # noqa: T201 - a command's answer
+                bad += 1
+        after = rows[-1].id
+    print(f"objects: {checked} read, {bad} bad")  # noqa: T201 - a command's answer
+    return bad
