@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casework.geometry import Affine2
+from casework.preprocess.dynamic import Plane, Series, arrange
 from casework.preprocess.facts import InstanceFacts
 from casework.preprocess.grid import resize, square, to_bytes8
-from casework.preprocess.phases import Plane, Series, arrange
 from casework.preprocess.prepared import VERSION, Preparation, PreparedImage, Projection
 from casework.result import Finding, Side
 
@@ -53,7 +53,7 @@ def prepare(stacks: Sequence[NDArray[np.generic]], facts: Sequence[InstanceFacts
     series, findings = arrange(stacks, facts)
     if series is None:
         return Preparation({}, tuple(findings))
-    volumes = _volumes(series, stacks)
+    volumes = _volumes(series)
     if volumes is None:
         subject = series.phases[0][0].facts.series_instance_uid
         return Preparation({}, (*findings, Finding("IMAGE_BLANK", subject)))
@@ -67,13 +67,13 @@ def prepare(stacks: Sequence[NDArray[np.generic]], facts: Sequence[InstanceFacts
 # --- volumes ----------------------------------------------------------------------------------------------------
 
 
-def _volumes(series: Series, stacks: Sequence[NDArray[np.generic]]) -> _Volumes | None:
+def _volumes(series: Series) -> _Volumes | None:
     times = series.times_s
     early, late = _pick(times, _EARLY_S, 1, series), _pick(times, _LATE_S, len(series.phases) - 1, series)
     if late <= early:
         late = len(series.phases) - 1
     order, flips, spacing, to_source = _lps(series)
-    pre, first, last = (_cube(series.phases[n], stacks, order, flips) for n in (0, early, late))
+    pre, first, last = (_cube(series.phases[n], order, flips) for n in (0, early, late))
     reference = _reference(pre)
     if reference <= 0:
         return None
@@ -94,16 +94,12 @@ def _pick(times: Sequence[float | None], wanted_s: float, otherwise: int, series
     return min(known)[1] if len(known) == len(series.phases) - 1 and len(set(times)) > 2 else otherwise
 
 
-def _cube(
-    planes: Sequence[Plane], stacks: Sequence[NDArray[np.generic]], order: tuple[int, ...], flips: tuple[bool, ...]
-) -> NDArray[np.float32]:
+def _cube(planes: Sequence[Plane], order: tuple[int, ...], flips: tuple[bool, ...]) -> NDArray[np.float32]:
     """The planes of a phase as a cube in LPS axes (a copy in memory order)."""
     shape = (len(planes), planes[0].facts.rows, planes[0].facts.columns)
     cube = np.empty(shape, np.float32)
     for n, plane in enumerate(planes):
-        stack = stacks[plane.stack]
-        stored = stack[plane.frame] if stack.ndim == 3 else stack
-        cube[n] = stored
+        cube[n] = plane.pixels
         if (plane.own.slope, plane.own.intercept) != (1.0, 0.0):
             cube[n] = cube[n] * np.float32(plane.own.slope) + np.float32(plane.own.intercept)
     turned = cube.transpose(order)
