@@ -1,111 +1,187 @@
-"""The planes of a dynamic MRI with their pixels, places and times, and what is irregular about them. Does no I/O.
+"""Finds the contrast phases of a dynamic breast MRI among all MR frames of a patient. Does no I/O.
 
-Which frames make which phase is `phases.find_dynamic`'s answer; here repeated slices go before it is asked, and what fell
-out and what is uneven is said after.
+Nothing is believed from descriptions or series limits: vendors put the phases into one series (by temporal position,
+trigger time or only acquisition time), into one series each, or into the frames of Enhanced MR objects. What counts is
+geometry: a phase is a set of parallel slices at different positions; a dynamic series is at least three phases at the
+same positions, acquired one after the other with the same echo and repetition time.
 """
 
-from collections.abc import Hashable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from casework.preprocess.facts import FrameFacts, InstanceFacts
-from casework.preprocess.phases import MIN_PHASES, FrameRef, find_dynamic
-from casework.result import Finding
+
+MIN_PHASES = 3
+MIN_SLICES = 4
+_MAX_PHASES = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Plane:
-    """One plane: stored values (rows, cols), 0-based frame, place along the normal in mm."""
+@dataclass(frozen=True, slots=True, order=True)
+class FrameRef:
+    """One frame: 0-based index within an instance."""
 
-    pixels: NDArray[np.generic]
+    sop_instance_uid: str
     frame: int
-    facts: InstanceFacts
-    own: FrameFacts
-    along_mm: float
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """Phases in time, each with the same places in the same order; seconds after the first, None where not stated."""
+class Dynamic:
+    """A dynamic series: phases in order of time, each a stack of frames in order of position (the same in each)."""
 
-    phases: tuple[tuple[Plane, ...], ...]
-    times_s: tuple[float | None, ...]
-    step_mm: float
+    study_instance_uid: str
+    phases: tuple[tuple[FrameRef, ...], ...]
 
-
-def arrange(
-    stacks: Sequence[NDArray[np.generic]], facts: Sequence[InstanceFacts]
-) -> tuple[Series | None, list[Finding]]:
-    """Sort the planes of instances (in any order) into phases; None, with a finding, when there are too few."""
-    readable = [n for n, f in enumerate(facts) if _matches(stacks[n], f)]
-    findings = [
-        Finding("PIXELS_UNDECODABLE", f.sop_instance_uid) for n, f in enumerate(facts) if n not in set(readable)
-    ]
-    kept, twins = _without_twins([facts[n] for n in readable], [stacks[n] for n in readable])
-    findings += [Finding("GEOMETRY_IRREGULAR", uid, "repeated slice") for uid in twins]
-    dynamic = find_dynamic([f for f, _ in kept.values()])
-    if dynamic is None:
-        return None, [*findings, Finding("PHASES_INCOMPLETE", "MR", f"fewer than {MIN_PHASES}")]
-    phases = tuple(tuple(_plane(ref, kept) for ref in phase) for phase in dynamic.phases)
-    subject = phases[0][0].facts.series_instance_uid
-    left = [uid for uid in kept if uid not in dynamic.instances]
-    findings += [Finding("IMAGE_NOT_CHOSEN", uid, "not part of the dynamic series") for uid in left]
-    step, regular = _step(phases[0])
-    if not regular:
-        findings.append(Finding("GEOMETRY_IRREGULAR", subject, "gap between slices"))
-    return Series(phases, _times(phases), step), findings
+    @property
+    def instances(self) -> frozenset[str]:
+        """The SOP Instance UIDs that it is made of."""
+        return frozenset(ref.sop_instance_uid for phase in self.phases for ref in phase)
 
 
-def _matches(stack: NDArray[np.generic], facts: InstanceFacts) -> bool:
-    count = stack.shape[0] if stack.ndim == 3 else 1
-    return stack.shape[-2:] == (facts.rows, facts.columns) and count >= len(facts.frames) > 0
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    ref: FrameRef
+    own: FrameFacts
+    of: InstanceFacts
+    normal: tuple[float, ...]
+    place_mm: float  # along the normal
 
 
-_Kept = dict[str, tuple[InstanceFacts, NDArray[np.generic]]]
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """One phase: frames by position, and when it was acquired."""
+
+    time: tuple[float, ...]
+    frames: Mapping[float, _Frame]
 
 
-def _without_twins(facts: Sequence[InstanceFacts], stacks: Sequence[NDArray[np.generic]]) -> tuple[_Kept, list[str]]:
-    """Instances by UID, without classic slices that repeat another's series, place, time and pixels."""
-    kept: _Kept = {}
-    seen: dict[Hashable, list[str]] = {}
-    twins = []
-    for one, stack in sorted(zip(facts, stacks, strict=True), key=lambda pair: pair[0].sop_instance_uid):
-        own = one.frames[0]
-        key = (one.series_instance_uid, own.position, own.temporal_position, own.acquired_s, own.trigger_ms)
-        same = len(one.frames) == 1 and any(np.array_equal(kept[uid][1], stack) for uid in seen.get(key, ()))
-        if same:
-            twins.append(one.sop_instance_uid)
-        else:
-            kept[one.sop_instance_uid] = (one, stack)
-            seen.setdefault(key, []).append(one.sop_instance_uid)
-    return kept, twins
+def find_dynamic(facts: Sequence[InstanceFacts]) -> Dynamic | None:
+    """The best dynamic series of these MR instances, None when there is none with MIN_PHASES phases.
+
+    The newest study wins, then more phases, then more slices; the answer does not depend on the order of `facts`.
+    """
+    clusters: dict[Hashable, list[_Frame]] = defaultdict(list)
+    for instance in facts:
+        for frame in _usable(instance):
+            clusters[_geometry(frame)].append(frame)
+    found = [d for d in (_dynamic(frames) for frames in clusters.values()) if d is not None]
+    if not found:
+        return None
+    date = {f.study_instance_uid: f.study_date for f in facts}
+    return max(found, key=lambda d: (date[d.study_instance_uid], len(d.phases), len(d.phases[0]), d.phases))
 
 
-def _plane(ref: FrameRef, kept: _Kept) -> Plane:
-    facts, stack = kept[ref.sop_instance_uid]
-    own = facts.frames[ref.frame]
-    across, down = np.array(own.orientation[:3]), np.array(own.orientation[3:])
-    along = float(np.dot(np.cross(across, down), own.position))
-    return Plane(stack[ref.frame] if stack.ndim == 3 else stack, ref.frame, facts, own, along)
+def _usable(instance: InstanceFacts) -> Iterable[_Frame]:
+    """Original grey frames with a plane and without diffusion weighting."""
+    if "DERIVED" in instance.image_type[:1] or "LOCALIZER" in instance.image_type or instance.samples != 1:
+        return
+    for n, own in enumerate(instance.frames[: instance.frame_count]):
+        if len(own.position) == 3 and len(own.orientation) == 6 and not own.b_value:
+            across = np.cross(own.orientation[:3], own.orientation[3:])
+            length = float(np.linalg.norm(across))
+            if length > 0.5:
+                normal = tuple(round(float(v), 3) + 0.0 for v in across / length)
+                place = round(float(np.dot(across / length, own.position)), 1)
+                yield _Frame(FrameRef(instance.sop_instance_uid, n), own, instance, normal, place)
 
 
-def _step(phase: Sequence[Plane]) -> tuple[float, bool]:
-    """Distance between slices in mm, and whether it is the same everywhere."""
-    gaps = np.diff([p.along_mm for p in phase])
-    step = float(np.median(gaps))
-    return step, bool(np.all(np.abs(gaps - step) < 0.1 * step + 0.05))
+def _geometry(frame: _Frame) -> Hashable:
+    """What all phases of a dynamic series share. In-plane origin too: fat-water pairs differ in echo time only."""
+    own, of = frame.own, frame.of
+    rows, columns = np.array(own.orientation[:3]), np.array(own.orientation[3:])
+    origin = (round(float(rows @ own.position)), round(float(columns @ own.position)))
+    return (
+        of.study_instance_uid,
+        of.rows,
+        of.columns,
+        tuple(round(v, 2) for v in frame.normal),
+        tuple(round(v, 2) for v in own.spacing_mm),
+        origin,
+        of.echo_time_ms is not None and round(of.echo_time_ms, 1),
+        of.repetition_time_ms is not None and round(of.repetition_time_ms, 1),
+    )
 
 
-def _times(phases: Sequence[Sequence[Plane]]) -> tuple[float | None, ...]:
-    """Seconds of each phase after the first: from acquisition times, else trigger times."""
-    for found in (
-        [[p.own.acquired_s for p in phase] for phase in phases],
-        [[None if p.own.trigger_ms is None else p.own.trigger_ms / 1e3 for p in phase] for phase in phases],
-    ):
-        starts = [min((v for v in phase if v is not None), default=None) for phase in found]
-        known = [s for s in starts if s is not None]
-        if len(known) == len(phases) and len(set(known)) == len(known):
-            return tuple(s - known[0] for s in known)
-    return tuple(None for _ in phases)
+def _dynamic(frames: list[_Frame]) -> Dynamic | None:
+    by_series: dict[str, list[_Frame]] = defaultdict(list)
+    for frame in frames:
+        by_series[frame.of.series_instance_uid].append(frame)
+    stacks = [s for _, members in sorted(by_series.items()) for s in _stacks(members)]
+    stacks = _same_places([s for s in stacks if len(s.frames) >= MIN_SLICES])
+    if not MIN_PHASES <= len(stacks) <= _MAX_PHASES:
+        return None
+    stacks.sort(key=lambda s: (s.time, min(f.ref for f in s.frames.values())))
+    shared = sorted(set.intersection(*(set(s.frames) for s in stacks)))
+    phases = tuple(tuple(stack.frames[place].ref for place in shared) for stack in stacks)
+    return Dynamic(frames[0].of.study_instance_uid, phases)
+
+
+def _same_places(stacks: list[_Stack]) -> list[_Stack]:
+    """The stacks that cover nearly the same positions as the most frequent set of them does."""
+    if not stacks:
+        return []
+    counts = Counter(frozenset(s.frames) for s in stacks)
+    usual = max(counts, key=lambda places: (counts[places], len(places), sorted(places)))
+    kept = [s for s in stacks if len(usual & set(s.frames)) >= 0.9 * max(len(usual), len(s.frames))]
+    shared = set.intersection(*(set(s.frames) for s in kept)) if kept else set()
+    return kept if len(shared) >= MIN_SLICES else []
+
+
+_KEYS: tuple[Callable[[_Frame], float | None], ...] = (
+    lambda f: f.own.temporal_position,
+    lambda f: f.own.trigger_ms,
+    lambda f: f.own.acquired_s,
+    lambda f: f.of.acquisition_number or None,
+)
+"""What may number the phases within one series, the most explicit first."""
+
+
+def _stacks(frames: list[_Frame]) -> list[_Stack]:
+    """Split one series into phases, each position at most once in a phase."""
+    if max(Counter(f.place_mm for f in frames).values()) == 1:
+        return [_stack(frames, 0)]
+    for key in _KEYS:
+        values = [key(f) for f in frames]
+        if None in values:
+            continue
+        groups: dict[float, list[_Frame]] = defaultdict(list)
+        for value, frame in zip(values, frames, strict=True):
+            groups[value or 0.0].append(frame)
+        if _is_partition(groups.values()):
+            return [_stack(groups[value], n) for n, value in enumerate(sorted(groups))]
+    return _by_turns(frames)
+
+
+def _is_partition(groups: Iterable[list[_Frame]]) -> bool:
+    """No position twice in a group, and the groups are about equally large (slice times also differ, one by one)."""
+    sizes = []
+    for group in groups:
+        if len({f.place_mm for f in group}) != len(group):
+            return False
+        sizes.append(len(group))
+    return len(sizes) >= 2 and min(sizes) >= 0.5 * max(sizes) and min(sizes) >= MIN_SLICES
+
+
+def _by_turns(frames: list[_Frame]) -> list[_Stack]:
+    """Without a usable number: the n-th time a position was acquired belongs to phase n."""
+    turns: dict[int, list[_Frame]] = defaultdict(list)
+    seen: Counter[float] = Counter()
+    for frame in sorted(frames, key=_when):
+        turns[seen[frame.place_mm]].append(frame)
+        seen[frame.place_mm] += 1
+    return [_stack(members, n) for n, members in sorted(turns.items())]
+
+
+def _when(frame: _Frame) -> tuple[float, float, float, FrameRef]:
+    own, of = frame.own, frame.of
+    return (own.acquired_s or 0.0, own.trigger_ms or 0.0, float(of.instance_number), frame.ref)
+
+
+def _stack(frames: list[_Frame], order: int) -> _Stack:
+    """`order` is the phase's number within its series; between series the start of acquisition decides."""
+    start = min((f.own.acquired_s for f in frames if f.own.acquired_s is not None), default=0.0)
+    trigger = min(f.own.trigger_ms or 0.0 for f in frames)
+    series = min(f.of.series_number for f in frames)
+    return _Stack((start, trigger, series, order), {f.place_mm: f for f in frames})

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casework.geometry import Affine2
-from casework.preprocess.dynamic import Plane, Series, arrange
 from casework.preprocess.facts import InstanceFacts
 from casework.preprocess.grid import resize, square, to_bytes8
+from casework.preprocess.planes import Plane, Series, arrange
 from casework.preprocess.prepared import VERSION, Preparation, PreparedImage, Projection
 from casework.result import Finding, Side
 
