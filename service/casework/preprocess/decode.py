@@ -1,0 +1,336 @@
+"""Turns the pixel data of one stored instance into grey arrays, at full or reduced resolution. Reads one file.
+
+Runs in the decode child (child.py): what it reads is hostile until proved otherwise. Every size is checked before
+anything is allocated, against the caps and against what the codestream itself states.
+
+A JPEG 2000 image can be decoded at reduced resolution: the wavelet's low-pass band IS a smaller image, whose sample i
+lies exactly on source pixel i * 2**reduce (ISO/IEC 15444-1 annex F). Other syntaxes are decoded in full.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import get_frame
+from pydicom.errors import InvalidDicomError
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.filewriter import write_file_meta_info
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import as_pixel_options, iter_pixels
+
+from casework.errors import Refused
+from casework.preprocess.codestream import Stated, read_j2k, read_jpeg
+
+_J2K = frozenset({uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K})
+_PLUGINS = {
+    # One named decoder for a syntax: which pixels come out must not depend on what else is installed.
+    uid.JPEGBaseline8Bit: "pillow",
+    uid.JPEGExtended12Bit: "pylibjpeg",
+    uid.JPEGLossless: "pylibjpeg",
+    uid.JPEGLosslessSV1: "pylibjpeg",
+    uid.JPEGLSLossless: "pyjpegls",
+    uid.JPEGLSNearLossless: "pyjpegls",
+    uid.RLELossless: "pydicom",
+    **dict.fromkeys(_J2K, "pylibjpeg"),
+}
+NATIVE = frozenset(
+    {
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRLittleEndian,
+        uid.ExplicitVRBigEndian,
+        uid.DeflatedExplicitVRLittleEndian,
+    }
+)
+TRANSFER_SYNTAXES: frozenset[str] = frozenset(map(str, {*_PLUGINS, *NATIVE}))
+"""Every transfer syntax that `decode` reads."""
+
+_BROKEN = (
+    # What pydicom and the decoders raise on malformed input; MemoryError is left to the child.
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Caps on what one call may allocate, in bytes or frames."""
+
+    decoded_bytes: int = 1 << 30
+    file_bytes: int = 1 << 30
+    inflated_bytes: int = 1 << 29
+    frames: int = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Grey stored values (N, h, w) of the frames asked for; reduce: how often they were halved by the wavelet."""
+
+    pixels: NDArray[np.generic]
+    reduce: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    bits: int
+    photometric: str
+
+
+def open_header(path: Path, limits: Limits = Limits()) -> Dataset:
+    """Read everything but the pixels.
+
+    Raises:
+        Refused: NOT_DICOM, HEADER_MALFORMED, INFLATES_TOO_FAR or TOO_LARGE.
+    """
+    with path.open("rb") as file:
+        return _read(_plain(file, limits), pixels=False)
+
+
+def decode(
+    path: Path,
+    *,
+    reduce: int = 0,
+    frames: Sequence[int] | None = None,
+    limits: Limits = Limits(),
+) -> Decoded:
+    """Decode frames (0-based, None = all) of a stored instance to grey stored values, halved at most `reduce` times.
+
+    Colour becomes luma; palettes are applied; MONOCHROME1 is not inverted and no rescale or window is applied.
+
+    Raises:
+        Refused: PIXELS_UNDECODABLE, DIMENSIONS_TOO_LARGE, TRANSFER_SYNTAX_NOT_ACCEPTED, or as open_header.
+    """
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the decoders remark on is checked here in our own words
+        source = _plain(file, limits)
+        header = _read(source, pixels=False)
+        syntax = uid.UID(str(header.file_meta.get("TransferSyntaxUID", "")))
+        if str(syntax) not in TRANSFER_SYNTAXES:
+            raise Refused("TRANSFER_SYNTAX_NOT_ACCEPTED")
+        grid = _grid(header, limits)
+        indices = _indices(frames, grid, limits)
+        try:
+            if syntax in NATIVE:
+                return Decoded(_generic(header, source, indices, syntax, grid), 0)
+            source.seek(0)
+            whole = _read(source, pixels=True)
+            stated = _check_streams(whole, indices, syntax, grid)
+            if stated is not None and syntax in _J2K and _pillow_can(stated, whole, grid):
+                return _wavelet(whole, indices, reduce, grid, stated)
+            return Decoded(_generic(whole, None, indices, syntax, grid), 0)
+        except _BROKEN as error:
+            raise Refused("PIXELS_UNDECODABLE", type(error).__name__) from error
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def _plain(file: BinaryIO, limits: Limits) -> BinaryIO:
+    """The file itself, or for a deflated data set a copy in memory, inflated within the cap (PS3.5 A.5)."""
+    file.seek(0, io.SEEK_END)
+    if file.tell() > limits.file_bytes:
+        raise Refused("TOO_LARGE")
+    file.seek(0)
+    try:
+        read_preamble(file, force=False)
+        meta = FileMetaDataset(read_dataset(file, False, True, stop_when=lambda tag, _, __: tag.group != 2))  # noqa: FBT003 - pydicom's own signature
+    except (InvalidDicomError, *_BROKEN) as error:
+        raise Refused("NOT_DICOM", type(error).__name__) from error
+    if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
+        file.seek(0)
+        return file
+    return _inflate(meta, file, limits)
+
+
+def _inflate(meta: FileMetaDataset, file: BinaryIO, limits: Limits) -> BinaryIO:
+    """A Part 10 stream in Explicit VR Little Endian, made of the deflated data set that starts where `file` stands."""
+    try:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        body = inflater.decompress(file.read(), limits.inflated_bytes)
+    except zlib.error as error:
+        raise Refused("HEADER_MALFORMED", "deflate") from error
+    if inflater.unconsumed_tail:
+        raise Refused("INFLATES_TOO_FAR")
+    if not inflater.eof:
+        raise Refused("TRUNCATED")
+    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    head = DicomBytesIO()
+    write_file_meta_info(head, meta, enforce_standard=False)
+    return io.BytesIO(b"\0" * 128 + b"DICM" + head.getvalue() + body)
+
+
+def _read(file: BinaryIO, *, pixels: bool) -> Dataset:
+    try:
+        dataset = pydicom.dcmread(file, stop_before_pixels=not pixels)
+    except InvalidDicomError as error:
+        raise Refused("NOT_DICOM") from error
+    except _BROKEN as error:
+        raise Refused("HEADER_MALFORMED", type(error).__name__) from error
+    if "SOPInstanceUID" not in dataset:  # a cut pixel stream can read as an empty data set without an error
+        raise Refused("TRUNCATED", "no SOP Instance UID")
+    return dataset
+
+
+def _grid(header: Dataset, limits: Limits) -> _Grid:
+    """The image's size by its header.
+
+    Raises:
+        Refused: PIXELS_UNDECODABLE when a value is missing or absurd, DIMENSIONS_TOO_LARGE.
+    """
+    try:
+        grid = _Grid(
+            rows=int(header.Rows),
+            columns=int(header.Columns),
+            frames=int(header.get("NumberOfFrames") or 1),
+            samples=int(header.get("SamplesPerPixel") or 1),
+            bits=int(header.BitsAllocated),
+            photometric=str(header.PhotometricInterpretation),
+        )
+    except _BROKEN as error:
+        raise Refused("PIXELS_UNDECODABLE", "image attributes") from error
+    if min(grid.rows, grid.columns, grid.frames) < 1 or grid.samples not in (1, 3) or grid.bits not in (8, 16):
+        raise Refused("PIXELS_UNDECODABLE", "rows, columns, frames, samples or bits")
+    if grid.frames > limits.frames or _frame_bytes(grid) > limits.decoded_bytes:
+        raise Refused("DIMENSIONS_TOO_LARGE")
+    return grid
+
+
+def _frame_bytes(grid: _Grid) -> int:
+    return grid.rows * grid.columns * grid.samples * grid.bits // 8
+
+
+def _indices(frames: Sequence[int] | None, grid: _Grid, limits: Limits) -> list[int]:
+    indices = list(range(grid.frames)) if frames is None else list(frames)
+    if not indices or min(indices) < 0 or max(indices) >= grid.frames:
+        raise Refused("PIXELS_UNDECODABLE", "no such frame")
+    if len(indices) * _frame_bytes(grid) > limits.decoded_bytes:
+        raise Refused("DIMENSIONS_TOO_LARGE")
+    return indices
+
+
+# --- decoding -----------------------------------------------------------------------------------------------------
+
+
+def _stream(dataset: Dataset, index: int, grid: _Grid) -> bytes:
+    """One frame's codestream (PS3.5 A.4)."""
+    offsets = None
+    if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    return get_frame(dataset.PixelData, index, number_of_frames=grid.frames, extended_offsets=offsets)
+
+
+def _check_streams(dataset: Dataset, indices: list[int], syntax: str, grid: _Grid) -> Stated | None:
+    """Compare each codestream's own size with the header's; return the first one's words (None for RLE)."""
+    if syntax == uid.RLELossless:
+        return None
+    first = None
+    for index in indices:
+        data = _stream(dataset, index, grid)
+        if syntax in _J2K and data[:4] == b"\0\0\0\x0c":  # a JP2 file, which DICOM does not allow but modalities write
+            data = data[max(data.find(b"\xff\x4f\xff\x51"), 0) :]
+        stated = read_j2k(data) if syntax in _J2K else read_jpeg(data)
+        if (stated.rows, stated.columns, stated.samples) != (grid.rows, grid.columns, grid.samples):
+            raise Refused("PIXELS_UNDECODABLE", "codestream and header differ in size")
+        if stated.precision > grid.bits:
+            raise Refused("PIXELS_UNDECODABLE", "codestream is deeper than Bits Allocated")
+        first = first or stated
+    return first
+
+
+def _pillow_can(stated: Stated, dataset: Dataset, grid: _Grid) -> bool:
+    """Whether the low-pass decoder gives exact stored values: grey, sign as the header says, grid at the origin."""
+    return (
+        grid.samples == 1
+        and grid.photometric in ("MONOCHROME1", "MONOCHROME2")
+        and stated.signed == bool(dataset.get("PixelRepresentation", 0))
+        and stated.at_origin
+        and stated.precision <= 16
+        and _stream(dataset, 0, grid)[:2] == b"\xff\x4f"
+    )
+
+
+def _wavelet(dataset: Dataset, indices: list[int], reduce: int, grid: _Grid, stated: Stated) -> Decoded:
+    """Decode JPEG 2000 frames at a resolution of 1 / 2**reduce, or the nearest one that the stream and Pillow can give.
+
+    Pillow rounds a reduced side half down where the standard rounds up and then fails.
+    """
+    level = min(reduce, stated.levels)
+    while level and any((n + (1 << level >> 1)) >> level != -(-n >> level) for n in (grid.rows, grid.columns)):
+        level -= 1
+    frames = np.stack([_low_pass(_stream(dataset, index, grid), level, stated) for index in indices])
+    if frames.shape[1:] != (-(-grid.rows >> level), -(-grid.columns >> level)):
+        raise Refused("PIXELS_UNDECODABLE", "decoded size")
+    return Decoded(frames, level)
+
+
+def _low_pass(stream: bytes, level: int, stated: Stated) -> NDArray[np.generic]:
+    with Image.open(io.BytesIO(stream), formats=("JPEG2000",)) as image:
+        image.reduce = level  # type: ignore[method-assign, assignment] # Pillow's JPEG 2000 plug-in makes it settable
+        image.load()
+        values = np.array(image)
+    # Pillow stores N-bit samples in the top bits of 8 or 16 and signed ones with an offset; both are undone here.
+    wide = (values >> (values.dtype.itemsize * 8 - stated.precision)).astype(np.int32)
+    if stated.signed:
+        return (wide - (1 << (stated.precision - 1))).astype(np.int8 if stated.precision <= 8 else np.int16)
+    return wide.astype(np.uint8 if stated.precision <= 8 else np.uint16)
+
+
+def _generic(
+    header: Dataset, file: BinaryIO | None, indices: list[int], syntax: str, grid: _Grid
+) -> NDArray[np.generic]:
+    """Frames (N, h, w) through pydicom: native ones straight from the file, others by the one decoder named for the syntax."""
+    if file is not None:
+        file.seek(0)
+        return np.stack([_grey(frame, header, grid) for frame in iter_pixels(file, indices=indices)])
+    found = get_decoder(syntax).iter_array(
+        header,
+        indices=indices,
+        raw=False,
+        validate=True,
+        decoding_plugin=_PLUGINS[uid.UID(syntax)],
+        **as_pixel_options(header),
+    )
+    return np.stack([_grey(frame, header, grid) for frame, _ in found])
+
+
+def _grey(frame: NDArray[np.generic], header: Dataset, grid: _Grid) -> NDArray[np.generic]:
+    """One frame as grey (h, w): palettes applied (PS3.3 C.7.6.3.1.5), colour to luma as uint8."""
+    if grid.photometric == "PALETTE COLOR":
+        colour = apply_color_lut(frame, header)
+        frame = (colour >> 8).astype(np.uint8) if colour.dtype.itemsize == 2 else colour
+    if frame.ndim == 2:
+        if grid.photometric not in ("MONOCHROME1", "MONOCHROME2"):
+            raise Refused("PIXELS_UNDECODABLE", "photometric interpretation")
+        return frame
+    if frame.shape[-1] < 3:
+        raise Refused("PIXELS_UNDECODABLE", "samples per pixel")
+    luma = frame[..., :3].astype(np.float32) @ _GREY
+    return np.rint(luma).astype(frame.dtype)

@@ -1,0 +1,133 @@
+"""What the decode child does when asked: read facts, decode and prepare. Runs only in the child; reads stored files.
+
+Tasks (JSON): {"do": "facts", "paths": [...]}, {"do": "MG" | "US", "path": ..., "size": S},
+{"do": "slice", "path": ...} and {"do": "MR", "items": [[path, decoded path or ""], ...], "size": S}.
+"""
+
+import dataclasses
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casework.errors import Refused
+from casework.preprocess import mammography, mri, ultrasound
+from casework.preprocess.child import Handler, Task
+from casework.preprocess.decode import decode, open_header
+from casework.preprocess.facts import FrameFacts, InstanceFacts, Region, Window
+from casework.preprocess.prepared import Preparation, pack
+
+_MAX_ARRAY = 1 << 30
+
+
+def facts(task: Task) -> tuple[dict[str, Any], bytes]:
+    """The facts of many instances; a file that can't be read gives its code instead."""
+    found: list[dict[str, Any]] = []
+    for path in task["paths"]:
+        try:
+            found.append(facts_to_json(InstanceFacts.from_dataset(open_header(Path(path)))))
+        except Refused as refused:
+            found.append({"refused": refused.code})
+    return {"facts": found}, b""
+
+
+def mammogram(task: Task) -> tuple[dict[str, Any], bytes]:
+    """Decode, as small as the picture allows, and prepare one mammogram."""
+    path = Path(task["path"])
+    of = InstanceFacts.from_dataset(open_header(path))
+    wanted = mammography.reduction(of.rows, of.columns)
+    decoded = decode(path, reduce=wanted, frames=[0])
+    image = mammography.prepare(decoded.pixels[0], of, int(task["size"]), reduce=decoded.reduce)
+    return {}, pack(Preparation({(image.side, image.slot): image}))
+
+
+def ultrasound_image(task: Task) -> tuple[dict[str, Any], bytes]:
+    """Decode the frames of one ultrasound image or cine that are worth looking at, and prepare the best."""
+    path = Path(task["path"])
+    of = InstanceFacts.from_dataset(open_header(path))
+    numbers = ultrasound.sample_frames(of.frame_count)
+    frames = decode(path, frames=[n - 1 for n in numbers]).pixels
+    return {}, pack(ultrasound.prepare(frames, of, int(task["size"]), frame_numbers=numbers))
+
+
+def mri_slice(task: Task) -> tuple[dict[str, Any], bytes]:
+    """Decode all frames of one MR instance for the cache (compressed ones only are worth it)."""
+    return {}, _to_npy(decode(Path(task["path"])).pixels)
+
+
+def mri_series(task: Task) -> tuple[dict[str, Any], bytes]:
+    """Prepare a dynamic series from its stored instances, with decoded copies where the cache still has them."""
+    all_facts, stacks = [], []
+    for path, copy in task["items"]:
+        of = InstanceFacts.from_dataset(open_header(Path(path)))
+        all_facts.append(of)
+        stacks.append(_from_cache(copy, of) if copy else None)
+        if stacks[-1] is None:
+            stacks[-1] = decode(Path(path)).pixels
+        if sum(s.nbytes for s in stacks if s is not None) > _MAX_ARRAY:
+            raise Refused("DIMENSIONS_TOO_LARGE")
+    ready = [s[0] if len(s) == 1 else s for s in stacks if s is not None]
+    return {}, pack(mri.prepare(ready, all_facts, int(task["size"])))
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "facts": facts,
+    "MG": mammogram,
+    "US": ultrasound_image,
+    "slice": mri_slice,
+    "MR": mri_series,
+}
+
+
+def _to_npy(array: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _from_cache(copy: str, of: InstanceFacts) -> NDArray[np.generic] | None:
+    """A decoded copy, None when it is gone or not what the header says (the cache is never trusted)."""
+    try:
+        array: NDArray[np.generic] = np.load(copy, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == (of.frame_count, of.rows, of.columns) else None
+
+
+# --- facts over the pipe ----------------------------------------------------------------------------------------
+
+
+def facts_to_json(of: InstanceFacts) -> dict[str, Any]:
+    """Facts for the choice of images; look-up tables stay behind, the child reads them again when it prepares."""
+    return dataclasses.asdict(dataclasses.replace(of, voi_luts=()))
+
+
+def facts_from_json(values: Mapping[str, Any]) -> InstanceFacts:
+    """The facts that `facts_to_json` wrote.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    try:
+        plain = {k: _tuples(v) for k, v in values.items()}
+        plain["frames"] = tuple(FrameFacts(**_frozen(f)) for f in values["frames"])
+        plain["windows"] = tuple(Window(**f) for f in values["windows"])
+        plain["regions"] = tuple(Region(**f) for f in values["regions"])
+        facts_ = InstanceFacts(**plain)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError("facts") from error
+    if not all(math.isfinite(v) for v in (facts_.slope, facts_.intercept)):
+        raise ValueError("facts")
+    return facts_
+
+
+def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _tuples(v) for k, v in values.items()}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
