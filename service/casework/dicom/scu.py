@@ -27,6 +27,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # the names ar
     SecondaryCaptureImageStorage,
     Verification,
 )
+from pynetdicom.transport import AssociationSocket
 
 from casework.config import Destination
 from casework.dicom.answers import Answer, StoreItem, StoreResult, ended, of_dimse
@@ -186,6 +187,17 @@ class FindSession:
         raise Unavailable("PEER_BUSY", "C-FIND without a final response")
 
 
+class _Client(AE):
+    """An AE that remembers the socket of its one association, so that we can cut and close it ourselves."""
+
+    raw: socket.socket | None = None
+
+    def _create_socket(self, *args: Any) -> AssociationSocket:
+        wrapped = super()._create_socket(*args)
+        self.raw = wrapped.socket
+        return wrapped
+
+
 def associate(
     destination: Destination, calling: str, contexts: list[PresentationContext]
 ) -> tuple[Association | None, str]:
@@ -193,7 +205,7 @@ def associate(
 
     Returns: it and "", or None and a key of answers.ENDS that says why not.
     """
-    ae = AE(ae_title=calling)
+    ae = _Client(ae_title=calling)
     ae.connection_timeout = min(CONNECT_S, destination.timeout_s)
     ae.acse_timeout = destination.timeout_s
     ae.network_timeout = None  # an open association may wait for the next object; each object has its own deadline
@@ -210,6 +222,8 @@ def associate(
         return None, "unreachable"
     if assoc.is_established:
         return assoc, ""
+    if ae.raw is not None:
+        ae.raw.close()  # the library only forgets it
     if assoc.is_rejected:
         permanent = getattr(assoc.acceptor.primitive, "result", None) == 0x01
         return None, "rejected_permanent" if permanent else "rejected_transient"
@@ -243,8 +257,7 @@ def _deadline(assoc: Association, seconds: float) -> Iterator[None]:
 
 def _cut(assoc: Association) -> None:
     """Shut the socket down; wakes a thread that is blocked in send()."""
-    holder = assoc.dul.socket
-    raw = holder.socket if holder is not None else None
+    raw = getattr(assoc.ae, "raw", None)
     if raw is not None:
         with contextlib.suppress(OSError):
             raw.shutdown(socket.SHUT_RDWR)
