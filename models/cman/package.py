@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from casework.engine.bundle import ModelPackage, open_package
+from casework.engine.bundle import Golden, ModelPackage, open_package
 from casework.engine.golden import check_golden, inputs_of
 from casework.engine.onnxrt import OnnxRunner
 from casework.modelspec import SLOTS, ModelSpec
+from models.cman.net.cman import Cman
 
 TOLERANCE = 0.02
 
@@ -29,8 +31,6 @@ def _runner(folder: Path, manifest: Mapping[str, Any]) -> OnnxRunner:
 
 def write_golden(folder: Path, manifest: Mapping[str, Any], name: str, case: Mapping[str, NDArray[Any]]) -> str:
     """Run one case (uint8 images and masks by modality) and record inputs and outputs; returns the relative path."""
-    from casework.engine.bundle import Golden
-
     outputs = _runner(folder, manifest).run(inputs_of(Golden(name, case)))
     relative = f"golden/{name}.npz"
     (folder / "golden").mkdir(exist_ok=True)
@@ -39,6 +39,22 @@ def write_golden(folder: Path, manifest: Mapping[str, Any], name: str, case: Map
     arrays |= {f"{m}_evidence": outputs.evidence[m] for m in SLOTS}
     np.savez_compressed(folder / relative, prob=outputs.prob, logit=outputs.logit, **arrays)
     return relative
+
+
+@torch.no_grad()
+def parity(net: Cman, folder: Path, manifest: Mapping[str, Any], case: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """How far the float graphs, run split and image by image as served, are from the whole torch network."""
+    outputs = _runner(folder, manifest).run(inputs_of(Golden("parity", case)))
+    images = {m: torch.from_numpy(case[m]).float() / 255.0 for m in SLOTS}
+    masks = {m: torch.from_numpy(case[f"{m}_mask"]).float() for m in SLOTS}
+    logit, _, *heat = net.eval()(images, masks)
+    worst = max(float(np.abs(outputs.heat[m] - h.numpy()).max()) for m, h in zip(SLOTS, heat, strict=True))
+    return {
+        "cases": len(logit),
+        "logit_std": float(logit.std()),
+        "max_abs_logit": float(np.abs(outputs.logit - logit.numpy()).max()),
+        "max_abs_heat": worst,
+    }
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any], files: list[str]) -> ModelPackage:

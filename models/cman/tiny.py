@@ -17,7 +17,7 @@ from casework.modelspec import CHANNELS, SLOTS
 from models.cman.export import write_graphs
 from models.cman.net.cman import Cman
 from models.cman.net.config import MODALITIES, TINY
-from models.cman.package import TOLERANCE, write_golden, write_manifest
+from models.cman.package import TOLERANCE, parity, write_golden, write_manifest
 
 OUT = Path(__file__).resolve().parents[1] / "cman-tiny"
 SEED = 20261120
@@ -105,6 +105,10 @@ def main() -> None:
         "network": TINY.as_dict(),
         "opset": 18,
     }
+    case = sides(rng, 8, TINY.input_size)
+    for modality, slots in SLOTS.items():
+        case[f"{modality}_mask"] = rng.integers(0, 2, (8, len(slots)), np.uint8)
+    manifest["parity"] = parity(net, OUT, manifest, case)
     full = sides(rng, 2, TINY.input_size)
     manifest["golden"].append(write_golden(OUT, manifest, "full", full))
     part = sides(rng, 2, TINY.input_size)

@@ -51,10 +51,10 @@ class ModelSpec:
         """Read a parsed manifest.json.
 
         Raises:
-            Defect: MODEL_INVALID when a needed key is missing or of the wrong kind.
+            Defect: MODEL_INVALID when a needed key is missing, of the wrong kind, or would make every reading wrong.
         """
         try:
-            return ModelSpec(
+            spec = ModelSpec(
                 name=str(manifest["name"]),
                 version=str(manifest["version"]),
                 input_size=int(manifest["input_size"]),
@@ -72,3 +72,18 @@ class ModelSpec:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Defect("MODEL_INVALID", f"manifest: {error!r}") from error
+        for wrong, words in _senseless(spec):
+            if wrong:
+                raise Defect("MODEL_INVALID", f"manifest: {words}")
+        return spec
+
+
+def _senseless(spec: ModelSpec) -> tuple[tuple[bool, str], ...]:
+    """Checks of values; written so that a NaN fails them."""
+    return (
+        (not 0 < spec.input_size <= 4096, "input_size"),
+        (not 0.0 < spec.temperature < 100.0, "temperature"),
+        (not 0.0 < spec.negative_below <= spec.positive_at < 1.0, "thresholds"),
+        (not 0.0 < spec.golden_tolerance <= 0.1, "golden_tolerance"),
+        (not spec.requires or not all(group and set(group) <= set(SLOTS) for group in spec.requires), "requires"),
+    )

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import stat
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -89,7 +90,7 @@ def _golden(relative: str, data: bytes) -> Golden:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return Golden(relative, {name: archive[name] for name in archive.files})
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise Defect("MODEL_INVALID", f"{relative}: not a readable golden sample") from error
 
 
