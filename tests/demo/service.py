@@ -1,0 +1,103 @@
+"""The demo's own casework: settings for free ports, the process, and its REST API as any client would use it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.simulators.orthanc import free_port
+
+CONFIG = """# Written by make demo.
+[dicom]
+port = {dicom_port}
+
+[[dicom.peer]]
+ae_title = "{pacs_aet}"
+
+[http]
+port = {http_port}
+
+[storage]
+root = "{root}"
+watermark = 0.97
+hard_watermark = 0.98
+reserve_bytes = 1073741824
+
+[assembly]
+quiet_s = 20
+
+[[destination]]
+name = "pacs"
+ae_title = "{pacs_aet}"
+port = {pacs_port}
+query = true
+"""
+
+
+class Service:
+    """`casework serve` in a folder, on free ports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.dicom_port, self.http_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.http_port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client: httpx.Client | None = None
+
+    def start(self, pacs_aet: str, pacs_port: int) -> None:
+        """Write the settings, start, and wait until it says ready."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder / "casework.toml"
+        root = self.folder / "storage"
+        names = {
+            "dicom_port": self.dicom_port,
+            "http_port": self.http_port,
+            "pacs_aet": pacs_aet,
+            "pacs_port": pacs_port,
+        }
+        config.write_text(CONFIG.format(root=root, **names), "utf-8")
+        with (self.folder / "service.log").open("ab") as log:
+            command = [sys.executable, "-m", "casework", "serve", "--config", str(config)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/v1/health/ready", timeout=2).status_code == 200:
+                    key = (root / "secrets" / "admin.key").read_text("utf-8").strip()
+                    self._client = httpx.Client(
+                        base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30
+                    )
+                    return
+            except (httpx.HTTPError, OSError):
+                pass
+            time.sleep(0.1)
+        raise SystemExit(f"the service did not become ready; see {self.folder / 'service.log'}")
+
+    def stop(self) -> None:
+        """Drain it; a service that does not end within a minute is killed."""
+        if self._client is not None:
+            self._client.close()
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(70)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """GET of a JSON answer."""
+        assert self._client is not None
+        answer = self._client.get(path, params=parameters)
+        answer.raise_for_status()
+        return answer.json()
+
+    def download(self, path: str) -> bytes:
+        """GET of an artefact's bytes."""
+        assert self._client is not None
+        answer = self._client.get(path, headers={"Accept": "*/*"})
+        answer.raise_for_status()
+        return answer.content
