@@ -36,8 +36,8 @@ function OnStableSeries(seriesId, tags, metadata, origin)
    local count = tostring(#series['Instances'])
    if metadata['RoutedCount'] == count or sentByTarget(series['Instances'][1]) then return end
    RestApiPut('/series/' .. seriesId .. '/metadata/RoutedCount', count)
-   local job = { Resources = { seriesId }, Asynchronous = true, Permissive = true, Priority = 10 }
-   RestApiPost('/modalities/target/store', DumpJson(job, true))
+   local job = { Resources = { seriesId }, Asynchronous = true, Permissive = true }
+   RestApiPost('/modalities/target/store', DumpJson(job, false))
 end
 """
 
@@ -114,14 +114,14 @@ class Orthanc:
 
     def get(self, path: str) -> Any:
         """GET of Orthanc's own REST API, decoded."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:  # noqa: S310 - http on loopback
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
             return json.loads(answer.read())
 
     def find(self, level: str, query: dict[str, str]) -> list[dict[str, Any]]:
         """/tools/find with expanded answers."""
         body = json.dumps({"Level": level, "Query": query, "Expand": True}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}/tools/find", body, method="POST")  # noqa: S310 - same
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - same
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}/tools/find", body, method="POST")
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return list(json.loads(answer.read()))
 
     def file(self, sop_uid: str) -> bytes | None:
@@ -130,7 +130,7 @@ class Orthanc:
         if not found:
             return None
         url = f"http://127.0.0.1:{self.http_port}/instances/{found[0]['ID']}/file"
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - same
+        with urllib.request.urlopen(url, timeout=10) as answer:
             return bytes(answer.read())
 
 

@@ -21,11 +21,11 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.filewriter import write_file_meta_info
 from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import AllTransferSyntaxes, ImplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
-from pynetdicom.sop_class import (
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # the names are made at import time
     PatientRootQueryRetrieveInformationModelFind,
     PatientRootQueryRetrieveInformationModelGet,
     PatientRootQueryRetrieveInformationModelMove,
@@ -87,6 +87,7 @@ class SimulatedPacs:
     def __init__(
         self,
         folder: Path,
+        *,
         aet: str = "PACS",
         port: int = 0,
         http_port: int | None = None,
@@ -125,7 +126,7 @@ class SimulatedPacs:
         for uid in _QUERY:
             ae.add_supported_context(uid)
         for cx in AllStoragePresentationContexts:
-            ae.add_supported_context(cx.abstract_syntax, list(AllTransferSyntaxes), scu_role=True, scp_role=True)
+            ae.add_supported_context(str(cx.abstract_syntax), list(AllTransferSyntaxes), scu_role=True, scp_role=True)
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_PDU_RECV, self._on_pdu),
@@ -187,17 +188,19 @@ class SimulatedPacs:
             assoc.acse.send_reject(0x01 if self.faults.refuse == "permanent" else 0x02, source, reason)
             assoc.kill()
             return
-        supported = [cx for cx in assoc.acceptor.supported_contexts if cx.abstract_syntax not in self.faults.reject_classes]
+        supported = [
+            cx for cx in assoc.acceptor.supported_contexts if cx.abstract_syntax not in self.faults.reject_classes
+        ]
         if self.faults.only_implicit:
             for cx in supported:
                 cx.transfer_syntax = [ImplicitVRLittleEndian]
         assoc.acceptor.supported_contexts = supported
 
-    def _on_pdu(self, event: evt.Event) -> None:
+    def _on_pdu(self, _: evt.Event) -> None:
         if self.faults.slow_s_per_pdu:
             self._stop.wait(self.faults.slow_s_per_pdu)
 
-    def _on_echo(self, event: evt.Event) -> int:
+    def _on_echo(self, _: evt.Event) -> int:
         self.seen["echoes"] += 1
         return 0x0000
 
@@ -334,7 +337,8 @@ def as_received(event: evt.Event) -> bytes:
     head = DicomBytesIO()
     head.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(head, event.file_meta)
-    return head.getvalue() + event.request.DataSet.getvalue()
+    data: Any = event.request
+    return head.getvalue() + bytes(data.DataSet.getvalue())
 
 
 def parse_peer(words: str) -> tuple[str, str, int]:
@@ -367,7 +371,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=JSON", help="see Faults")
     options = parser.parse_args(argv)
     pacs = SimulatedPacs(
-        options.dir, options.aet, options.port, options.http_port, options.route_to, options.stable_s, tuple(options.peer)
+        options.dir,
+        aet=options.aet,
+        port=options.port,
+        http_port=options.http_port,
+        route_to=options.route_to,
+        stable_s=options.stable_s,
+        peers=tuple(options.peer),
     )
     pacs.faults.update(**{name: json.loads(value) for name, _, value in (f.partition("=") for f in options.fault)})
     stop = threading.Event()

@@ -23,11 +23,33 @@ UNIQUE = {
     "IMAGE": "SOPInstanceUID",
 }
 KEPT = (
-    "PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex "
-    "StudyInstanceUID StudyDate StudyTime StudyID StudyDescription AccessionNumber ReferringPhysicianName "
-    "SeriesInstanceUID SeriesDate SeriesTime SeriesNumber SeriesDescription Modality BodyPartExamined Laterality "
-    "SOPInstanceUID SOPClassUID InstanceNumber Rows Columns NumberOfFrames"
-).split()
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "StudyDescription",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "SeriesInstanceUID",
+    "SeriesDate",
+    "SeriesTime",
+    "SeriesNumber",
+    "SeriesDescription",
+    "Modality",
+    "BodyPartExamined",
+    "Laterality",
+    "SOPInstanceUID",
+    "SOPClassUID",
+    "InstanceNumber",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+)
 COUNTS = {
     "NumberOfPatientRelatedStudies": ("PATIENT", "STUDY"),
     "NumberOfPatientRelatedSeries": ("PATIENT", "SERIES"),
@@ -121,7 +143,9 @@ class Archive:
         modalities = wanted.pop("ModalitiesInStudy", "")
         found = [s for s in self.all() if all(matches(k, v, s.value(k)) for k, v in wanted.items())]
         if modalities:
-            studies = {s.value("StudyInstanceUID") for s in self.all() if matches("Modality", modalities, s.value("Modality"))}
+            studies = {
+                s.value("StudyInstanceUID") for s in self.all() if matches("Modality", modalities, s.value("Modality"))
+            }
             found = [s for s in found if s.value("StudyInstanceUID") in studies]
         return found
 

@@ -80,7 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.pacs.seen["stows"] += 1
         faults = self.pacs.take_fault()
         if faults and faults.http_status:
-            self._json(faults.http_status, None, {"Retry-After": faults.http_retry_after} if faults.http_retry_after else {})
+            self._json(
+                faults.http_status, None, {"Retry-After": faults.http_retry_after} if faults.http_retry_after else {}
+            )
             return
         good: list[Stored] = []
         bad: list[tuple[str, int]] = []
@@ -135,7 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(chunks)
 
-    def _json(self, status: int, value: Any, headers: dict[str, str] | None = None, kind: str = "application/json") -> None:
+    def _json(
+        self, status: int, value: Any, headers: dict[str, str] | None = None, kind: str = "application/json"
+    ) -> None:
         self._reply(status, b"" if value is None else json.dumps(value).encode(), kind, headers or {})
 
     def _reply(self, status: int, body: bytes, kind: str, headers: dict[str, str]) -> None:
