@@ -67,6 +67,8 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("TOO_MANY_ASSOCIATIONS", _R, "The limit of associations is reached.", "已达到连接数上限。", "Send again later.", "请稍后重发。"),
     ("PDU_TOO_LONG", _R, "The peer announced a PDU longer than the limit.", "对方声明的PDU长度超过上限。", "Check the sender.", "请检查发送方。"),
     ("PEER_TOO_SLOW", _R, "The peer did not complete a PDU in time.", "对方未在规定时间内发送完整的PDU。", "Check the network and the sender.", "请检查网络和发送方。"),
+    ("PROTOCOL_VIOLATION", _R, "The peer broke the DICOM upper layer protocol.", "对方违反了DICOM上层协议。", "Check the sender.", "请检查发送方。"),
+    ("PEER_ABORTED", _N, "The peer ended the association early; what was acknowledged stays.", "对方提前中止了连接；已确认的图像会保留。", "Nothing to do; the sender may send the rest.", "无需操作；发送方可补发其余图像。"),
     ("NOT_DICOM", _R, "The bytes are not a DICOM data set.", "数据不是DICOM数据集。", "Check the sender.", "请检查发送方。"),
     ("TRUNCATED", _R, "The data set ends early.", "数据集不完整。", "Send the instance again.", "请重新发送该图像。"),
     ("HEADER_MALFORMED", _R, "The header can't be read.", "无法读取文件头。", "Check the sender.", "请检查发送方。"),

@@ -1,0 +1,149 @@
+"""The DICOM door: wires spool, ledger, intake and the SCP together, recovers at start, drains on SIGTERM.
+
+Start: half-written files of dead processes go (nobody was told that they are here), associations that a dead process left
+open are closed, objects that reached the spool but not the ledger are adopted. Health and metrics: <root>/health/listener.json
+(rewritten each second, atomically) and the same metrics as text beside it, so that the door opens no second port.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from prometheus_client import REGISTRY, generate_latest
+
+from casework.config import Settings
+from casework.dicom import status
+from casework.dicom.guard import Caller
+from casework.dicom.scp import Server, Sink
+from casework.errors import CaseworkError
+from casework.flows.intake import Answer, Context, Intake, Reception
+from casework.ledger import Ledger
+from casework.observe import log
+from casework.spool import Spool
+
+DRAIN_S = 50.0
+_TICK_S = 1.0
+
+
+class _DimseSink:
+    """One C-STORE: bytes to intake, the answer to a status."""
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+        self.write = reception.write
+        self.abandon = reception.abandon
+
+    def finish(self) -> tuple[int, str]:
+        """Wait for the answer."""
+        answer: Answer = self._reception.finish()
+        return status.status_of(answer.verdict, answer.code), answer.code
+
+
+class DimseDoor:
+    """Intake, in the SCP's words."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self.draining = False
+
+    def admit(self) -> str:
+        """The code why no association should begin now, or ""."""
+        return "SHUTTING_DOWN" if self.draining else self._intake.admit()
+
+    def opened(self, caller: Caller) -> str:
+        """Record the association."""
+        return self._intake.open_association(caller.calling, caller.called, caller.address)
+
+    def closed(self, association_id: str, end: str, code: str, counts: dict[str, int]) -> None:
+        """Record its end."""
+        self._intake.close_association(association_id, end, code, counts)
+
+    def begin(self, association_id: str, caller: Caller, sop_class: str, sop_instance: str, syntax: str) -> Sink:
+        """Begin an instance."""
+        context = Context("dimse", caller.calling, association_id, sop_class, sop_instance)
+        return _DimseSink(self._intake.start_dataset(context, syntax))
+
+
+class Listener:
+    """The whole door in one object, so that tests can run it inside their own process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.spool = Spool(settings.root, fsync=settings.storage.fsync)
+        self.ledger = Ledger.open(settings.ledger_url)
+        swept = self.spool.sweep_incoming()
+        stale = self.ledger.close_stale_associations(datetime.now(UTC))
+        log.info("listener.recovered", count=swept, associations=stale)
+        self.intake = Intake(self.spool, self.ledger, settings)
+        self.door = DimseDoor(self.intake)
+        self.server = Server(settings.dicom, self.door)
+        self.port = self.server.port
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self.server.start()
+        log.info("listener.started", port=self.port)
+
+    def stop(self, drain_s: float = DRAIN_S) -> bool:
+        """Drain and close everything; True when no association had to be cut."""
+        self.door.draining = True
+        whole = self.server.stop(drain_s)
+        self.intake.close()
+        self.ledger.close()
+        return whole
+
+    def health(self) -> dict[str, object]:
+        """What the health route and `casework doctor` read."""
+        code = self.intake.admit()
+        return {
+            "ok": not code,
+            "code": code,
+            "port": self.port,
+            "pid": os.getpid(),
+            "associations": self.server.open_associations,
+            "at": datetime.now(UTC).isoformat(),
+        }
+
+
+def write_health(folder: Path, health: dict[str, object]) -> None:
+    """Write health and metrics, each atomically; a full disk must not end the door."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, data in (
+            ("listener.json", json.dumps(health).encode()),
+            ("listener.prom", generate_latest(REGISTRY)),
+        ):
+            part = folder / f"{name}.part"
+            part.write_bytes(data)
+            part.replace(folder / name)
+
+
+def main(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status."""
+    stop = threading.Event()
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    listener = Listener(settings)
+    listener.start()
+    folder = settings.root / "health"
+    while not stop.wait(_TICK_S):
+        try:
+            listener.intake.probe()
+        except CaseworkError as error:
+            log.error("listener.probe", code=error.code)
+        write_health(folder, listener.health())
+    began = time.monotonic()
+    whole = listener.stop()
+    log.info("listener.stopped", seconds=round(time.monotonic() - began, 2), state="drained" if whole else "cut")
+    return 0

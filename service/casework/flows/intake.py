@@ -1,0 +1,365 @@
+"""One way in for C-STORE and STOW-RS: stream to the spool, read the header, make it durable, record it, only then answer.
+
+Order (reliability 6.1): bytes to incoming/ with their digest; bounded header; fsync of the file (in the door's own thread,
+so that the file system joins concurrent flushes); then, for every instance that is waiting at that moment, one shared turn of
+the writer: rename, fsync of the directories, ONE ledger transaction. An answer is given after COMMIT and never before.
+The turn takes whatever is there without waiting for more (at most 64): under load the batch fills while the previous one
+commits, and a single sender pays no delay.
+
+Failures: a failed fsync is final (STORAGE_FAILED) and a failed transaction lasts until a later one works
+(LEDGER_UNAVAILABLE); both answer 0xA700 / 503, and `failure` tells the doors to stop accepting.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from casework.case import Arrival, Header, Recorded, Verdict
+from casework.config import Settings
+from casework.dicom import classes
+from casework.dicom.header import FileMeta, is_uid, parse_file_meta, part10_prefix, read_mapped
+from casework.errors import CaseworkError, Defect, Refused, Unavailable
+from casework.observe import INSTANCES, STORE_SECONDS, log
+from casework.spool import Incoming, Spool
+
+MAX_BATCH = 64
+_META_ROOM = 72 << 10
+
+
+class Recorder(Protocol):
+    """What intake needs of the ledger."""
+
+    def record(self, arrivals: Sequence[Arrival], now: datetime) -> list[Recorded]:
+        """Record a batch in one transaction."""
+
+    def open_association(self, id: str, calling: str, called: str, address: str, now: datetime) -> None:  # noqa: A002 - the ledger's word
+        """Record that an association began."""
+
+    def close_association(self, id: str, end: str, code: str, counts: dict[str, int], now: datetime) -> None:  # noqa: A002 - the ledger's word
+        """Record how it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where an instance comes from. The two UIDs are the C-STORE command's; "" where the door has none."""
+
+    door: str  # "dimse" | "stow"
+    peer: str
+    association_id: str
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the sender is told. REFUSED with an UNAVAILABLE code means: nothing is wrong with it, try again."""
+
+    verdict: Verdict
+    code: str
+    header: Header | None = None
+    sha256: str = ""
+    instance_id: int | None = None
+    case_id: str | None = None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """One instance, or one call, that waits for the writer."""
+
+    arrival: Arrival | None = None
+    incoming: Incoming | None = None
+    call: Callable[[], Any] | None = None
+    recorded: Recorded | None = None
+    error: CaseworkError | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Reception:
+    """One instance on its way in. `write` never raises: what goes wrong is told by `finish`, once, with a code."""
+
+    def __init__(self, intake: "Intake", context: Context, syntax: str | None) -> None:
+        self._intake = intake
+        self._context = context
+        self._incoming: Incoming | None = None
+        self._problem: CaseworkError | None = None
+        self._meta: bytearray | None = None if syntax else bytearray()
+        self._guard(lambda: self._open(syntax))
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes; after a problem they are thrown away."""
+        if self._problem is None:
+            self._guard(lambda: self._take(data))
+
+    def finish(self) -> Answer:
+        """Wait until the instance is durable and recorded, or say why it is not."""
+        if self._problem is None and self._meta is not None:
+            self._guard(lambda: self._start_part10(final=True))
+        if self._problem is not None or self._incoming is None:
+            self.abandon()
+            return self._intake.refuse(self._problem or Refused("NOT_DICOM"), self._context)
+        incoming, self._incoming = self._incoming, None
+        return self._intake.receive(incoming, self._context)
+
+    def abandon(self) -> None:
+        """The sender went away: forget what came so far."""
+        if self._incoming is not None:
+            self._incoming.abandon()
+            self._incoming = None
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except CaseworkError as error:
+            self._problem = error
+            self.abandon()
+
+    def _open(self, syntax: str | None) -> None:
+        self._incoming = self._intake.begin()
+        if syntax is not None:
+            context = self._context
+            if not (is_uid(context.sop_class_uid) and is_uid(context.sop_instance_uid)):
+                raise Refused("UID_INVALID", "command")
+            self._incoming.write(part10_prefix(context.sop_class_uid, context.sop_instance_uid, syntax))
+
+    def _take(self, data: bytes | bytearray | memoryview) -> None:
+        if self._meta is None:
+            self._append(data)
+            return
+        self._meta += data
+        if len(self._meta) >= _META_ROOM:
+            self._start_part10(final=False)
+
+    def _append(self, data: bytes | bytearray | memoryview) -> None:
+        if self._incoming is None:
+            raise Refused("NOT_DICOM")
+        if self._incoming.size + len(data) > self._intake.max_instance_bytes:
+            raise Refused("TOO_LARGE")
+        self._incoming.write(data)
+
+    def _start_part10(self, *, final: bool) -> None:
+        """Replace the sender's preamble and file meta by ours, once enough of the file is here."""
+        buffered, self._meta = self._meta or bytearray(), None
+        if final and not buffered:
+            raise Refused("NOT_DICOM", "empty")
+        meta: FileMeta = parse_file_meta(bytes(buffered))
+        if meta.transfer_syntax_uid not in classes.TRANSFER_SYNTAXES:
+            raise Refused("TRANSFER_SYNTAX_NOT_ACCEPTED")
+        self._append(part10_prefix(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid))
+        self._append(memoryview(buffered)[meta.dataset_offset :])
+
+
+class Intake:
+    """The flow. One per process; `close` ends its writer thread after everything that waits has been answered."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        ledger: Recorder,
+        settings: Settings,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._spool, self._ledger, self._settings, self._now = spool, ledger, settings, now
+        self.max_instance_bytes = settings.dicom.max_instance_bytes
+        self.failure = ""
+        self._waiting: list[_Pending] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._writer = threading.Thread(target=self._write_forever, name="intake-writer", daemon=True)
+        self._writer.start()
+
+    # --- for the doors ------------------------------------------------------------------------------------
+
+    def admit(self) -> str:
+        """The code why no new association or request should begin now, or ""."""
+        if self.failure or self._spool.failed:
+            return self.failure or "STORAGE_FAILED"
+        if self._closing:
+            return "SHUTTING_DOWN"
+        return self._disk(self._settings.storage.watermark)
+
+    def start_dataset(self, context: Context, transfer_syntax: str) -> Reception:
+        """Begin an instance whose data set arrives without file meta (C-STORE); the context holds the command's UIDs."""
+        return Reception(self, context, transfer_syntax)
+
+    def start_part10(self, context: Context) -> Reception:
+        """Begin an instance that arrives as a Part 10 file (STOW-RS)."""
+        return Reception(self, context, None)
+
+    def begin(self) -> Incoming:
+        """Open a file in the spool for an instance.
+
+        Raises:
+            Unavailable: DISK_LOW above the hard watermark, STORAGE_FAILED, LEDGER_UNAVAILABLE.
+        """
+        code = self.failure or self._disk(self._settings.storage.hard_watermark)
+        if code:
+            raise Unavailable(code)
+        return self._spool.begin()
+
+    def receive(self, incoming: Incoming, context: Context) -> Answer:
+        """Judge a complete Part 10 file and make it durable. Returns when it is committed, or when it never will be."""
+        with STORE_SECONDS.labels(context.door).time():
+            try:
+                header = read_mapped(incoming.fileno(), self._settings.dicom.max_frames_bytes)
+                self._compare(header, context)
+                verdict, code = classes.judge(header, self._settings.report.manufacturer)
+                if verdict is Verdict.REFUSED:
+                    raise Refused(code)
+                self._spool.sync(incoming)
+                arrival = self._arrival(context, verdict, code, header, incoming)
+                recorded = self._submit(_Pending(arrival=arrival, incoming=incoming)).recorded
+            except CaseworkError as error:
+                incoming.abandon()
+                return self.refuse(error, context)
+        if recorded is None:
+            raise AssertionError("the writer answers with a row or an error")
+        INSTANCES.labels(context.door, recorded.verdict, recorded.code).inc()
+        return Answer(recorded.verdict, recorded.code, header, arrival.sha256, recorded.instance_id, recorded.case_id)
+
+    def refuse(self, error: CaseworkError, context: Context) -> Answer:
+        """Answer for an instance that is not kept. The sender's mistakes get a row; our own troubles are for the log."""
+        INSTANCES.labels(context.door, Verdict.REFUSED, error.code).inc()
+        if isinstance(error, Refused):
+            arrival = self._arrival(context, Verdict.REFUSED, error.code, None, None)
+            try:
+                self._submit(_Pending(arrival=arrival))
+            except CaseworkError as other:
+                error = other
+        if isinstance(error, Unavailable) and error.code in ("STORAGE_FAILED", "LEDGER_UNAVAILABLE"):
+            self._fail(error)
+        log.warning("intake.refused", door=context.door, code=error.code, association_id=context.association_id)
+        return Answer(Verdict.REFUSED, error.code)
+
+    def open_association(self, calling: str, called: str, address: str) -> str:
+        """Record a new association and return its id.
+
+        Raises:
+            Unavailable: LEDGER_UNAVAILABLE.
+        """
+        association_id, now = str(uuid.uuid4()), self._now()
+        call = lambda: self._ledger.open_association(association_id, calling, called, address, now)  # noqa: E731 - one use
+        self._submit(_Pending(call=call))
+        return association_id
+
+    def close_association(self, association_id: str, end: str, code: str, counts: dict[str, int]) -> None:
+        """Record how an association ended.
+
+        Raises:
+            Unavailable: LEDGER_UNAVAILABLE; the row is closed at the next start.
+        """
+        now = self._now()
+        self._submit(_Pending(call=lambda: self._ledger.close_association(association_id, end, code, counts, now)))
+
+    def probe(self) -> bool:
+        """Try an empty transaction after the ledger failed; True when intake works."""
+        if self.failure == "LEDGER_UNAVAILABLE":
+            try:
+                self._submit(_Pending(call=lambda: self._ledger.record([], self._now())))
+                self.failure = ""
+            except CaseworkError:
+                return False
+        return not self.failure and not self._spool.failed
+
+    def close(self) -> None:
+        """Answer everything that waits, then stop."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._writer.join()
+
+    # --- judging ------------------------------------------------------------------------------------------
+
+    def _compare(self, header: Header, context: Context) -> None:
+        if context.sop_instance_uid and (header.sop_class_uid, header.sop_instance_uid) != (
+            context.sop_class_uid,
+            context.sop_instance_uid,
+        ):
+            raise Refused("UID_MISMATCH")
+
+    def _disk(self, watermark: float) -> str:
+        usage = self._spool.usage()
+        full = usage.share > watermark or usage.free < self._settings.storage.reserve_bytes
+        return "DISK_LOW" if full else ""
+
+    def _arrival(
+        self, context: Context, verdict: Verdict, code: str, header: Header | None, stored: Incoming | None
+    ) -> Arrival:
+        sha256, size = (stored.sha256, stored.size) if stored else ("", 0)
+        return Arrival(
+            verdict, code, header, sha256, size, context.door, context.peer, context.association_id, self._now()
+        )
+
+    # --- the writer ---------------------------------------------------------------------------------------
+
+    def _submit(self, pending: _Pending) -> _Pending:
+        with self._wake:
+            if self._closing and not self._writer.is_alive():
+                raise Unavailable("SHUTTING_DOWN")
+            self._waiting.append(pending)
+            self._wake.notify()
+        pending.done.wait()
+        if pending.error is not None:
+            raise pending.error
+        return pending
+
+    def _write_forever(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._closing:
+                    self._wake.wait()
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                if not batch:
+                    return
+            try:
+                self._turn(batch)
+            except CaseworkError as error:
+                self._spoil(batch, error)
+            except Exception as error:  # noqa: BLE001 - the writer's outer guard: a driver's error must never end the thread
+                log.error("intake.writer", error_type=type(error).__name__)
+                self._one_by_one(batch)
+
+    def _turn(self, batch: list[_Pending]) -> None:
+        """Make one batch durable: renames, directory flushes, one transaction; then the calls; then the answers."""
+        files = [p.incoming for p in batch if p.incoming is not None]
+        if files:
+            self._spool.keep_many(files)
+        arrivals = [p for p in batch if p.arrival is not None]
+        if arrivals:
+            rows = self._ledger.record([p.arrival for p in arrivals if p.arrival is not None], self._now())
+            for pending, row in zip(arrivals, rows, strict=True):
+                pending.recorded = row
+                pending.done.set()
+        for pending in batch:
+            if pending.call is not None:
+                pending.call()
+                pending.done.set()
+
+    def _one_by_one(self, batch: list[_Pending]) -> None:
+        """After an unexpected error: only the item that causes it may fail, not those that shared its turn."""
+        for pending in batch:
+            if pending.done.is_set():
+                continue
+            try:
+                self._turn([pending])
+            except CaseworkError as error:
+                self._spoil([pending], error)
+            except Exception as error:  # noqa: BLE001 - part of the writer's outer guard
+                log.error("intake.item", error_type=type(error).__name__)
+                self._spoil([pending], Defect("INTERNAL", type(error).__name__))
+
+    def _spoil(self, batch: list[_Pending], error: CaseworkError) -> None:
+        """Nobody in this batch may be told that it worked, unless that was already committed."""
+        if isinstance(error, Unavailable):
+            self._fail(error)
+        for pending in batch:
+            if not pending.done.is_set():
+                pending.error = error
+                pending.done.set()
+
+    def _fail(self, error: CaseworkError) -> None:
+        if self.failure != "STORAGE_FAILED":
+            self.failure = error.code
+        log.error("intake.failed", code=error.code)

@@ -1,0 +1,318 @@
+"""Durable content-addressed files on one local file system. Owns every path below the storage root.
+
+Rules: a name is a UUID of ours or a SHA-256, never a string from a peer; an object exists under its digest only after its
+bytes are on the disk; the first failed fsync is final, because the kernel may have thrown the pages away and a second call
+would report success (PostgreSQL's fsync rule, reliability 6.1).
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import stat
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from casework.errors import Defect, Unavailable
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PREPARED_KEY = re.compile(r"[0-9a-z][0-9a-z_-]{1,127}")
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes of the file system below the spool; `free` is what we may still write."""
+
+    total: int
+    used: int
+    free: int
+
+    @property
+    def share(self) -> float:
+        """Used share of what unprivileged processes can use, 0..1."""
+        return self.used / (self.used + self.free) if self.used + self.free else 1.0
+
+
+class Incoming:
+    """One file being written: bytes go to disk and into the digest at once. Not thread-safe; one writer."""
+
+    __slots__ = ("_digest", "_fd", "_synced", "kept", "path", "size")
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self.size = 0
+        self._fd = fd
+        self._digest = hashlib.sha256()
+        self._synced = False
+        self.kept = False
+
+    @property
+    def sha256(self) -> str:
+        """Digest of everything written so far, in hex."""
+        return self._digest.hexdigest()
+
+    def fileno(self) -> int:
+        """The open descriptor, so that a reader can map what was written."""
+        return self._fd
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append.
+
+        Raises:
+            Unavailable: DISK_LOW when the disk is full, STORAGE_FAILED for any other failure.
+        """
+        self._digest.update(data)
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.write(self._fd, view)
+                self.size += written
+                view = view[written:]
+        except OSError as error:
+            raise Unavailable("DISK_LOW" if error.errno in _FULL else "STORAGE_FAILED", error.strerror or "") from error
+
+    def close(self) -> None:
+        """Close the descriptor and give up the lock that marks the file as alive."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def abandon(self) -> None:
+        """Forget the file: close it and remove it. Safe to call twice."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Spool:
+    """The storage root: incoming/ (being written), objects/ (durable, by digest), prepared/ (a cache)."""
+
+    def __init__(self, root: Path, *, fsync: bool = True) -> None:
+        self.root = root
+        self.failed = False
+        self._fsync_on = fsync
+        self._objects = str(root / "objects")
+        self._incoming = root / "incoming"
+        self._made: set[str] = set()
+        self._lock = threading.Lock()
+        for name in ("incoming", "objects", "prepared"):
+            (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    def begin(self) -> Incoming:
+        """Open a new file in incoming/, locked for as long as it is being written (see `sweep_incoming`).
+
+        Raises:
+            Unavailable: STORAGE_FAILED or DISK_LOW.
+        """
+        self._check()
+        while True:
+            path = self._incoming / f"{uuid.uuid4().hex}.part"
+            try:
+                fd = os.open(path, _CREATE, 0o600)
+            except OSError as error:
+                raise Unavailable("DISK_LOW" if error.errno in _FULL else "STORAGE_FAILED") from error
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return Incoming(path, fd)
+            os.close(fd)  # a booting process swept it between open and lock
+
+    def sync(self, incoming: Incoming) -> None:
+        """Put a file's bytes on the disk. Several threads may do this at once; the file system joins their flushes.
+
+        Raises:
+            Unavailable: STORAGE_FAILED, and from then on for every call.
+        """
+        self._check()
+        if not incoming._synced:
+            self._fsync(incoming.fileno())
+            incoming._synced = True
+
+    def keep(self, incoming: Incoming, sha256: str) -> None:
+        """Make one file durable under its digest. The same digest twice is fine.
+
+        Raises:
+            Unavailable: STORAGE_FAILED.
+            Defect: SPOOL_CORRUPT when `sha256` is not what was written.
+        """
+        if sha256 != incoming.sha256:
+            raise Defect("SPOOL_CORRUPT", "digest differs from the bytes written")
+        self.keep_many([incoming])
+
+    def keep_many(self, files: Sequence[Incoming]) -> None:
+        """Make several files durable under their digests, sharing the directory flushes.
+
+        Raises:
+            Unavailable: STORAGE_FAILED; then none of them counts as kept.
+        """
+        self._check()
+        files = [incoming for incoming in files if not incoming.kept]
+        directories: dict[str, None] = {}
+        for incoming in files:
+            self.sync(incoming)
+        for incoming in files:
+            sha256 = incoming.sha256
+            for directory in self._make_directories(sha256):
+                directories[directory] = None
+            target = f"{self._objects}/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+            try:
+                incoming.path.rename(target)
+            except OSError as error:
+                raise self._fail(error) from error
+            incoming.close()
+        for directory in directories:
+            self._fsync_directory(directory)
+        self._made.update(directories)  # only now: another thread that skips a flush relies on it
+        for incoming in files:
+            incoming.kept = True
+
+    def put(self, data: bytes) -> str:
+        """Store bytes durably and return their digest."""
+        incoming = self.begin()
+        try:
+            incoming.write(data)
+            sha256 = incoming.sha256
+            self.keep(incoming, sha256)
+        except BaseException:
+            incoming.abandon()
+            raise
+        return sha256
+
+    def drop(self, sha256: str) -> None:
+        """Remove an object; a missing one is fine."""
+        self.path(sha256).unlink(missing_ok=True)
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def path(self, sha256: str) -> Path:
+        """Where an object is.
+
+        Raises:
+            Defect: SPOOL_CORRUPT when the name is not a digest.
+        """
+        if not _SHA256.fullmatch(sha256):
+            raise Defect("SPOOL_CORRUPT", "not a digest")
+        return Path(self._objects, sha256[:2], sha256[2:4], sha256)
+
+    def open(self, sha256: str) -> BinaryIO:
+        """Open an object for reading, never following a link."""
+        fd = os.open(self.path(sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return os.fdopen(fd, "rb")
+
+    def digests(self) -> Iterator[str]:
+        """Every object's digest, in no order."""
+        for directory, _, names in os.walk(self._objects):
+            if len(directory) == len(self._objects) + 6:
+                yield from (name for name in names if _SHA256.fullmatch(name))
+
+    def usage(self) -> Usage:
+        """How full the file system is."""
+        s = os.statvfs(self.root)
+        return Usage(s.f_blocks * s.f_frsize, (s.f_blocks - s.f_bfree) * s.f_frsize, s.f_bavail * s.f_frsize)
+
+    def sweep_incoming(self) -> int:
+        """Remove the half-written files of dead processes (nobody was told that they are here); return how many.
+
+        A living writer holds a lock on its file, so that doors can start at different times.
+        """
+        swept = 0
+        for path in self._incoming.glob("*.part"):
+            with contextlib.suppress(OSError):
+                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                    swept += 1
+                finally:
+                    os.close(fd)
+        return swept
+
+    # --- prepared cache -----------------------------------------------------------------------------------
+
+    def prepared_path(self, key: str) -> Path:
+        """Where the cache holds `key`; the file may be missing at any time, and that is never an error."""
+        if not _PREPARED_KEY.fullmatch(key):
+            raise Defect("INTERNAL", "prepared key")
+        return self.root / "prepared" / key[:2] / key
+
+    def write_prepared(self, key: str, chunks: Iterable[bytes]) -> Path:
+        """Write a cache entry atomically. Not flushed: after a crash it is computed again.
+
+        Raises:
+            OSError: the entry could not be written; the caller goes on without it.
+        """
+        path = self.prepared_path(key)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        part = path.with_name(f"{uuid.uuid4().hex}.part")
+        try:
+            with os.fdopen(os.open(part, _CREATE, 0o600), "wb") as file:
+                file.writelines(chunks)
+            part.rename(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        return path
+
+    def trim_prepared(self, limit_bytes: int) -> int:
+        """Remove the entries that were used longest ago until the cache fits `limit_bytes`; return how many went."""
+        entries: list[tuple[float, int, Path]] = []
+        for path in (self.root / "prepared").glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+        size = sum(entry[1] for entry in entries)
+        removed = 0
+        for _, bytes_, path in sorted(entries):
+            if size <= limit_bytes:
+                break
+            path.unlink(missing_ok=True)
+            size -= bytes_
+            removed += 1
+        return removed
+
+    # --- flushing -----------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self.failed:
+            raise Unavailable("STORAGE_FAILED")
+
+    def _fail(self, error: OSError) -> Unavailable:
+        self.failed = True
+        return Unavailable("STORAGE_FAILED", error.strerror or "")
+
+    def _fsync(self, fd: int) -> None:
+        if not self._fsync_on:
+            return
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def _fsync_directory(self, directory: str) -> None:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _make_directories(self, sha256: str) -> list[str]:
+        """Create objects/ab/cd; return the directories that a new name below must flush, innermost first."""
+        top, leaf = f"{self._objects}/{sha256[:2]}", f"{self._objects}/{sha256[:2]}/{sha256[2:4]}"
+        if leaf in self._made:
+            return [leaf]
+        try:
+            with self._lock:
+                Path(leaf).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._fail(error) from error
+        # A directory that was there before may come from a process that died before flushing it.
+        return [leaf, top, self._objects]
