@@ -190,7 +190,11 @@ def _project(volumes: _Volumes, side: Side, slot: str, cols: tuple[int, int], si
         sources=_sources(volumes, to_voxel, depth, (int(peak[0]), int(peak[1]))),
         planar=bool(np.all(to_voxel[1:, 2] == 0)),
         projection=Projection(
-            tuple((p.facts.sop_instance_uid, p.frame + 1) for p in volumes.planes), depth, picture_to_grid, to_voxel
+            slices=tuple((p.facts.sop_instance_uid, p.frame + 1) for p in volumes.planes),
+            depth=depth,
+            depth_count=pre.shape[axis],
+            picture_to_grid=picture_to_grid,
+            to_voxel=to_voxel,
         ),
         notes=volumes.notes,
     )

@@ -8,6 +8,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +37,13 @@ class Projection:
     slices: (SOP Instance UID, 1-based frame number) in the order of the plane index.
     depth: (h, w) int16 index of the brightest voxel behind each pixel of the projection's grid.
     picture_to_grid: picture (row, col) -> grid (row, col).
+    depth_count: how many voxels lie behind each pixel.
     to_voxel: (3, 4) matrix, (grid row, grid col, depth, 1) -> (plane index, source row, source column).
     """
 
     slices: tuple[tuple[str, int], ...]
     depth: NDArray[np.int16]
+    depth_count: int
     picture_to_grid: Affine2
     to_voxel: NDArray[np.float64]
 
@@ -101,13 +104,14 @@ class Preparation:
 
 def pack(preparation: Preparation) -> bytes:
     """A preparation as .npz bytes (no pickles)."""
-    arrays: dict[str, NDArray[np.generic]] = {}
+    arrays: dict[str, Any] = {}
     heads = []
     for n, image in enumerate(preparation.images.values()):
         arrays[f"{n}.tensor"] = image.tensor.astype(np.float16)
         arrays[f"{n}.picture"] = image.picture
         if image.projection is not None:
             arrays[f"{n}.depth"] = image.projection.depth
+            arrays[f"{n}.depth_count"] = np.int64(image.projection.depth_count)
             arrays[f"{n}.picture_to_grid"] = image.projection.picture_to_grid.matrix
             arrays[f"{n}.to_voxel"] = image.projection.to_voxel
         heads.append(_head(image))
@@ -152,13 +156,14 @@ def _head(image: PreparedImage) -> dict[str, object]:
     }
 
 
-def _image(head: Mapping[str, object], n: int, arrays: Mapping[str, NDArray[np.generic]]) -> PreparedImage:
+def _image(head: Mapping[str, object], n: int, arrays: Mapping[str, NDArray[Any]]) -> PreparedImage:
     slices = head["slices"]
     projection = None
     if isinstance(slices, Sequence):
         projection = Projection(
             tuple((str(uid), int(frame)) for uid, frame in slices),
             arrays[f"{n}.depth"].astype(np.int16),
+            int(arrays[f"{n}.depth_count"]),
             Affine2(arrays[f"{n}.picture_to_grid"].astype(np.float64)),
             arrays[f"{n}.to_voxel"].astype(np.float64),
         )

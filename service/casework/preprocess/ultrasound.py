@@ -109,14 +109,14 @@ def _region(grey: NDArray[np.float32], facts: InstanceFacts) -> tuple[Box, tuple
         mm = (best.mm_per_row or 1.0, best.mm_per_col or 1.0)
         if best.mm_per_row is None or best.mm_per_col is None:
             mm = (1.0, 1.0)
-        return (best.y0, best.x0, best.y1 + 1, best.x1 + 1), mm, ()
+        return (best.y0, best.x0, min(best.y1 + 1, facts.rows), min(best.x1 + 1, facts.columns)), mm, ()
     note = (Finding("REGION_UNCALIBRATED", facts.sop_instance_uid),)
     return _seen_area(grey), (1.0, 1.0), note
 
 
 def _inside(r: Region, facts: InstanceFacts) -> bool:
-    """Corners in order, inside the image (one pixel over is a common mistake and is not), not tiny."""
-    in_image = 0 <= r.x0 < r.x1 < facts.columns and 0 <= r.y0 < r.y1 < facts.rows
+    """Corners in order, inside the image (one pixel too far is a common mistake and let pass), not tiny."""
+    in_image = 0 <= r.x0 < r.x1 <= facts.columns and 0 <= r.y0 < r.y1 <= facts.rows
     return in_image and (r.x1 - r.x0) >= 32 and (r.y1 - r.y0) >= 32
 
 
