@@ -44,13 +44,14 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where an instance comes from. The two UIDs are the C-STORE command's; "" where the door has none."""
+    """Where an instance comes from. The SOP UIDs are the C-STORE command's, the study's is STOW's; "" = none given."""
 
     door: str  # "dimse" | "stow"
     peer: str
     association_id: str
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
+    study_instance_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ class Intake:
 
     def receive(self, incoming: Incoming, context: Context) -> Answer:
         """Judge a complete Part 10 file and make it durable. Returns when it is committed, or when it never will be."""
+        header: Header | None = None
         with STORE_SECONDS.labels(context.door).time():
             try:
                 header = read_mapped(incoming.fileno(), self._settings.dicom.max_frames_bytes)
@@ -213,17 +215,20 @@ class Intake:
                 recorded = self._submit(_Pending(arrival=arrival, incoming=incoming)).recorded
             except CaseworkError as error:
                 incoming.abandon()
-                return self.refuse(error, context)
+                return self.refuse(error, context, header)
         if recorded is None:
             raise AssertionError("the writer answers with a row or an error")
         INSTANCES.labels(context.door, recorded.verdict, recorded.code).inc()
         return Answer(recorded.verdict, recorded.code, header, arrival.sha256, recorded.instance_id, recorded.case_id)
 
-    def refuse(self, error: CaseworkError, context: Context) -> Answer:
-        """Answer for an instance that is not kept. The sender's mistakes get a row; our own troubles are for the log."""
+    def refuse(self, error: CaseworkError, context: Context, header: Header | None = None) -> Answer:
+        """Answer for an instance that is not kept. The sender's mistakes get a row; our own troubles are for the log.
+
+        A header that could be read goes with the row, so that a search for the study finds the refusal.
+        """
         INSTANCES.labels(context.door, Verdict.REFUSED, error.code).inc()
         if isinstance(error, Refused):
-            arrival = self._arrival(context, Verdict.REFUSED, error.code, None, None)
+            arrival = self._arrival(context, Verdict.REFUSED, error.code, header, None)
             try:
                 self._submit(_Pending(arrival=arrival))
             except CaseworkError as other:
@@ -231,7 +236,7 @@ class Intake:
         if isinstance(error, Unavailable) and error.code in ("STORAGE_FAILED", "LEDGER_UNAVAILABLE"):
             self._fail(error)
         log.warning("intake.refused", door=context.door, code=error.code, association_id=context.association_id)
-        return Answer(Verdict.REFUSED, error.code)
+        return Answer(Verdict.REFUSED, error.code, header)
 
     def open_association(self, calling: str, called: str, address: str) -> str:
         """Record a new association and return its id.
@@ -277,6 +282,8 @@ class Intake:
             context.sop_class_uid,
             context.sop_instance_uid,
         ):
+            raise Refused("UID_MISMATCH")
+        if context.study_instance_uid not in ("", header.study_instance_uid):
             raise Refused("UID_MISMATCH")
 
     def _disk(self, watermark: float) -> str:
