@@ -1,0 +1,75 @@
+"""The result as JSON: a stable schema for the API and for programs. Does no I/O."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+
+from casework.report import uid
+from casework.report.describe import describe
+from casework.report.header import PROGRAM_VERSION
+from casework.result import CaseResult, HeatImage, Outcome, SideResult
+
+SCHEMA = "casework-result-1"
+"""Keys are only ever added under this name."""
+
+
+def to_json(result: CaseResult, numbers: Mapping[int, int], now: datetime) -> bytes:
+    """The result as UTF-8 JSON. `numbers`: index of an image in the result -> Instance Number of its capture."""
+    model = result.model
+    document = {
+        "schema": SCHEMA,
+        "program": f"casework {PROGRAM_VERSION}",
+        "rendered_at": now.isoformat(),
+        "case_id": result.case_id,
+        "revision": result.revision,
+        "input_digest": result.input_digest,
+        "research_only": True,
+        "model": {
+            "name": model.name,
+            "version": model.version,
+            "sha256": model.sha256,
+            "engine": model.engine,
+            "device_uid": model.device_uid,
+        },
+        "thresholds": dict(result.thresholds),
+        "sides": [_side(s) for s in result.sides],
+        "images": [_image(result, i, numbers[n]) for n, i in enumerate(result.images)],
+        "findings": [{"code": f.code, "subject": f.subject, "detail": f.detail} for f in result.findings],
+        "reports": [
+            {
+                "study_instance_uid": study,
+                "series_instance_uid": uid.series_uid(result, study, "sr"),
+                "sop_instance_uid": uid.instance_uid(result, study, "sr", 1),
+            }
+            for study in dict.fromkeys(i.study_instance_uid for i in result.images)
+        ],
+        "predecessors": [list(p) for p in result.predecessors],
+        "words": {language: describe(result, language) for language in ("en", "zh")},
+    }
+    return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False).encode("utf-8")
+
+
+def _side(side: SideResult) -> dict[str, object]:
+    silent = side.outcome is Outcome.INSUFFICIENT
+    return {
+        "side": side.side.value,
+        "outcome": side.outcome.value,
+        "probability": None if silent or side.probability is None else float(side.probability),
+        "evidence": {m: float(v) for m, v in side.evidence.items()},
+        "modalities": list(side.modalities),
+    }
+
+
+def _image(result: CaseResult, image: HeatImage, number: int) -> dict[str, object]:
+    return {
+        "side": image.side.value,
+        "modality": image.modality,
+        "view": image.view,
+        "study_instance_uid": image.study_instance_uid,
+        "sources": list(image.sources),
+        "frame_number": image.frame_number,
+        "capture_sop_instance_uid": uid.instance_uid(result, image.study_instance_uid, "capture", number),
+        "strongest": float(image.heat.max()) if image.heat.size else 0.0,
+        "region": None if image.region is None else [[float(r), float(c)] for r, c in image.region],
+        "peak": None if image.peak is None else [float(v) for v in image.peak],
+    }

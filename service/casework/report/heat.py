@@ -1,0 +1,196 @@
+"""Heat-maps as pictures: colour scale, overlay over an untouched grey picture, legend, frame with marks. Does no I/O.
+
+A capture is the picture at a readable size on a black ground, with every mark beside it and none on it: where there
+is no heat each pixel keeps its grey value.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from casework.geometry import Affine2
+
+LONG_SIDE = {"MG": 896, "MR": 640, "US": 640}  # of the picture on the canvas, pixels
+OPACITY = 0.62  # of the hottest place
+FLOOR = 0.08  # heat below this is not painted
+_ANCHORS = (
+    (0.0, (64, 24, 128)),
+    (0.3, (166, 32, 126)),
+    (0.6, (236, 84, 58)),
+    (0.85, (253, 172, 44)),
+    (1.0, (255, 244, 120)),
+)
+_MARGIN, _TOP, _BOTTOM, _LEGEND, _MIN_WIDTH = 26, 86, 74, 132, 620
+_WHITE, _GREY, _AMBER, _OUTLINE = (240, 240, 240), (170, 170, 170), (255, 190, 60), (70, 220, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The words on a capture. `edges`: what lies at the left, right, top and bottom edge of the picture, or ""."""
+
+    place: str  # side and view
+    answer: str
+    warning: str
+    maker: str
+    note: str
+    edges: tuple[str, str, str, str]
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, so that no machine needs one."""
+    return ImageFont.load_default(size)
+
+
+@cache
+def colours() -> NDArray[np.uint8]:
+    """(256, 3): the colour of each heat from 0 to 1."""
+    at = [256 * a for a, _ in _ANCHORS]
+    steps = np.arange(256)
+    return (
+        np.stack([np.interp(steps, at, [c[k] for _, c in _ANCHORS]) for k in range(3)], axis=1).round().astype(np.uint8)
+    )
+
+
+@cache
+def _opacities() -> bytes:
+    """(256,): how much of the colour is laid over the grey, of 255."""
+    heat = np.arange(256) / 255
+    ramp = np.clip((heat - FLOOR) / 0.45, 0, 1)
+    return bytes(
+        (255 * OPACITY * np.where(heat < FLOOR, 0, 0.35 + 0.65 * ramp) * (heat >= FLOOR)).round().astype(np.uint8)
+    )
+
+
+def upright(
+    picture: NDArray[np.uint8], heat: NDArray[np.float32], to_source: NDArray[np.float64]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], Affine2]:
+    """Picture and heat the way round that the source has them, with their map to it.
+
+    Patient Orientation is copied from the source, so a mirrored picture would swap the patient's sides.
+    """
+    way = Affine2(np.asarray(to_source, np.float64))
+    height, width = picture.shape
+    if way.matrix[1, 1] < 0:
+        picture, heat = picture[:, ::-1], heat[:, ::-1]
+        way = Affine2.flip_columns(width).then(way)
+    if way.matrix[0, 0] < 0:
+        picture, heat = picture[::-1], heat[::-1]
+        way = Affine2(np.array([[-1.0, 0.0, height - 1.0], [0.0, 1.0, 0.0]])).then(way)
+    return np.ascontiguousarray(picture), np.ascontiguousarray(heat), way
+
+
+def overlay(picture: NDArray[np.uint8], heat: NDArray[np.float32] | None, size: tuple[int, int]) -> Image.Image:
+    """The picture at `size` (width, height) with the heat laid over it; `heat` None or below FLOOR leaves it grey."""
+    grey = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+    base = grey.convert("RGB")
+    if heat is None or not heat.size or float(heat.max()) < FLOOR:
+        return base
+    levels = Image.fromarray((np.clip(heat, 0, 1) * 255).round().astype(np.uint8))
+    hot = levels.resize(size, Image.Resampling.BILINEAR)
+    mask = hot.point(list(_opacities()))
+    box = mask.getbbox()
+    if box is not None:
+        hot = hot.crop(box)
+        hot.putpalette(colours().tobytes())
+        base.paste(hot.convert("RGB"), box, mask.crop(box))
+    return base
+
+
+@cache
+def _legend(height: int) -> Image.Image:
+    """The colour bar with its scale, as painted over mid grey, (width _LEGEND, `height`)."""
+    panel = Image.new("RGB", (_LEGEND, height), (0, 0, 0))
+    draw = ImageDraw.Draw(panel)
+    top, bottom = 64, height - 40
+    steps = np.linspace(255, 0, bottom - top).round().astype(np.uint8)
+    alpha = np.frombuffer(_opacities(), np.uint8)[steps][:, None] / 255
+    bar = (colours()[steps] * alpha + 70 * (1 - alpha)).round().astype(np.uint8)
+    panel.paste(Image.fromarray(np.repeat(bar[:, None, :], 24, axis=1)), (18, top))
+    draw.rectangle((17, top - 1, 42, bottom), outline=_GREY)
+    for line, text in enumerate(("AI evidence", "% of case max.")):
+        draw.text((14, 14 + 20 * line), text, font=font(15), fill=_GREY)
+    for share in (0, 25, 50, 75, 100):
+        y = bottom - (bottom - top) * share / 100
+        draw.line((42, y, 48, y), fill=_GREY)
+        draw.text((54, y), str(share), font=font(16), fill=_WHITE, anchor="lm")
+    return panel
+
+
+def _polygon(
+    region: NDArray[np.float64], way: Affine2, scale: float, corner: tuple[int, int]
+) -> list[tuple[float, float]]:
+    """A region of source (row, col) as canvas (x, y)."""
+    points = (way.inverse()(np.asarray(region, np.float64)) + 0.5) * scale
+    return [(corner[0] + float(c), corner[1] + float(r)) for r, c in points]
+
+
+def capture(
+    picture: NDArray[np.uint8],
+    heat: NDArray[np.float32] | None,
+    way: Affine2,
+    *,
+    region: NDArray[np.float64] | None,
+    modality: str,
+    marks: Marks,
+) -> Image.Image:
+    """The whole capture, RGB. `picture` (h, w) and `heat` as `upright` gives them; `region` in source (row, col)."""
+    scale = LONG_SIDE.get(modality, 640) / max(picture.shape)
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    width = max(_MIN_WIDTH, size[0] + 2 * _MARGIN + _LEGEND)
+    panel = max(size[1], 280)
+    canvas = Image.new("RGB", (width + width % 2, _TOP + panel + 2 * _MARGIN + _BOTTOM), (0, 0, 0))
+    corner = (_MARGIN + (width - _LEGEND - 2 * _MARGIN - size[0]) // 2, _TOP + _MARGIN + (panel - size[1]) // 2)
+    canvas.paste(overlay(picture, heat, size), corner)
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + size[0], corner[1] + size[1]), outline=(60, 60, 60))
+    if region is not None and len(region) >= 3:
+        points = _polygon(region, way, scale, corner)
+        draw.line([*points, points[0]], fill=(0, 0, 0), width=5, joint="curve")
+        draw.line([*points, points[0]], fill=_OUTLINE, width=2, joint="curve")
+    if heat is not None:
+        canvas.paste(_legend(panel + _MARGIN), (width - _LEGEND, _TOP + _MARGIN // 2))
+    _write(draw, marks, canvas.size, corner, size)
+    return canvas
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, marks: Marks, canvas: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """All words: beside the picture, never on it."""
+    width, height = canvas
+    draw.text((_MARGIN, 12), marks.place, font=font(34), fill=_WHITE)
+    draw.text((_MARGIN, 54), _fitted(draw, marks.answer, 20, width - 2 * _MARGIN), font=font(20), fill=_WHITE)
+    draw.text((width - _MARGIN, 16), marks.maker, font=font(16), fill=_GREY, anchor="ra")
+    draw.text(
+        (_MARGIN, height - _BOTTOM + 12),
+        _fitted(draw, marks.warning, 20, width - 2 * _MARGIN),
+        font=font(20),
+        fill=_AMBER,
+    )
+    draw.text(
+        (_MARGIN, height - _BOTTOM + 42), _fitted(draw, marks.note, 16, width - 2 * _MARGIN), font=font(16), fill=_GREY
+    )
+    middle = (corner[0] + size[0] // 2, corner[1] + size[1] // 2)
+    places: Sequence[tuple[float, float]] = (
+        (corner[0] - 14, middle[1]),
+        (corner[0] + size[0] + 13, middle[1]),
+        (middle[0], corner[1] - 13),
+        (middle[0], corner[1] + size[1] + 13),
+    )
+    for text, place in zip(marks.edges, places, strict=True):
+        if text:
+            draw.text(place, text, font=font(17), fill=_GREY, anchor="mm")
+
+
+def _fitted(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
+    """The text, cut with three dots where it is wider than the canvas."""
+    if draw.textlength(text, font=font(size)) <= width:
+        return text
+    while text and draw.textlength(text + "...", font=font(size)) > width:
+        text = text[:-1]
+    return text + "..."

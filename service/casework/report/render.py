@@ -1,0 +1,96 @@
+"""From a result to every object that leaves: SR and captures per study, previews, JSON. Does no I/O."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from pydicom.dataset import Dataset
+
+from casework import config
+from casework.errors import Defect
+from casework.report import capture, document, sr, uid
+from casework.report.charset import Charset, choose, declared
+from casework.report.header import Context
+from casework.result import CaseResult, HeatImage
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """One object, as casework.case.Artefact describes it, with its bytes. Previews carry their capture's UIDs."""
+
+    kind: str  # "sr" | "capture" | "preview" | "result-json"
+    media_type: str
+    study_instance_uid: str  # "" for the result of the case as a whole
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    label: str
+    data: bytes
+
+
+def render(
+    result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime
+) -> list[Rendered]:
+    """Everything that the result says, as bytes: per study one SR and one series of captures; previews; JSON.
+
+    `sources`: every source of the result's images by SOP Instance UID, without pixels. `now` (aware) becomes the
+    content time of all of it. UIDs depend only on the result.
+
+    Raises:
+        Defect: RESULT_SELF_CHECK when a source is missing, or the result does not fit its sources.
+    """
+    missing = [u for i in result.images for u in i.sources if u not in sources]
+    if missing:
+        raise Defect("RESULT_SELF_CHECK", f"source: {len(missing)} images of the result are not at hand")
+    contexts = [_context(result, sources, settings, now, s) for s in _studies(result)]
+    numbers = {index: number for ctx in contexts for number, (index, _) in enumerate(ctx.images, 1)}
+    work = [(ctx, number, image) for ctx in contexts for number, (_, image) in enumerate(ctx.images, 1)]
+    try:
+        with ThreadPoolExecutor(2, thread_name_prefix="render") as threads:
+            pairs = list(threads.map(lambda w: _capture(*w), work))
+        reports = [_report(ctx) for ctx in contexts]
+    except ValueError as error:
+        raise Defect("RESULT_SELF_CHECK", str(error)) from error
+    whole = Rendered(
+        "result-json", "application/json", "", "", "", "", "result", document.to_json(result, numbers, now)
+    )
+    return [*reports, *(p[0] for p in pairs), *(p[1] for p in pairs), whole]
+
+
+def _studies(result: CaseResult) -> list[str]:
+    return list(dict.fromkeys(i.study_instance_uid for i in result.images))
+
+
+def _context(
+    result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime, study: str
+) -> Context:
+    """What one study's objects share: their reference, character set and the language that it can say."""
+    images = tuple((n, i) for n, i in enumerate(result.images) if i.study_instance_uid == study)
+    reference = sources[images[0][1].sources[0]]
+    terms = declared(reference)
+    ctx = Context(result, settings, sources, study, reference, images, Charset(terms, terms), "en", now)
+    language = settings.language if settings.language in ("en", "zh") else "en"
+    said = sr.words(ctx, language)
+    charset = choose(reference, [*said, settings.manufacturer, settings.institution])
+    if not all(charset.fits(w) for w in said):
+        language = "en"
+    return replace(ctx, charset=charset, language=language)
+
+
+def _capture(ctx: Context, number: int, image: HeatImage) -> tuple[Rendered, Rendered]:
+    """One capture and its preview."""
+    picture = capture.draw(ctx.result, image, ctx.sources[image.sources[0]])
+    series = uid.series_uid(ctx.result, ctx.study, "capture")
+    instance = uid.instance_uid(ctx.result, ctx.study, "capture", number)
+    where = (ctx.study, series, uid.SC_CLASS, instance, f"{image.modality} {capture.label(image)}")
+    return (
+        Rendered("capture", "application/dicom", *where, capture.to_dicom(ctx, number, image, picture)),
+        Rendered("preview", "image/png", *where, capture.png(picture)),
+    )
+
+
+def _report(ctx: Context) -> Rendered:
+    where = (ctx.study, uid.series_uid(ctx.result, ctx.study, "sr"), uid.SR_CLASS)
+    instance = uid.instance_uid(ctx.result, ctx.study, "sr", 1)
+    return Rendered("sr", "application/dicom", *where, instance, "SR", sr.to_dicom(ctx))
