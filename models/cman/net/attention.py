@@ -17,8 +17,9 @@ from models.cman.net.tokens import positions
 MASKED = -1e4
 
 # (query modality, slot) <-> (key modality, slot), and where a query's (row, col) is expected in the key's grid:
-# the chest wall is at the left of MG and at the bottom of an axial MR projection, so rows and columns change places.
-_CC_AX = ((0.0, 1.0), (-1.0, 0.0))
+# CC: rows lateral to medial, columns posterior to anterior; AX: rows anterior to posterior, columns lateral to medial;
+# MLO and SAG: rows superior to inferior, columns posterior to anterior.
+_CC_AX = ((0.0, -1.0), (1.0, 0.0))
 _SAME = ((1.0, 0.0), (0.0, 1.0))
 PLANES: tuple[tuple[str, str, tuple[tuple[float, float], tuple[float, float]]], ...] = (
     ("CC", "AX", _CC_AX),

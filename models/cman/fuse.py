@@ -1,0 +1,155 @@
+"""Stage 2: the fusion, on token maps that the served encoders made once. Writes nothing but its checkpoint.
+
+The encoders are frozen and already in the precision that is served, so the fusion learns from exactly the tokens that it
+will see, and an epoch costs a tenth of one through the encoders. Targets: the side's risk (a phantom knows its own; with
+real labels the risk is the label), by focal loss; and, as an auxiliary task that makes a small budget go far, what each
+token's lesion is like in the OTHER modalities, which only matching across modalities can tell.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from casework.modelspec import SLOTS
+from models.cman.data import Sides
+from models.cman.encoders import Schedule
+from models.cman.net.cman import Fusion
+from models.cman.net.config import CONCEPTS, MODALITIES, NetConfig
+
+Tokens = Mapping[str, NDArray[np.float16]]
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Weights and shapes of the losses (Lin et al. 2017 for gamma and alpha)."""
+
+    gamma: float = 2.0
+    alpha: float = 0.25
+    dense: float = 0.3
+    drop_modality: float = 0.4  # share of sides that lose one or two modalities
+    drop_slot: float = 0.1
+
+
+def focal(logit: Tensor, target: Tensor, losses: Losses) -> Tensor:
+    """Focal loss for targets in 0..1: (target - p)^gamma in place of (1 - p_t)^gamma, equal to it for 0 and 1."""
+    p = torch.sigmoid(logit)
+    weight = losses.alpha * target + (1.0 - losses.alpha) * (1.0 - target)
+    entropy = functional.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    return (weight * (target - p).detach().abs() ** losses.gamma * entropy).sum() / weight.sum()
+
+
+class DenseFusion(nn.Module):
+    """The fusion with a linear reading of the concepts per token after attention; the reading is not served."""
+
+    def __init__(self, config: NetConfig) -> None:
+        super().__init__()
+        self.fusion = Fusion(config)
+        self.read = nn.Linear(config.width, len(CONCEPTS))
+
+    def forward(self, maps: dict[str, Tensor], masks: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logit (B,) and per modality concept logits (B, V, K, g, g)."""
+        tokens = self.fusion.tokens(maps, masks)
+        logit = sum(part.sum((1, 2, 3)) for part in self.fusion.shares(tokens, masks).values())
+        grid = self.fusion.config.grid
+        dense = {m: self.read(t).reshape(-1, len(SLOTS[m]), grid, grid, len(CONCEPTS)) for m, t in tokens.items()}
+        assert isinstance(logit, Tensor)
+        return logit, {m: d.permute(0, 1, 4, 2, 3) for m, d in dense.items()}
+
+
+def dropped(masks: Mapping[str, NDArray[np.uint8]], losses: Losses, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Masks with modalities and slots left out at random; every side keeps at least one image."""
+    batch = len(next(iter(masks.values())))
+    keep = rng.random((batch, len(MODALITIES))) < 0.5
+    keep[np.arange(batch), rng.integers(0, len(MODALITIES), batch)] = True
+    keep |= rng.random((batch, 1)) >= losses.drop_modality
+    result = {}
+    for n, modality in enumerate(MODALITIES):
+        slots = rng.random(masks[modality].shape) >= losses.drop_slot
+        result[modality] = masks[modality] * slots * keep[:, n : n + 1]
+    empty = sum(m.sum(1) for m in result.values()) == 0
+    return {m: torch.from_numpy(np.where(empty[:, None], masks[m], r)).float() for m, r in result.items()}
+
+
+def dense_loss(dense: dict[str, Tensor], truth: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor:
+    """What the lesion at each token is like, over the tokens of present images where there is one."""
+    total = next(iter(dense.values())).new_zeros(())
+    for modality, logits in dense.items():
+        where = (truth[modality][:, :, 0:1] > 0.2) * masks[modality][:, :, None, None, None]
+        loss = functional.binary_cross_entropy_with_logits(logits, truth[modality], reduction="none")
+        total = total + (loss * where).sum() / (where.sum() * len(CONCEPTS)).clamp(min=1.0)
+    return total / len(dense)
+
+
+def _batch(tokens: Tokens, at: NDArray[np.int64]) -> dict[str, Tensor]:
+    return {m: torch.from_numpy(tokens[m][at].astype(np.float32)) for m in MODALITIES}
+
+
+def train_fusion(
+    model: DenseFusion,
+    tokens: Tokens,
+    sides: Sides,
+    schedule: Schedule,
+    losses: Losses,
+    seed: int,
+    progress: Callable[[str], None],
+    checkpoint: Path | None = None,
+    validate: Callable[[], float] | None = None,
+) -> int:
+    """Train in place, keeping the state of the best validation; returns the steps that were made."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.peak, weight_decay=schedule.weight_decay)
+    per_epoch = max(1, len(sides.risk) // schedule.batch)
+    began, mean, best, order = time.monotonic(), 0.0, -1.0, rng.permutation(len(sides.risk))
+    step = 0
+    for step in range(1, schedule.steps + 1):
+        share = max((step - 1) / schedule.steps, (time.monotonic() - began) / schedule.budget_s)
+        if share >= 1.0:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate(share)
+        turn = (step - 1) % per_epoch
+        if turn == 0:
+            order = rng.permutation(len(sides.risk))
+        at = np.sort(order[turn * schedule.batch : (turn + 1) * schedule.batch])
+        masks = dropped({m: sides.masks[m][at] for m in MODALITIES}, losses, rng)
+        logit, dense = model.train()(_batch(tokens, at), masks)
+        truth = {m: torch.from_numpy(np.asarray(sides.truth[m][at])).float() / 255.0 for m in MODALITIES}
+        main = focal(logit, torch.from_numpy(sides.risk[at]).float(), losses)
+        loss = main + losses.dense * dense_loss(dense, truth, masks)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        mean = float(loss.detach()) if step == 1 else 0.98 * mean + 0.02 * float(loss.detach())
+        if step % per_epoch == 0 or step == schedule.steps:
+            value = validate() if validate else -mean
+            progress(
+                f"fusion step {step}/{schedule.steps} loss {mean:.4f} val {value:.4f} {time.monotonic() - began:.0f} s"
+            )
+            if value >= best and checkpoint:
+                best = value
+                torch.save(model.state_dict(), checkpoint)
+    return step
+
+
+@torch.no_grad()
+def logits_of(
+    model: Fusion, tokens: Tokens, masks: Mapping[str, NDArray[np.uint8]], batch: int = 32
+) -> NDArray[np.float64]:
+    """Logits of all sides, (N,)."""
+    model.eval()
+    parts = []
+    for n in range(0, len(masks["MG"]), batch):
+        at = np.arange(n, min(n + batch, len(masks["MG"])))
+        there = {m: torch.from_numpy(masks[m][at]).float() for m in MODALITIES}
+        shares = model.contributions(_batch(tokens, at), there)
+        parts.append(sum(s.sum((1, 2, 3)) for s in shares.values()))
+    return torch.cat(parts).double().numpy()  # type: ignore[arg-type]  # sum() of tensors

@@ -1,0 +1,246 @@
+"""Train CMAN: encoders on dense truth, then the fusion on what the served encoders say. Resumable, seeded, bounded.
+
+    python -m models.cman.train --data DATA --run models/cman/runs/NAME [--budget-min 75] [--preset quick]
+
+DATA holds the folders train, val and test (models/cman/data.py). A run's folder keeps one checkpoint a stage and a log;
+a stage whose checkpoint is there is not repeated. Stages end after their steps or their share of the time, whichever
+comes first; log.jsonl says which, so a run on a slower machine can be told apart from the released one.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from casework.engine.bundle import ModelPackage
+from casework.engine.onnxrt import OnnxRunner
+from casework.modelspec import ModelSpec
+from models.cman.data import Sides, open_sides
+from models.cman.encoders import DenseEncoder, Schedule, dense_auc, train_encoder
+from models.cman.export import quantise, write_graphs
+from models.cman.fuse import DenseFusion, Losses, logits_of, train_fusion
+from models.cman.net.cman import Cman
+from models.cman.net.config import MODALITIES, RESNET50, NetConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # CPU, about an hour on two cores.
+    "quick": {
+        "encoder_steps": {"MG": 1000, "MR": 1000, "US": 500},
+        "encoder_share": {"MG": 0.26, "MR": 0.26, "US": 0.12},
+        "encoder": {"batch": 32, "peak": 1e-3, "weight_decay": 1e-5},
+        "fusion_steps": 3000,
+        "fusion_share": 0.22,
+        "fusion": {"batch": 16, "peak": 7e-4, "weight_decay": 1e-5},
+    },
+    # The paper's rates; written for a GPU and days of phantoms, not run for the shipped weights.
+    "full": {
+        "encoder_steps": {"MG": 40000, "MR": 40000, "US": 20000},
+        "encoder_share": {"MG": 0.3, "MR": 0.3, "US": 0.15},
+        "encoder": {"batch": 64, "peak": 1e-4, "weight_decay": 1e-5},
+        "fusion_steps": 50000,
+        "fusion_share": 0.2,
+        "fusion": {"batch": 32, "peak": 1e-4, "weight_decay": 1e-5},
+    },
+}
+CONFIG = replace(RESNET50, blocks=1)
+
+
+class Log:
+    """One line of JSON an event in log.jsonl, and the same for the eye."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._began = time.monotonic()
+
+    def __call__(self, text: str, **values: object) -> None:
+        """Add one event."""
+        entry = {"minutes": round((time.monotonic() - self._began) / 60, 2), "event": text, **values}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        print(f"[{entry['minutes']:7.2f} min] {text} {values or ''}", flush=True)
+
+
+def _save(path: Path, value: object) -> None:
+    """All or nothing, so that a stopped run resumes from a whole checkpoint."""
+    torch.save(value, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)  # noqa: PTH105  # the atomic one
+
+
+def stage_encoders(
+    run: Path, train: Sides, val: Sides, preset: dict[str, Any], budget_s: float, seed: int, log: Log
+) -> None:
+    """One checkpoint an encoder. MR and US begin with what MG learned: edges and blobs look alike everywhere."""
+    for n, modality in enumerate(MODALITIES):
+        path = run / f"encoder-{modality}.pt"
+        if path.exists():
+            continue
+        torch.manual_seed(seed + n)
+        model = DenseEncoder(modality, CONFIG)
+        if modality != "MG":
+            _borrow(model, torch.load(run / "encoder-MG.pt", weights_only=True)["state"])
+        share = preset["encoder_share"][modality]
+        schedule = Schedule(preset["encoder_steps"][modality], share * budget_s, **preset["encoder"])
+        began = time.monotonic()
+        steps = train_encoder(model, train, modality, schedule, seed=seed + n, progress=log)
+        scores = dense_auc(model, val, modality, seed)
+        log(f"encoder {modality}", steps=steps, seconds=round(time.monotonic() - began), dense_auc=scores)
+        _save(path, {"state": model.state_dict(), "steps": steps, "dense_auc": scores, "schedule": asdict(schedule)})
+
+
+def _borrow(model: DenseEncoder, state: dict[str, torch.Tensor]) -> None:
+    stem = state["encoder.stem.weight"]
+    wanted = model.encoder.stem.weight.shape[1]
+    state["encoder.stem.weight"] = stem.repeat(1, wanted // stem.shape[1], 1, 1) / (wanted // stem.shape[1])
+    model.load_state_dict(state)
+
+
+def load_net(run: Path) -> Cman:
+    """The network with the run's encoders, and its fusion where there is one."""
+    net = Cman(CONFIG)
+    for modality in MODALITIES:
+        state = torch.load(run / f"encoder-{modality}.pt", weights_only=True)["state"]
+        own = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
+        net.encoders[modality].load_state_dict(own)
+    if (run / "fusion.pt").exists():
+        state = torch.load(run / "fusion.pt", weights_only=True)
+        net.fusion.load_state_dict({k.removeprefix("fusion."): v for k, v in state.items() if k.startswith("fusion.")})
+    return net.eval()
+
+
+def calibration_images(sides: Sides, modality: str, seed: int, count: int = 64) -> NDArray[np.float32]:
+    """Whole images for the quantiser."""
+    side, slot = np.nonzero(sides.masks[modality])
+    at = np.random.default_rng(seed).choice(len(side), min(count, len(side)), replace=False)
+    pixels: NDArray[np.float32] = np.stack([sides.images[modality][side[n], slot[n]] for n in at]).astype(np.float32)
+    return pixels / np.float32(255.0)
+
+
+def stage_graphs(run: Path, train: Sides, seed: int, log: Log) -> dict[str, dict[str, str]]:
+    """Encoders as ONNX in run/fp32 and run/int8."""
+    names: dict[str, dict[str, str]] = {}
+    net = load_net(run)
+    for precision in ("fp32", "int8"):
+        folder = run / precision
+        done = folder / "graphs.json"
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            graphs = write_graphs(net, folder)
+            if precision == "int8":
+                for modality in MODALITIES:
+                    quantise(folder / graphs[modality], calibration_images(train, modality, seed))
+            done.write_text(json.dumps(graphs), "utf-8")
+            log(f"graphs {precision}")
+        names[precision] = json.loads(done.read_text("utf-8"))
+    return names
+
+
+def runner_of(folder: Path, graphs: dict[str, str], config: NetConfig, threads: int = 2) -> OnnxRunner:
+    """The service's runner over graphs that are no package yet."""
+    spec = ModelSpec.from_manifest(
+        {"name": "x", "version": "0", "input_size": config.input_size, "precision": "", "preprocess": "", "files": {}}
+        | {"graphs": graphs, "golden": [], "golden_tolerance": 0.02, "temperature": 1.0, "requires": [["MG"]]}
+        | {"thresholds": {"positive_at": 0.5, "negative_below": 0.5}}
+    )
+    return OnnxRunner(ModelPackage(spec, "", {r: (folder / n).read_bytes() for r, n in graphs.items()}, ()), threads)
+
+
+def stage_tokens(
+    runner: OnnxRunner, sides: Sides, folder: Path, log: Callable[..., None]
+) -> dict[str, NDArray[np.float16]]:
+    """Token maps of all present images, (N, slots, d, g, g) per modality, cached on disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = {}
+    for modality in MODALITIES:
+        path = folder / f"{modality}.npy"
+        if not path.exists():
+            mask = sides.masks[modality]
+            shape = (*mask.shape, CONFIG.width, CONFIG.grid, CONFIG.grid)
+            array = np.zeros(shape, np.float16)
+            side, slot = np.nonzero(mask)
+            for n in range(0, len(side), 16):
+                at = (side[n : n + 16], slot[n : n + 16])
+                images = np.stack([sides.images[modality][i, j] for i, j in zip(*at, strict=True)])
+                array[at] = runner.encode(modality, images.astype(np.float32) / np.float32(255.0))
+            np.save(path.with_suffix(".part.npy"), array)
+            path.with_suffix(".part.npy").rename(path)
+            log(f"tokens {folder.name} {modality}", images=len(side))
+        tokens[modality] = np.load(path, mmap_mode="r")
+    return tokens
+
+
+def stage_fusion(
+    run: Path,
+    data: tuple[Sides, Sides],
+    tokens: tuple[dict[str, NDArray[np.float16]], dict[str, NDArray[np.float16]]],
+    schedule: Schedule,
+    seed: int,
+    log: Log,
+) -> None:
+    """fusion.pt: the state with the best AUC on validation."""
+    from sklearn.metrics import roc_auc_score
+
+    if (run / "fusion.pt").exists():
+        return
+    train, val = data
+    torch.manual_seed(seed)
+    model = DenseFusion(CONFIG)
+
+    def validate() -> float:
+        return float(roc_auc_score(val.label, logits_of(model.fusion, tokens[1], val.masks)))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        steps = train_fusion(
+            model,
+            tokens[0],
+            train,
+            schedule,
+            Losses(),
+            seed,
+            progress=log,
+            checkpoint=run / "fusion-best.part",
+            validate=validate,
+        )
+    (run / "fusion-best.part").rename(run / "fusion.pt")
+    log("fusion", steps=steps)
+
+
+def main() -> None:
+    """Run all stages that are not done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="quick")
+    parser.add_argument("--budget-min", type=float, default=75.0, help="minutes for all stages together")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lr", type=float, help="peak rate of both stages, in place of the preset's")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.run.mkdir(parents=True, exist_ok=True)
+    log = Log(options.run / "log.jsonl")
+    preset = PRESETS[options.preset]
+    for stage in ("encoder", "fusion"):
+        preset[stage] |= {"peak": options.lr} if options.lr else {}
+    train, val = open_sides(options.data / "train"), open_sides(options.data / "val")
+    budget_s = options.budget_min * 60
+    log("start", seed=options.seed, preset=options.preset, budget_min=options.budget_min, sides=len(train.label))
+    began = time.monotonic()
+    stage_encoders(options.run, train, val, preset, budget_s, options.seed, log)
+    graphs = stage_graphs(options.run, train, options.seed, log)
+    runner = runner_of(options.run / "int8", graphs["int8"], CONFIG, options.threads)
+    tokens = [stage_tokens(runner, s, options.run / "tokens" / n, log) for s, n in ((train, "train"), (val, "val"))]
+    left_s = min(preset["fusion_share"] * budget_s, budget_s - (time.monotonic() - began))
+    schedule = Schedule(preset["fusion_steps"], max(left_s, 60.0), **preset["fusion"])
+    stage_fusion(options.run, (train, val), (tokens[0], tokens[1]), schedule, options.seed, log)
+
+
+if __name__ == "__main__":
+    main()
