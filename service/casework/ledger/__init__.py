@@ -1,1 +1,113 @@
-"""The ledger: the SQL truth about what arrived, what runs and what left. Owns the database and its lock files."""
+"""The ledger: the SQL truth about what arrived, what runs and what left. The only owner of SQLAlchemy.
+
+Owns the database and its lock files. `Ledger` is the one object that others use; its rows are in `casework.ledger.types`.
+"""
+
+from casework.ledger.database import Database
+from casework.ledger.migrate import current, downgrade, upgrade
+from casework.ledger.read import Read
+from casework.ledger.store_cases import CaseStore
+from casework.ledger.store_delivery import DeliveryStore
+from casework.ledger.store_intake import IntakeStore
+from casework.ledger.store_jobs import JobStore
+from casework.ledger.store_people import PeopleStore
+from casework.ledger.types import (
+    ArtefactRow,
+    AssociationRow,
+    AuditCheck,
+    CaseItem,
+    CaseRow,
+    CaseView,
+    ClaimedDelivery,
+    ClaimedJob,
+    DatabaseInfo,
+    DeliveryRow,
+    Event,
+    FindingLike,
+    FindingRow,
+    InputRow,
+    InstanceRow,
+    JobRow,
+    Metrics,
+    Page,
+    ReceiptRow,
+    Requested,
+    Selector,
+    StudyRow,
+    Swept,
+    Why,
+    WhyCase,
+)
+
+__all__ = [
+    "ArtefactRow",
+    "AssociationRow",
+    "AuditCheck",
+    "CaseItem",
+    "CaseRow",
+    "CaseView",
+    "ClaimedDelivery",
+    "ClaimedJob",
+    "DatabaseInfo",
+    "DeliveryRow",
+    "Event",
+    "FindingLike",
+    "FindingRow",
+    "InputRow",
+    "InstanceRow",
+    "JobRow",
+    "Ledger",
+    "Metrics",
+    "Page",
+    "Read",
+    "ReceiptRow",
+    "Requested",
+    "Selector",
+    "StudyRow",
+    "Swept",
+    "Why",
+    "WhyCase",
+]
+
+
+class Ledger(IntakeStore, CaseStore, JobStore, DeliveryStore, PeopleStore):
+    """One process's ledger; its threads may share it, a forked child opens its own."""
+
+    def __init__(self, database: Database, *, window_days: int, max_attempts: int) -> None:
+        self._database = database
+        self._window_days = window_days
+        self._max_attempts = max_attempts
+        self.read = Read(database)
+
+    @classmethod
+    def open(cls, url: str, *, window_days: int = 90, max_attempts: int = 3) -> "Ledger":
+        """Open the ledger at an SQLAlchemy URL (`sqlite:///...` or `postgresql+psycopg://...`).
+
+        Raises:
+            Unavailable: LEDGER_UNAVAILABLE.
+            Defect: CONFIG_INVALID (a network file system, another database), LEDGER_CORRUPT.
+        """
+        return cls(Database(url), window_days=window_days, max_attempts=max_attempts)
+
+    def migrate(self) -> None:
+        """At boot: check the file and bring the schema to this program's version; safe to run in several processes.
+
+        Raises:
+            Defect: LEDGER_CORRUPT; CONFIG_INVALID, the ledger was made by a newer version.
+        """
+        upgrade(self._database)
+
+    def unmigrate(self, revision: str) -> None:
+        """Take the schema back to an older version ("base" removes everything)."""
+        downgrade(self._database, revision)
+
+    def info(self) -> DatabaseInfo:
+        """What health shows: database, its version, the schema's version, what is worth a note."""
+        notes: tuple[str, ...] = ()
+        if self._database.dialect == "sqlite":
+            notes = ("WAL, synchronous=FULL; writes and checkpoints are serialised by a file lock",)
+        return DatabaseInfo(self._database.dialect, self._database.version(), current(self._database), notes)
+
+    def close(self) -> None:
+        """Close this process's connections."""
+        self._database.close()

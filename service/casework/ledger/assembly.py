@@ -1,0 +1,215 @@
+"""Which root and study an instance belongs to, and which revision it opens. Part of the intake's transaction.
+
+A root gathers the studies of one Patient ID and issuer whose day lies within the window around the root's first study.
+A study that has a root stays with it. Without a Patient ID the study is its own root. Instances of one Study Instance
+UID that name two different patients are never mixed: each patient gets a root of his own, and both are flagged.
+"""
+
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from casework.case import CaseState, Header, JobState
+from casework.ledger.database import Tx
+from casework.ledger.schema import case_input, case_revision, case_root, job, study
+from casework.ledger.store_base import move_case, move_job
+
+_Who = tuple[str, str, str]  # Study Instance UID, Patient ID, issuer
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where an instance lives."""
+
+    root_id: str
+    study_id: int
+    patient_id: str
+    issuer: str
+    accession: str
+
+    def admits(self, patient_id: str, issuer: str) -> bool:
+        """Whether an instance of this study may be of the same patient; silence contradicts nothing."""
+        if not patient_id or not self.patient_id:
+            return True
+        return patient_id == self.patient_id and (issuer == self.issuer or not issuer or not self.issuer)
+
+
+class Assembler:
+    """Finds and makes roots, studies and revisions for one batch."""
+
+    def __init__(self, tx: Tx, window_days: int) -> None:
+        self._tx = tx
+        self._window = timedelta(days=window_days)
+        self._studies: dict[str, list[Home]] = {}
+        self._homes: dict[_Who, Home] = {}
+        self._newest: dict[str, str] = {}
+        self.conflicts: list[tuple[str, str]] = []  # (root, Study Instance UID) of a study that names two patients
+
+    # --- roots and studies ---
+
+    def look(self, headers: Iterable[Header]) -> None:
+        """Read the studies that are known already."""
+        unread = {header.study_instance_uid for header in headers} - set(self._studies)
+        if not unread:
+            return
+        query = (
+            select(study.c.id, study.c.study_uid, study.c.accession, study.c.root_id, case_root.c.patient_id)
+            .add_columns(case_root.c.issuer)
+            .join_from(study, case_root, study.c.root_id == case_root.c.id)
+            .where(study.c.study_uid.in_(sorted(unread)))
+            .order_by(study.c.id)
+        )
+        self._studies.update({uid: [] for uid in unread})
+        for row in self._tx.connection.execute(query):
+            home = Home(row.root_id, row.id, row.patient_id, row.issuer, row.accession)
+            self._studies[row.study_uid].append(home)
+
+    def known_home(self, header: Header) -> Home | None:
+        """The home of a study that is known already."""
+        _, patient_id, issuer = _who(header)
+        homes = self._studies.get(header.study_instance_uid, [])
+        return next((home for home in homes if home.admits(patient_id, issuer)), None)
+
+    def place(self, arrivals: Sequence[tuple[Header, datetime]]) -> None:
+        """Find or make the home of every new instance."""
+        self.look(header for header, _ in arrivals)
+        for header, received_at in arrivals:
+            who = _who(header)
+            home = self._homes.get(who)
+            if home is None:
+                home = self._homes[who] = self.known_home(header) or self._new_study(header, received_at)
+            if header.accession_number and not home.accession:
+                self._homes[who] = self._learn_accession(header, home)
+
+    def home(self, header: Header) -> Home:
+        """The home that `place` found."""
+        return self._homes[_who(header)]
+
+    def _learn_accession(self, header: Header, home: Home) -> Home:
+        values = {"accession": header.accession_number}
+        self._tx.connection.execute(update(study).where(study.c.id == home.study_id).values(values))
+        learned = Home(home.root_id, home.study_id, home.patient_id, home.issuer, header.accession_number)
+        homes = self._studies[header.study_instance_uid]
+        homes[homes.index(home)] = learned
+        return learned
+
+    def _new_study(self, header: Header, received_at: datetime) -> Home:
+        uid = header.study_instance_uid
+        root_id, root_patient, root_issuer = self._root_for(header, received_at)
+        others = self._studies[uid]
+        if others:
+            self.conflicts += [(home.root_id, uid) for home in others] + [(root_id, uid)]
+        row = {
+            "root_id": root_id,
+            "study_uid": uid,
+            "accession": header.accession_number,
+            "study_date": header.study_date,
+            "first_at": received_at,
+        }
+        key = self._tx.connection.execute(insert(study).returning(study.c.id), row).scalar_one()
+        home = Home(root_id, key, root_patient, root_issuer, header.accession_number)
+        others.append(home)
+        return home
+
+    def _root_for(self, header: Header, received_at: datetime) -> tuple[str, str, str]:
+        uid, patient_id, issuer = _who(header)
+        key = json.dumps([issuer, patient_id]) if patient_id else f"study:{uid}"
+        day = _day(header.study_date, received_at)
+        rows = self._tx.connection.execute(select(case_root).where(case_root.c.patient_key == key)).all()
+        near = [row for row in rows if abs(row.anchor - day) <= self._window or not patient_id]
+        if near:
+            best = min(near, key=lambda row: (abs(row.anchor - day), -row.created_at.timestamp()))
+            return best.id, best.patient_id, best.issuer
+        root_id = uuid.uuid4().hex
+        root = {
+            "id": root_id,
+            "patient_key": key,
+            "patient_id": patient_id,
+            "issuer": issuer,
+            "anchor": day,
+            "created_at": self._tx.now,
+        }
+        self._tx.connection.execute(insert(case_root), root)
+        return root_id, patient_id, issuer
+
+    # --- revisions ---
+
+    def newest(self, root_id: str) -> str:
+        """The id of a root's newest revision."""
+        if root_id not in self._newest:
+            query = select(case_revision.c.id).where(case_revision.c.root_id == root_id)
+            newest = query.order_by(case_revision.c.revision.desc()).limit(1)
+            self._newest[root_id] = self._tx.connection.execute(newest).scalar_one()
+        return self._newest[root_id]
+
+    def reopen(self, root_ids: set[str]) -> dict[str, str]:
+        """Make sure that each root with a new image has a revision in RECEIVING; return root -> case id."""
+        query = select(case_revision).where(case_revision.c.root_id.in_(sorted(root_ids)))
+        latest = {row.root_id: row for row in self._tx.connection.execute(query.order_by(case_revision.c.revision))}
+        touched = []
+        for root_id in sorted(root_ids):
+            row = latest.get(root_id)
+            state = CaseState(row.state) if row is not None else None
+            if row is None or state not in (CaseState.RECEIVING, CaseState.STABLE, CaseState.QUEUED):
+                self._newest[root_id] = self._open(root_id, row)
+                continue
+            self._newest[root_id] = row.id
+            touched.append(row.id)
+            if state is not CaseState.RECEIVING:
+                leave_queue(self._tx, row.id, "intake")
+                move_case(self._tx, row.id, CaseState(row.state), CaseState.RECEIVING, code="", actor="intake")
+        if touched:
+            values = {"last_at": self._tx.now, "requested_at": None}
+            self._tx.connection.execute(update(case_revision).where(case_revision.c.id.in_(touched)).values(values))
+        return {root_id: self._newest[root_id] for root_id in root_ids}
+
+    def _open(self, root_id: str, before: Any) -> str:
+        now = self._tx.now
+        case_id = uuid.uuid4().hex
+        revision, predecessor = (before.revision + 1, before.id) if before else (1, None)
+        row = {
+            "id": case_id,
+            "root_id": root_id,
+            "revision": revision,
+            "predecessor": predecessor,
+            "state": CaseState.RECEIVING,
+            "reason": "",
+            "detail": "",
+            "priority": before.priority if before else 0,
+            "opened_at": now,
+            "last_at": now,
+            "changed_at": now,
+            "requested_at": None,
+            "result_json": "",
+        }
+        self._tx.connection.execute(insert(case_revision), row)
+        self._tx.audit("case.opened", "intake", case_id, revision=revision, predecessor=predecessor)
+        if before:
+            self._tx.audit("case.succeeded", "intake", before.id, successor=case_id)
+        return case_id
+
+
+def leave_queue(tx: Tx, case_id: str, actor: str, *, keep_inputs: bool = False) -> None:
+    """Cancel the case's waiting job; forget the frozen inputs unless they stay."""
+    waiting = (job.c.case_id == case_id) & job.c.state.in_([JobState.READY, JobState.RETRY_WAIT])
+    for row in tx.connection.execute(select(job).where(waiting)).all():
+        move_job(tx, row, JobState.CANCELLED, actor=actor)
+    if not keep_inputs:
+        tx.connection.execute(delete(case_input).where(case_input.c.case_id == case_id))
+
+
+def _who(header: Header) -> _Who:
+    return header.study_instance_uid, header.patient_id.strip(), header.issuer_of_patient_id.strip()
+
+
+def _day(study_date: str, received_at: datetime) -> datetime:
+    """The study's day, or the day of arrival when the date is absent or not a DA (PS3.5 6.2; old ones have dots)."""
+    try:
+        return datetime.strptime(study_date.strip().replace(".", ""), "%Y%m%d").replace(tzinfo=UTC)
+    except ValueError:
+        return received_at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

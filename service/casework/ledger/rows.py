@@ -1,0 +1,117 @@
+"""Database rows into the frozen rows that others see. Reads, never writes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from casework.case import DeliveryState, JobState, Verdict
+from casework.ledger.schema import artefact, delivery, finding, job, study
+from casework.ledger.store_delivery import artefact_of
+from casework.ledger.types import ArtefactRow, AssociationRow, DeliveryRow, FindingRow, JobRow, ReceiptRow
+
+
+def artefact_row(row: Any) -> ArtefactRow:
+    """Build the row that others see."""
+    return ArtefactRow(row.id, row.case_id, artefact_of(row), row.created_at)
+
+
+def association_row(row: Any) -> AssociationRow:
+    """Build the row that others see."""
+    return AssociationRow(
+        id=row.id,
+        calling=row.calling,
+        called=row.called,
+        address=row.address,
+        opened_at=row.opened_at,
+        closed_at=row.closed_at,
+        end=row.ended,
+        code=row.code,
+        counts=row.counts,
+    )
+
+
+def receipt_row(row: Any) -> ReceiptRow:
+    """Build the row that others see."""
+    return ReceiptRow(
+        id=row.id,
+        verdict=Verdict(row.verdict),
+        code=row.code,
+        door=row.door,
+        peer=row.peer,
+        association_id=row.association_id,
+        sop_instance_uid=row.sop_uid,
+        study_instance_uid=row.study_uid,
+        modality=row.modality,
+        patient_id=row.patient_id,
+        accession_number=row.accession,
+        sha256=row.sha256,
+        size=row.size,
+        instance_id=row.instance_id,
+        received_at=row.received_at,
+    )
+
+
+def jobs_of(connection: Connection, case_id: str) -> list[JobRow]:
+    """Jobs of a case, oldest first."""
+    return [
+        JobRow(
+            id=row.id,
+            case_id=row.case_id,
+            kind=row.kind,
+            state=JobState(row.state),
+            attempt=row.attempt,
+            max_attempts=row.max_attempts,
+            owner=row.owner,
+            lease_until=row.lease_until,
+            next_at=row.next_at,
+            code=row.code,
+            created_at=row.created_at,
+            changed_at=row.changed_at,
+        )
+        for row in connection.execute(select(job).where(job.c.case_id == case_id).order_by(job.c.id))
+    ]
+
+
+def deliveries_of(connection: Connection, case_id: str) -> list[DeliveryRow]:
+    """Deliveries of a case, in the order of planning."""
+    query = (
+        select(delivery, artefact.c.kind, artefact.c.label, artefact.c.sop_uid)
+        .join_from(delivery, artefact, delivery.c.artefact_id == artefact.c.id)
+        .where(delivery.c.case_id == case_id)
+        .order_by(delivery.c.id)
+    )
+    return [
+        DeliveryRow(
+            id=row.id,
+            case_id=row.case_id,
+            artefact_id=row.artefact_id,
+            kind=row.kind,
+            label=row.label,
+            sop_instance_uid=row.sop_uid,
+            destination=row.destination,
+            state=DeliveryState(row.state),
+            attempt=row.attempt,
+            status=row.status,
+            code=row.code,
+            first_at=row.first_at,
+            next_at=row.next_at,
+            changed_at=row.changed_at,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def findings_of(connection: Connection, case_id: str) -> list[FindingRow]:
+    """Findings of a case, oldest first."""
+    query = select(finding).where(finding.c.case_id == case_id).order_by(finding.c.id)
+    return [FindingRow(r.code, r.subject, r.detail, r.source, r.at) for r in connection.execute(query)]
+
+
+def studies_by_root(connection: Connection, roots: Iterable[str]) -> dict[str, list[Any]]:
+    """Study rows of several roots."""
+    grouped: dict[str, list[Any]] = {}
+    query = select(study).where(study.c.root_id.in_(list(roots))).order_by(study.c.id)
+    for row in connection.execute(query):
+        grouped.setdefault(row.root_id, []).append(row)
+    return grouped

@@ -1,0 +1,345 @@
+"""The tables, the same for SQLite and PostgreSQL. Does no I/O.
+
+Times are stored as microseconds since 1970 UTC (exact, comparable, equal in both databases). Free text from the wire is
+cleaned of what one of the two databases can't hold (NUL, lone surrogates) by `clean`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+from casework.case import CaseState, DeliveryState, JobState, Verdict
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC datetime as whole microseconds."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Refuse naive times: they would silently mean another zone."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("naive datetime")
+        return (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - same
+        """Give an aware time back."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class Mapped(TypeDecorator[Mapping[str, Any]]):
+    """A JSON object as canonical text, so that the same content is always the same bytes."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Mapping[str, Any] | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - same
+        """Write sorted, compact ASCII."""
+        return None if value is None else canonical(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Mapping[str, Any] | None:  # noqa: ARG002 - same
+        """Read it back."""
+        return None if value is None else json.loads(value)
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """One spelling for one content."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def clean(text: str) -> str:
+    """Replace NUL and lone surrogates, which PostgreSQL refuses, by U+FFFD."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _one_of(column: str, values: Iterable[StrEnum]) -> CheckConstraint:
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=f"{column}_known")
+
+
+_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite's rowid alias must be INTEGER
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# --- what arrived ---------------------------------------------------------------------------------------------
+
+case_root = Table(
+    "case_root",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("patient_key", Text, nullable=False),  # Patient ID and issuer, or the Study Instance UID without one
+    Column("patient_id", Text, nullable=False),
+    Column("issuer", Text, nullable=False),
+    Column("anchor", Instant, nullable=False),  # day of the root's first study; the window lies around it
+    Column("created_at", Instant, nullable=False),
+    Index(None, "patient_key"),
+    Index(None, "patient_id"),
+)
+
+study = Table(
+    "study",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("root_id", ForeignKey("case_root.id"), nullable=False),
+    Column("study_uid", Text, nullable=False),
+    Column("accession", Text, nullable=False),
+    Column("study_date", Text, nullable=False),
+    Column("first_at", Instant, nullable=False),
+    UniqueConstraint("root_id", "study_uid"),
+    Index(None, "study_uid"),
+    Index(None, "accession"),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("sop_uid", Text, nullable=False, unique=True),
+    Column("root_id", ForeignKey("case_root.id"), nullable=False),
+    Column("study_id", ForeignKey("study.id"), nullable=False),
+    Column("sop_class", Text, nullable=False),
+    Column("study_uid", Text, nullable=False),
+    Column("series_uid", Text, nullable=False),
+    Column("transfer_syntax", Text, nullable=False),
+    Column("modality", Text, nullable=False),
+    Column("patient_id", Text, nullable=False),
+    Column("issuer", Text, nullable=False),
+    Column("accession", Text, nullable=False),
+    Column("study_date", Text, nullable=False),
+    Column("attributes", Mapped, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("received_at", Instant, nullable=False),
+    Index(None, "root_id", "study_id", "modality"),
+    sqlite_autoincrement=True,
+)
+
+receipt = Table(
+    "receipt",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("verdict", Text, _one_of("verdict", Verdict), nullable=False),
+    Column("code", Text, nullable=False),
+    Column("door", Text, nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("association_id", Text, nullable=False),
+    Column("sop_uid", Text, nullable=False),
+    Column("study_uid", Text, nullable=False),
+    Column("modality", Text, nullable=False),
+    Column("patient_id", Text, nullable=False),
+    Column("accession", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("instance_id", ForeignKey("instance.id")),
+    Column("root_id", ForeignKey("case_root.id")),
+    Column("received_at", Instant, nullable=False),
+    Index(None, "study_uid"),
+    Index(None, "patient_id"),
+    Index(None, "accession"),
+    Index(None, "sop_uid"),
+    Index(None, "root_id", "association_id"),
+    sqlite_autoincrement=True,
+)
+
+association = Table(
+    "association",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("calling", Text, nullable=False),
+    Column("called", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("closed_at", Instant),
+    Column("ended", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("counts", Mapped, nullable=False),
+    Index(None, "closed_at"),
+    Index(None, "opened_at"),
+)
+
+# --- cases ----------------------------------------------------------------------------------------------------
+
+case_revision = Table(
+    "case_revision",
+    metadata,
+    Column("no", _KEY, primary_key=True, autoincrement=True),  # order for lists; never shown
+    Column("id", String(32), nullable=False, unique=True),
+    Column("root_id", ForeignKey("case_root.id"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("predecessor", ForeignKey("case_revision.id")),
+    Column("state", Text, _one_of("state", CaseState), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("last_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Column("requested_at", Instant),
+    Column("result_json", Text, nullable=False),
+    UniqueConstraint("root_id", "revision"),
+    Index(None, "state"),
+)
+
+case_input = Table(
+    "case_input",
+    metadata,
+    Column("case_id", ForeignKey("case_revision.id"), primary_key=True),
+    Column("instance_id", ForeignKey("instance.id"), primary_key=True),
+)
+
+expected_count = Table(
+    "expected_count",
+    metadata,
+    Column("root_id", ForeignKey("case_root.id"), primary_key=True),
+    Column("study_uid", Text, primary_key=True),
+    Column("instances", Integer, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("asked_at", Instant, nullable=False),
+)
+
+finding = Table(
+    "finding",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("case_id", ForeignKey("case_revision.id"), nullable=False),
+    Column("code", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    UniqueConstraint("case_id", "code", "subject", "detail"),
+)
+
+# --- work -----------------------------------------------------------------------------------------------------
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("case_id", ForeignKey("case_revision.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, _one_of("state", JobState), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("lease_until", Instant),
+    Column("next_at", Instant),
+    Column("code", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Index(None, "case_id"),
+    Index(None, "kind", "state", "priority"),
+)
+
+artefact = Table(
+    "artefact",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("case_id", ForeignKey("case_revision.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("study_uid", Text, nullable=False),
+    Column("series_uid", Text, nullable=False),
+    Column("sop_class", Text, nullable=False),
+    Column("sop_uid", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index(None, "case_id"),
+    Index(None, "sop_uid"),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("case_id", ForeignKey("case_revision.id"), nullable=False),
+    Column("artefact_id", ForeignKey("artefact.id"), nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("state", Text, _one_of("state", DeliveryState), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("lease_until", Instant),
+    Column("next_at", Instant),
+    Column("status", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("first_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    UniqueConstraint("artefact_id", "destination"),
+    Index(None, "case_id"),
+    Index(None, "destination", "state", "priority"),
+    Index(None, "state"),
+)
+
+request = Table(
+    "request",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("actor", Text, primary_key=True),
+    Column("hash", Text, nullable=False),
+    Column("case_ids", Mapped, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
+# --- audit ----------------------------------------------------------------------------------------------------
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", _KEY, primary_key=True, autoincrement=False),
+    Column("at", Instant, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("case_id", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),  # canonical JSON, hashed as it is stored
+    Column("hash", String(64), nullable=False),
+    Index(None, "case_id", "seq"),
+)
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1", name="single"), primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+)

@@ -1,0 +1,144 @@
+"""Deliveries: each stored object on its way to each destination, claimed per destination so that none waits for another."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, select, update
+
+from casework.case import CASE_MOVES, Artefact, CaseState, DeliveryState
+from casework.ledger import store_base as base
+from casework.ledger.database import Tx
+from casework.ledger.schema import artefact, case_revision, delivery
+from casework.ledger.store_cases import explain
+from casework.ledger.types import ClaimedDelivery
+
+_C, _D = CaseState, DeliveryState
+DONE = (_D.STORED, _D.STORED_WITH_WARNING, _D.COMMITTED)
+_SENDABLE = (_C.DELIVERING, _C.NEEDS_ATTENTION)  # one dead delivery doesn't hold up the others
+_ACTOR = "deliver"
+
+
+class DeliveryStore(base.Store):
+    """The senders' part of the facade."""
+
+    def claim_delivery(self, destination: str, owner: str, lease_s: float, now: datetime) -> ClaimedDelivery | None:
+        """Take the most urgent, oldest PENDING object for one destination; None: nothing to send."""
+        query = _next_pending(destination)
+        with self._database.read() as connection:
+            if connection.execute(query).first() is None:
+                return None
+        with self._database.write(now) as tx:
+            row = tx.connection.execute(query).first()
+            if row is None:
+                return None
+            fence, attempt = row.fence + 1, row.attempt + 1
+            lease = now + timedelta(seconds=lease_s)
+            taken = {"fence": fence, "attempt": attempt, "owner": base.words(owner), "lease_until": lease}
+            base.move_delivery(tx, row, _D.SENDING, actor=_ACTOR, **taken)
+            stored = tx.connection.execute(select(artefact).where(artefact.c.id == row.artefact_id)).one()
+            what = artefact_of(stored)
+            return ClaimedDelivery(row.id, row.case_id, row.destination, what, fence, attempt, row.first_at)
+
+    def heartbeat_delivery(self, delivery_id: int, fence: int, lease_s: float, now: datetime) -> bool:
+        """Prolong a sender's lease; False: the delivery is somebody else's now."""
+        values = {"lease_until": now + timedelta(seconds=lease_s)}
+        with self._database.write(now) as tx:
+            return tx.connection.execute(update(delivery).where(_mine(delivery_id, fence)).values(values)).rowcount == 1
+
+    def finish_delivery(  # noqa: PLR0917 - the contract's signature
+        self,
+        delivery_id: int,
+        fence: int,
+        state: DeliveryState,
+        status: str,
+        code: str,
+        next_at: datetime | None,
+        now: datetime,
+    ) -> bool:
+        """Note how a sending ended; the last one of a case makes it DELIVERED, a dead one NEEDS_ATTENTION.
+
+        `next_at`: when RETRY_WAIT or UNKNOWN becomes PENDING again (None: at the next sweep). False: fenced off.
+
+        Raises:
+            Defect: ILLEGAL_MOVE, a sending can't end in `state`.
+        """
+        with self._database.write(now) as tx:
+            row = tx.connection.execute(select(delivery).where(_mine(delivery_id, fence))).one_or_none()
+            if row is None:
+                return False
+            values = {"next_at": next_at} if state in (_D.RETRY_WAIT, _D.UNKNOWN) else {}
+            base.move_delivery(tx, row, state, actor=_ACTOR, code=code, status=status, **values)
+            finish_case(tx, row.case_id, _ACTOR)
+            return True
+
+
+def finish_case(tx: Tx, case_id: str, actor: str) -> None:
+    """Bring a case's state in line with its deliveries."""
+    case = base.get_case(tx.connection, case_id)
+    rows = tx.connection.execute(select(delivery).where(delivery.c.case_id == case_id).order_by(delivery.c.id)).all()
+    open_ = [row for row in rows if row.state not in DONE]
+    dead = next((row for row in rows if row.state in (_D.DEAD, _D.COMMIT_FAILED)), None)
+    state = case.state
+    if state is _C.RENDERED and open_:
+        base.move_case(tx, case_id, state, _C.DELIVERING, code="DELIVERING", actor=actor)
+        state = _C.DELIVERING
+    if state is _C.DELIVERING and dead is not None:
+        where = f"{dead.destination} {dead.status}".strip()
+        base.move_case(tx, case_id, state, _C.NEEDS_ATTENTION, code=dead.code, actor=actor, detail=where)
+    elif state in (_C.RENDERED, _C.DELIVERING) and not open_:
+        code = "DELIVERED" if rows else "NO_DESTINATION"
+        base.move_case(tx, case_id, state, _C.DELIVERED, code=code, actor=actor)
+    elif state is _C.DELIVERING:
+        late = next((row for row in open_ if row.state in (_D.RETRY_WAIT, _D.UNKNOWN)), None)
+        detail = f"{late.destination} {late.code}".strip() if late else ""
+        explain(tx, case_id, state, code="RETRY_LATER" if late else "DELIVERING", detail=detail, actor=actor)
+    supersede(tx, case_id)
+
+
+def supersede(tx: Tx, case_id: str) -> None:
+    """Once a revision is DELIVERED, every older one whose state allows it is SUPERSEDED."""
+    own = select(case_revision.c.root_id).where(case_revision.c.id == case_id).scalar_subquery()
+    query = select(case_revision.c.id, case_revision.c.revision, case_revision.c.state)
+    rows = tx.connection.execute(query.where(case_revision.c.root_id == own)).all()
+    newest = max((row.revision for row in rows if row.state == _C.DELIVERED), default=0)
+    for row in rows:
+        state = CaseState(row.state)
+        if row.revision < newest and _C.SUPERSEDED in CASE_MOVES[state]:
+            base.move_case(tx, row.id, state, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
+
+
+def move_to_pending(tx: Tx, delivery_id: int, actor: str, *, afresh: bool = False) -> None:
+    """Make a delivery PENDING; `afresh` starts its tries and its horizon again (a person asked)."""
+    row = tx.connection.execute(select(delivery).where(delivery.c.id == delivery_id)).one()
+    values: dict[str, Any] = {"attempt": 0, "first_at": tx.now} if afresh else {}
+    base.move_delivery(tx, row, _D.PENDING, actor=actor, code=row.code, status=row.status, **values)
+
+
+def artefact_of(row: Any) -> Artefact:
+    """Build the artefact that others see."""
+    return Artefact(
+        kind=row.kind,
+        media_type=row.media_type,
+        study_instance_uid=row.study_uid,
+        series_instance_uid=row.series_uid,
+        sop_class_uid=row.sop_class,
+        sop_instance_uid=row.sop_uid,
+        sha256=row.sha256,
+        size=row.size,
+        label=row.label,
+    )
+
+
+def _mine(delivery_id: int, fence: int) -> Any:
+    return and_(delivery.c.id == delivery_id, delivery.c.fence == fence, delivery.c.state == _D.SENDING)
+
+
+def _next_pending(destination: str) -> Any:
+    return (
+        select(delivery)
+        .join_from(delivery, case_revision, delivery.c.case_id == case_revision.c.id)
+        .where(delivery.c.destination == destination, delivery.c.state == _D.PENDING)
+        .where(case_revision.c.state.in_(_SENDABLE))
+        .order_by(delivery.c.priority.desc(), delivery.c.id)
+        .limit(1)
+    )

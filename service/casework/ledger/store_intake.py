@@ -1,0 +1,248 @@
+"""What the doors write: receipts, instances, associations; and which case each instance belongs to.
+
+One transaction for a whole batch. Verdict of an arrival: REFUSED and KEPT_ASIDE stay as they are and get a receipt;
+ACCEPTED becomes DUPLICATE (same SOP Instance UID, same bytes), KEPT_ASIDE with UID_CONFLICT (same UID, other bytes: the
+first is kept), or a new instance of a case.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select, update
+
+from casework.case import Arrival, Header, Recorded, Verdict
+from casework.ledger.assembly import Assembler
+from casework.ledger.database import Tx
+from casework.ledger.schema import association, clean, instance, receipt
+from casework.ledger.store_base import Store, add_findings, words
+
+
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    """A remark on a case about something that was kept aside."""
+
+    code: str
+    subject: str
+    detail: str
+
+
+@dataclass(slots=True)
+class _Item:
+    """One arrival on its way to its verdict."""
+
+    arrival: Arrival
+    header: Header | None  # cleaned
+    verdict: Verdict
+    code: str
+    instance_id: int | None = None
+    root_id: str | None = None
+    twin: "_Item | None" = None  # the earlier arrival of the same batch with the same bytes
+
+
+@dataclass(slots=True)
+class _Known:
+    """What holds a SOP Instance UID: a stored instance, or an item of this batch."""
+
+    sha256: str
+    instance_id: int | None
+    root_id: str | None
+    item: _Item | None = field(default=None)
+
+
+class IntakeStore(Store):
+    """The doors' part of the facade."""
+
+    def record(self, arrivals: Sequence[Arrival], now: datetime) -> list[Recorded]:
+        """Make arrivals part of the record, in one transaction; answer the sender only after this returns.
+
+        Raises:
+            Unavailable: LEDGER_UNAVAILABLE, nothing was recorded.
+        """
+        if not arrivals:
+            return []
+        with self._database.write(now) as tx:
+            items = [_item(arrival) for arrival in arrivals]
+            new = _judge(tx, items)
+            assembler = Assembler(tx, self._window_days)
+            assembler.place([(item.header, item.arrival.received_at) for item in new if item.header])
+            _insert_instances(tx, new, assembler)
+            _settle(items, assembler)
+            cases = assembler.reopen({item.root_id for item in new if item.root_id})
+            _insert_receipts(tx, items)
+            for item in items:
+                if item.root_id and item.root_id not in cases:
+                    cases[item.root_id] = assembler.newest(item.root_id)
+            _flag(tx, items, cases, assembler)
+            _audit(tx, items, cases)
+        return [_recorded(item, cases) for item in items]
+
+    def open_association(self, id: str, calling: str, called: str, address: str, now: datetime) -> None:  # noqa: A002 - the contract's name
+        """Note that a peer has connected."""
+        row = {"id": id, "calling": clean(calling), "called": clean(called), "address": address, "opened_at": now}
+        with self._database.write(now) as tx:
+            tx.connection.execute(insert(association), {**row, "ended": "", "code": "", "counts": {}})
+
+    def close_association(self, id: str, end: str, code: str, counts: Mapping[str, int], now: datetime) -> None:  # noqa: A002 - same
+        """Note how an association ended: `end` in a word ("released", "aborted", ...), `code` a reason or ""."""
+        values = {"closed_at": now, "ended": end, "code": code, "counts": dict(counts)}
+        with self._database.write(now) as tx:
+            tx.connection.execute(update(association).where(association.c.id == id).values(values))
+
+    def close_stale_associations(self, now: datetime) -> int:
+        """Close what a listener that died left open; return how many."""
+        values = {"closed_at": now, "ended": "lost"}
+        with self._database.write(now) as tx:
+            stale = update(association).where(association.c.closed_at.is_(None)).values(values)
+            return tx.connection.execute(stale).rowcount
+
+
+def _item(arrival: Arrival) -> _Item:
+    header = _cleaned(arrival.header) if arrival.header else None
+    if header is None and arrival.verdict is Verdict.ACCEPTED:  # never an accepted row without an instance
+        return _Item(arrival, None, Verdict.KEPT_ASIDE, "HEADER_MALFORMED")
+    return _Item(arrival, header, arrival.verdict, arrival.code)
+
+
+def _cleaned(header: Header) -> Header:
+    """Header without characters that one of the databases refuses; the file keeps them."""
+    plain = {name: clean(getattr(header, name)) for name in Header.__slots__ if name != "attributes"}
+    return Header(**plain, attributes={clean(k): clean(v) for k, v in header.attributes.items()})
+
+
+def _judge(tx: Tx, items: list[_Item]) -> list[_Item]:
+    """Turn ACCEPTED into DUPLICATE or KEPT_ASIDE where the SOP Instance UID is taken; return the new ones."""
+    accepted = [item for item in items if item.verdict is Verdict.ACCEPTED and item.header]
+    uids = {item.header.sop_instance_uid for item in accepted if item.header}
+    query = select(instance.c.sop_uid, instance.c.sha256, instance.c.id, instance.c.root_id)
+    known = {
+        row.sop_uid: _Known(row.sha256, row.id, row.root_id)
+        for row in tx.connection.execute(query.where(instance.c.sop_uid.in_(sorted(uids))))
+    }
+    new = []
+    for item in accepted:
+        uid = item.header.sop_instance_uid if item.header else ""
+        holder = known.get(uid)
+        if holder is None:
+            known[uid] = _Known(item.arrival.sha256, None, None, item)
+            new.append(item)
+            continue
+        same = holder.sha256 == item.arrival.sha256
+        item.verdict, item.code = (Verdict.DUPLICATE, "DUPLICATE") if same else (Verdict.KEPT_ASIDE, "UID_CONFLICT")
+        item.instance_id, item.root_id, item.twin = (holder.instance_id if same else None), holder.root_id, holder.item
+    return new
+
+
+def _insert_instances(tx: Tx, new: list[_Item], assembler: Assembler) -> None:
+    rows = []
+    for item in new:
+        header = item.header
+        if header is None:
+            continue
+        home = assembler.home(header)
+        item.root_id = home.root_id
+        rows.append(
+            {
+                "sop_uid": header.sop_instance_uid,
+                "root_id": home.root_id,
+                "study_id": home.study_id,
+                "sop_class": header.sop_class_uid,
+                "study_uid": header.study_instance_uid,
+                "series_uid": header.series_instance_uid,
+                "transfer_syntax": header.transfer_syntax_uid,
+                "modality": header.modality,
+                "patient_id": header.patient_id,
+                "issuer": header.issuer_of_patient_id,
+                "accession": header.accession_number,
+                "study_date": header.study_date,
+                "attributes": dict(header.attributes),
+                "sha256": item.arrival.sha256,
+                "size": item.arrival.size,
+                "received_at": item.arrival.received_at,
+            }
+        )
+    if rows:
+        returning = insert(instance).returning(instance.c.id, sort_by_parameter_order=True)
+        for item, key in zip(new, tx.connection.execute(returning, rows).scalars(), strict=True):
+            item.instance_id = key
+
+
+def _settle(items: list[_Item], assembler: Assembler) -> None:
+    """Give repeats within the batch, and what was kept aside, the case of the thing they belong to."""
+    for item in items:
+        if item.twin is not None:
+            item.root_id = item.twin.root_id
+            if item.verdict is Verdict.DUPLICATE:
+                item.instance_id = item.twin.instance_id
+    loose = [item for item in items if item.root_id is None and item.header]
+    if loose:
+        assembler.look([item.header for item in loose if item.header])
+        for item in loose:
+            home = assembler.known_home(item.header) if item.header else None
+            item.root_id = home.root_id if home else None
+
+
+def _insert_receipts(tx: Tx, items: list[_Item]) -> None:
+    rows = []
+    for item in items:
+        arrival, header = item.arrival, item.header
+        rows.append(
+            {
+                "verdict": item.verdict,
+                "code": item.code,
+                "door": arrival.door,
+                "peer": clean(arrival.peer),
+                "association_id": arrival.association_id,
+                "sop_uid": header.sop_instance_uid if header else "",
+                "study_uid": header.study_instance_uid if header else "",
+                "modality": header.modality if header else "",
+                "patient_id": header.patient_id if header else "",
+                "accession": header.accession_number if header else "",
+                "sha256": arrival.sha256,
+                "size": arrival.size,
+                "instance_id": item.instance_id,
+                "root_id": item.root_id,
+                "received_at": arrival.received_at,
+            }
+        )
+    tx.connection.execute(insert(receipt), rows)
+
+
+def _flag(tx: Tx, items: list[_Item], cases: Mapping[str, str], assembler: Assembler) -> None:
+    """Put a remark on the case for what was kept aside, and for a study that names two patients."""
+    flags: dict[str, list[_Flag]] = defaultdict(list)
+    for item in items:
+        if item.verdict is Verdict.KEPT_ASIDE and item.root_id:
+            subject = item.header.sop_instance_uid if item.header else ""
+            flags[cases[item.root_id]].append(_Flag(item.code, subject, f"sha256 {item.arrival.sha256}"))
+    for root_id, study_uid in assembler.conflicts:
+        flags[assembler.newest(root_id)].append(_Flag("PATIENT_IDENTITY_CONFLICT", study_uid, ""))
+    for case_id, found in flags.items():
+        add_findings(tx, case_id, found, "intake")
+
+
+def _audit(tx: Tx, items: list[_Item], cases: Mapping[str, str]) -> None:
+    """One row for each case, verdict, code and association of the batch; a conflict gets its own."""
+    groups: dict[tuple[Any, ...], list[_Item]] = defaultdict(list)
+    for number, item in enumerate(items):
+        own = number if item.verdict is Verdict.KEPT_ASIDE else -1
+        case_id = cases.get(item.root_id or "", "")
+        groups[case_id, item.verdict, item.code, item.arrival.door, item.arrival.association_id, own].append(item)
+    for (case_id, verdict, code, door, association_id, _), group in groups.items():
+        tx.audit(
+            f"instances.{verdict}",
+            words(group[0].arrival.peer),
+            case_id,
+            f"association:{association_id}",
+            code=code,
+            door=door,
+            count=len(group),
+            bytes=sum(item.arrival.size for item in group),
+            sha256=[item.arrival.sha256 for item in group if item.arrival.sha256],
+        )
+
+
+def _recorded(item: _Item, cases: Mapping[str, str]) -> Recorded:
+    return Recorded(item.verdict, item.code, item.instance_id, cases.get(item.root_id or ""))

@@ -1,0 +1,245 @@
+"""Jobs: claim, lease, fence, and how they end. `attempt` rises at the claim, before anything runs, so crashes count.
+
+Whoever ends a job shows the fence that the claim gave him; one that was overtaken gets False and changes nothing.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, insert, or_, select, update
+
+from casework.case import Artefact, CaseState, DeliveryState, JobState
+from casework.ledger import store_base as base
+from casework.ledger.database import Tx
+from casework.ledger.schema import artefact, case_revision, delivery, job
+from casework.ledger.store_delivery import finish_case, move_to_pending, supersede
+from casework.ledger.types import ClaimedJob, FindingLike, Swept
+
+_C, _J = CaseState, JobState
+_ACTOR = "analyse"
+
+
+class JobStore(base.Store):
+    """The workers' part of the facade."""
+
+    def claim_job(self, kind: str, owner: str, lease_s: float, now: datetime) -> ClaimedJob | None:
+        """Take the most urgent, oldest READY job; its case goes QUEUED -> RUNNING. None: nothing to do."""
+        with self._database.read() as connection:  # an idle worker asks often; asking must not lock out writers
+            waiting = or_(job.c.state == _J.READY, _expired(now))
+            if connection.execute(select(job.c.id).where(job.c.kind == kind, waiting).limit(1)).first() is None:
+                return None
+        with self._database.write(now) as tx:
+            expire_jobs(tx)
+            row = tx.connection.execute(_next_ready(kind)).first()
+            if row is None:
+                return None
+            fence, attempt = row.fence + 1, row.attempt + 1
+            lease = now + timedelta(seconds=lease_s)
+            taken = {"fence": fence, "attempt": attempt, "owner": base.words(owner), "lease_until": lease}
+            base.move_job(tx, row, _J.LEASED, actor=_ACTOR, **taken)
+            base.move_case(tx, row.case_id, _C.QUEUED, _C.RUNNING, code="RUNNING", actor=_ACTOR)
+            return ClaimedJob(row.id, row.case_id, fence, attempt, row.max_attempts)
+
+    def heartbeat(self, job_id: int, fence: int, lease_s: float, now: datetime) -> bool:
+        """Prolong a lease; False: the job is somebody else's now."""
+        mine = and_(job.c.id == job_id, job.c.fence == fence, job.c.state == _J.LEASED)
+        values = {"lease_until": now + timedelta(seconds=lease_s)}
+        with self._database.write(now) as tx:
+            return tx.connection.execute(update(job).where(mine).values(values)).rowcount == 1
+
+    def finish_job(  # noqa: PLR0917 - the contract's signature
+        self,
+        job_id: int,
+        fence: int,
+        result_json: str,
+        artefacts: Sequence[Artefact],
+        findings: Sequence[FindingLike],
+        destinations: Sequence[str],
+        now: datetime,
+    ) -> bool:
+        """Store the results; the case goes on to DELIVERING, or to DELIVERED when nothing has to be sent.
+
+        An artefact whose SOP Instance UID the case holds already is not replaced: the bytes of the first render win.
+        """
+        with self._database.write(now) as tx:
+            row = _held(tx, job_id, fence)
+            if row is None:
+                return False
+            case_id = row.case_id
+            base.move_job(tx, row, _J.SUCCEEDED, actor=_ACTOR)
+            base.add_findings(tx, case_id, findings, _ACTOR)
+            base.move_case(tx, case_id, _C.RUNNING, _C.RENDERED, code="", actor=_ACTOR, result_json=result_json)
+            _keep_artefacts(tx, case_id, artefacts)
+            plan_deliveries(tx, case_id, destinations, row.priority, _ACTOR)
+            finish_case(tx, case_id, _ACTOR)
+            return True
+
+    def reject_job(  # noqa: PLR0917 - the contract's signature
+        self, job_id: int, fence: int, code: str, findings: Sequence[FindingLike], now: datetime, detail: str = ""
+    ) -> bool:
+        """The input can't be analysed: the job is done, the case is REJECTED with the code."""
+        with self._database.write(now) as tx:
+            row = _held(tx, job_id, fence)
+            if row is None:
+                return False
+            base.move_job(tx, row, _J.SUCCEEDED, actor=_ACTOR, code=code)
+            base.add_findings(tx, row.case_id, findings, _ACTOR)
+            base.move_case(tx, row.case_id, _C.RUNNING, _C.REJECTED, code=code, actor=_ACTOR, detail=detail)
+            supersede(tx, row.case_id)
+            return True
+
+    def fail_job(  # noqa: PLR0917 - the contract's signature
+        self, job_id: int, fence: int, code: str, retry_at: datetime | None, now: datetime, detail: str = ""
+    ) -> bool:
+        """A try failed: RETRY_WAIT until `retry_at`, or DEAD without one or when the tries are spent."""
+        with self._database.write(now) as tx:
+            row = _held(tx, job_id, fence)
+            if row is None:
+                return False
+            if retry_at is not None and row.attempt < row.max_attempts:
+                base.move_job(tx, row, _J.RETRY_WAIT, actor=_ACTOR, code=code, next_at=retry_at)
+                why = f"{code} {detail}".strip()
+                base.move_case(tx, row.case_id, _C.RUNNING, _C.QUEUED, code="RETRY_LATER", actor=_ACTOR, detail=why)
+            else:
+                final = code if retry_at is None else "ATTEMPTS_EXHAUSTED"
+                why = detail if retry_at is None else f"{code} {detail}".strip()
+                _bury(tx, row, code, case_code=final, detail=why, actor=_ACTOR)
+            return True
+
+    def expire_leases(self, now: datetime) -> Swept:
+        """Take back what died: jobs go to READY or, when the tries are spent, DEAD; sendings are repeated."""
+        with self._database.read() as connection:
+            lost = and_(delivery.c.state == DeliveryState.SENDING, delivery.c.lease_until < now)
+            stale = connection.execute(select(job.c.id).where(_expired(now)).limit(1)).first()
+            if stale is None and connection.execute(select(delivery.c.id).where(lost).limit(1)).first() is None:
+                return Swept()
+        with self._database.write(now) as tx:
+            ready, dead = expire_jobs(tx)
+            rows = tx.connection.execute(select(delivery).where(lost).order_by(delivery.c.id)).all()
+            for row in rows:
+                base.move_delivery(tx, row, DeliveryState.UNKNOWN, actor="sweep", code="LEASE_EXPIRED")
+                move_to_pending(tx, row.id, "sweep")
+            return Swept(ready, dead, len(rows))
+
+    def promote_due(self, now: datetime) -> Swept:
+        """Make READY or PENDING what has waited for its time."""
+        due_job = and_(job.c.state == _J.RETRY_WAIT, job.c.next_at <= now)
+        waits = delivery.c.state.in_([DeliveryState.RETRY_WAIT, DeliveryState.UNKNOWN])
+        due_delivery = and_(waits, or_(delivery.c.next_at.is_(None), delivery.c.next_at <= now))
+        with self._database.read() as connection:
+            some = connection.execute(select(job.c.id).where(due_job).limit(1)).first()
+            if some is None and connection.execute(select(delivery.c.id).where(due_delivery).limit(1)).first() is None:
+                return Swept()
+        with self._database.write(now) as tx:
+            jobs = tx.connection.execute(select(job).where(due_job).order_by(job.c.id)).all()
+            for row in jobs:
+                base.move_job(tx, row, _J.READY, actor="sweep", code=row.code)
+            keys = tx.connection.execute(select(delivery.c.id).where(due_delivery).order_by(delivery.c.id)).scalars()
+            due = keys.all()
+            for key in due:
+                move_to_pending(tx, key, "sweep")
+            return Swept(len(jobs), 0, len(due))
+
+
+def expire_jobs(tx: Tx) -> tuple[int, int]:
+    """Take back jobs whose lease has ended; return how many went READY and DEAD."""
+    ready = dead = 0
+    for row in tx.connection.execute(select(job).where(_expired(tx.now)).order_by(job.c.id)).all():
+        if row.attempt < row.max_attempts:
+            ready += 1
+            base.move_job(tx, row, _J.READY, actor="sweep", code="LEASE_EXPIRED")
+            base.move_case(tx, row.case_id, _C.RUNNING, _C.QUEUED, code="LEASE_EXPIRED", actor="sweep")
+        else:
+            dead += 1
+            _bury(tx, row, "LEASE_EXPIRED", case_code="ATTEMPTS_EXHAUSTED", detail="LEASE_EXPIRED", actor="sweep")
+    return ready, dead
+
+
+def plan_deliveries(tx: Tx, case_id: str, destinations: Sequence[str], priority: int, actor: str) -> None:
+    """One delivery for each DICOM artefact and destination; one that exists and failed starts again."""
+    wanted = (artefact.c.case_id == case_id) & (artefact.c.media_type == "application/dicom")
+    keys = tx.connection.execute(select(artefact.c.id).where(wanted).order_by(artefact.c.id)).scalars().all()
+    have = {
+        (row.artefact_id, row.destination): row
+        for row in tx.connection.execute(select(delivery).where(delivery.c.case_id == case_id))
+    }
+    rows = []
+    for destination in dict.fromkeys(destinations):
+        for key in keys:
+            old = have.get((key, destination))
+            if old is None:
+                rows.append(_new_delivery(tx, case_id, key, destination, priority))
+            elif old.state == DeliveryState.DEAD:
+                move_to_pending(tx, old.id, actor, afresh=True)
+    if rows:
+        tx.connection.execute(insert(delivery), rows)
+        tx.audit("delivery.planned", actor, case_id, destinations=sorted(set(destinations)), count=len(rows))
+
+
+def _new_delivery(tx: Tx, case_id: str, artefact_id: int, destination: str, priority: int) -> dict[str, Any]:
+    return {
+        "case_id": case_id,
+        "artefact_id": artefact_id,
+        "destination": destination,
+        "state": DeliveryState.PENDING,
+        "priority": priority,
+        "attempt": 0,
+        "fence": 0,
+        "owner": "",
+        "status": "",
+        "code": "",
+        "first_at": tx.now,
+        "changed_at": tx.now,
+    }
+
+
+def _keep_artefacts(tx: Tx, case_id: str, artefacts: Sequence[Artefact]) -> None:
+    kinds = select(artefact.c.kind, artefact.c.sop_uid, artefact.c.label).where(artefact.c.case_id == case_id)
+    have = {tuple(row) for row in tx.connection.execute(kinds)}
+    rows = [
+        {
+            "case_id": case_id,
+            "kind": made.kind,
+            "media_type": made.media_type,
+            "study_uid": made.study_instance_uid,
+            "series_uid": made.series_instance_uid,
+            "sop_class": made.sop_class_uid,
+            "sop_uid": made.sop_instance_uid,
+            "sha256": made.sha256,
+            "size": made.size,
+            "label": made.label,
+            "created_at": tx.now,
+        }
+        for made in artefacts
+        if (made.kind, made.sop_instance_uid, made.label) not in have
+    ]
+    if rows:
+        tx.connection.execute(insert(artefact), rows)
+        sums = [[row["kind"], row["sop_uid"], row["sha256"]] for row in rows]
+        tx.audit("artefacts.kept", _ACTOR, case_id, count=len(rows), artefacts=sums)
+
+
+def _bury(tx: Tx, row: Any, job_code: str, *, case_code: str, detail: str, actor: str) -> None:
+    base.move_job(tx, row, _J.DEAD, actor=actor, code=job_code)
+    base.move_case(tx, row.case_id, _C.RUNNING, _C.NEEDS_ATTENTION, code=case_code, actor=actor, detail=detail)
+    supersede(tx, row.case_id)
+
+
+def _held(tx: Tx, job_id: int, fence: int) -> Any:
+    mine = and_(job.c.id == job_id, job.c.fence == fence, job.c.state == _J.LEASED)
+    return tx.connection.execute(select(job).where(mine)).one_or_none()
+
+
+def _expired(now: datetime) -> ColumnElement[bool]:
+    return and_(job.c.state == _J.LEASED, job.c.lease_until < now)
+
+
+def _next_ready(kind: str) -> Any:
+    return (
+        select(job)
+        .join_from(job, case_revision, job.c.case_id == case_revision.c.id)
+        .where(job.c.kind == kind, job.c.state == _J.READY, case_revision.c.state == _C.QUEUED)
+        .order_by(job.c.priority.desc(), job.c.id)
+        .limit(1)
+    )

@@ -1,0 +1,184 @@
+"""What a person or a program asks for: run it now, retry, cancel, send again. Every refusal says why by its code."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, func, insert, or_, select, update
+
+from casework.case import CASE_MOVES, CaseState, DeliveryState, JobState
+from casework.errors import Refused
+from casework.ledger import store_base as base
+from casework.ledger.database import Tx
+from casework.ledger.schema import case_revision, case_root, delivery, job, request, study
+from casework.ledger.store_cases import before_work, explain, new_job
+from casework.ledger.store_delivery import DONE, finish_case, move_to_pending
+from casework.ledger.store_jobs import plan_deliveries
+from casework.ledger.types import CaseRow, Requested, Selector
+
+_C, _D, _J = CaseState, DeliveryState, JobState
+
+
+class PeopleStore(base.Store):
+    """The operators' and callers' part of the facade."""
+
+    def retry_case(self, case_id: str, actor: str, now: datetime) -> None:
+        """Try again what failed: dead sendings if there are any, else the analysis; or cut a waiting time short.
+
+        Raises:
+            Refused: NOT_FOUND, STATE_FORBIDS.
+        """
+        with self._database.write(now) as tx:
+            case = base.get_case(tx.connection, case_id)
+            tx.audit("case.retry_asked", actor, case_id)
+            match case.state:
+                case _C.NEEDS_ATTENTION if _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED):
+                    _send_again(tx, case, _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED), actor)
+                case _C.NEEDS_ATTENTION | _C.REJECTED | _C.CLOSED:
+                    _queue_again(tx, case, self._max_attempts, actor)
+                case _C.QUEUED:
+                    _cut_wait(tx, case, actor)
+                case _C.DELIVERING:
+                    for key in _sent(tx, case_id, _D.RETRY_WAIT, _D.UNKNOWN):
+                        move_to_pending(tx, key, actor)
+                    explain(tx, case_id, case.state, code="DELIVERING", detail="", actor=actor)
+                case _:
+                    raise Refused("STATE_FORBIDS", case.state)
+
+    def cancel_case(self, case_id: str, actor: str, now: datetime, detail: str = "") -> None:
+        """Close a case that is not running.
+
+        Raises:
+            Refused: NOT_FOUND, STATE_FORBIDS.
+        """
+        with self._database.write(now) as tx:
+            case = base.get_case(tx.connection, case_id)
+            if _C.CLOSED not in CASE_MOVES[case.state]:
+                raise Refused("STATE_FORBIDS", case.state)
+            base.move_case(tx, case_id, case.state, _C.CLOSED, code="CANCELLED", actor=actor, detail=detail)
+            before_work(tx, case_id, case.state, _C.CLOSED, actor)
+
+    def resend_case(self, case_id: str, actor: str, now: datetime, destinations: Sequence[str] = ()) -> None:
+        """Send the stored results once more, the same bytes; also to `destinations` that were not planned before.
+
+        Raises:
+            Refused: NOT_FOUND, STATE_FORBIDS (nothing rendered, or all of it committed by its destinations).
+        """
+        with self._database.write(now) as tx:
+            case = base.get_case(tx.connection, case_id)
+            if case.state not in (_C.DELIVERED, _C.NEEDS_ATTENTION):
+                raise Refused("STATE_FORBIDS", case.state)
+            tx.audit("case.resend_asked", actor, case_id)
+            again = _sent(tx, case_id, _D.STORED, _D.STORED_WITH_WARNING, _D.DEAD, _D.COMMIT_FAILED)
+            plan_deliveries(tx, case_id, destinations, case.priority, actor)
+            if not again and not _sent(tx, case_id, _D.PENDING):
+                raise Refused("STATE_FORBIDS", "nothing to send")
+            _send_again(tx, case, again, actor)
+
+    def request_analysis(  # noqa: PLR0917 - the contract's signature
+        self,
+        idempotency_key: str,
+        request_hash: str,
+        selector: Selector,
+        actor: str,
+        now: datetime,
+        priority: int = 0,
+    ) -> Requested:
+        """Ask that the newest revision of each selected case runs now; the same key and hash get the same answer.
+
+        Raises:
+            Refused: NOT_FOUND (a named study or nothing at all is here), IDEMPOTENCY_CONFLICT.
+        """
+        with self._database.write(now) as tx:
+            same = (request.c.key == idempotency_key) & (request.c.actor == actor)
+            old = tx.connection.execute(select(request).where(same)).one_or_none()
+            if old is not None:
+                if old.hash != request_hash:
+                    raise Refused("IDEMPOTENCY_CONFLICT")
+                return Requested(tuple(old.case_ids["ids"]), replayed=True)
+            cases = _select(tx, selector)
+            for case in cases:
+                _hurry(tx, case, priority, actor)
+            ids = [case.id for case in cases]
+            if idempotency_key:
+                row = {"key": idempotency_key, "actor": actor, "hash": request_hash, "case_ids": {"ids": ids}}
+                tx.connection.execute(insert(request), {**row, "at": now})
+            return Requested(tuple(ids), replayed=False)
+
+
+def _sent(tx: Tx, case_id: str, *states: DeliveryState) -> list[int]:
+    """Ids of the case's deliveries in these states, oldest first."""
+    query = select(delivery.c.id).where(delivery.c.case_id == case_id, delivery.c.state.in_(states))
+    return list(tx.connection.execute(query.order_by(delivery.c.id)).scalars())
+
+
+def _send_again(tx: Tx, case: CaseRow, keys: Sequence[int], actor: str) -> None:
+    """Make deliveries PENDING by legal moves: a stored one that is asked for again counts as not committed."""
+    for key in keys:
+        row = tx.connection.execute(select(delivery).where(delivery.c.id == key)).one()
+        if row.state in DONE:
+            base.move_delivery(tx, row, _D.COMMIT_FAILED, actor=actor, code=row.code, status=row.status)
+        move_to_pending(tx, key, actor, afresh=True)
+    state = case.state
+    if state is _C.DELIVERED:
+        base.move_case(tx, case.id, state, _C.NEEDS_ATTENTION, code="DELIVERING", actor=actor)
+        state = _C.NEEDS_ATTENTION
+    base.move_case(tx, case.id, state, _C.DELIVERING, code="DELIVERING", actor=actor)
+    finish_case(tx, case.id, actor)
+
+
+def _queue_again(tx: Tx, case: CaseRow, max_attempts: int, actor: str) -> None:
+    """Run the analysis again on the same inputs. Only the newest revision: an older one would overtake its successor."""
+    newest = select(func.max(case_revision.c.revision)).where(case_revision.c.root_id == case.root_id)
+    if tx.connection.execute(newest).scalar_one() != case.revision:
+        raise Refused("STATE_FORBIDS", "not the newest revision")
+    base.move_case(tx, case.id, case.state, _C.QUEUED, code="QUEUED", actor=actor)
+    base.freeze_inputs(tx, case.id, case.root_id)
+    dead = select(job).where(job.c.case_id == case.id, job.c.state == _J.DEAD).order_by(job.c.id.desc())
+    row = tx.connection.execute(dead).first()
+    if row is None:
+        new_job(tx, case.id, case.priority, max_attempts, actor)
+    else:
+        base.move_job(tx, row, _J.READY, actor=actor, attempt=0)
+
+
+def _cut_wait(tx: Tx, case: CaseRow, actor: str) -> None:
+    waiting = select(job).where(job.c.case_id == case.id, job.c.state == _J.RETRY_WAIT)
+    for row in tx.connection.execute(waiting).all():
+        base.move_job(tx, row, _J.READY, actor=actor, code=row.code)
+    explain(tx, case.id, case.state, code="QUEUED", detail="", actor=actor)
+
+
+def _select(tx: Tx, selector: Selector) -> list[CaseRow]:
+    """Newest revisions of the roots that match everything that the selector names."""
+    conditions: list[Any] = []
+    if selector.study_uids:
+        known = select(func.count(study.c.study_uid.distinct())).where(study.c.study_uid.in_(selector.study_uids))
+        if tx.connection.execute(known).scalar_one() < len(set(selector.study_uids)):
+            raise Refused("NOT_FOUND", "a study is not here")
+        conditions.append(case_root.c.id.in_(select(study.c.root_id).where(study.c.study_uid.in_(selector.study_uids))))
+    if selector.accession_number:
+        with_accession = select(study.c.root_id).where(study.c.accession == selector.accession_number)
+        conditions.append(case_root.c.id.in_(with_accession))
+    if selector.patient_id:
+        conditions.append(case_root.c.patient_id == selector.patient_id)
+    if selector.issuer_of_patient_id:
+        conditions.append(case_root.c.issuer == selector.issuer_of_patient_id)
+    if not conditions:
+        raise Refused("NOT_FOUND", "nothing selected")
+    query = base.case_columns().where(and_(*conditions)).order_by(case_revision.c.revision)
+    newest = {row.root_id: base.case_row(row) for row in tx.connection.execute(query)}
+    if not newest:
+        raise Refused("NOT_FOUND")
+    return [newest[root_id] for root_id in sorted(newest, key=lambda root_id: newest[root_id].opened_at)]
+
+
+def _hurry(tx: Tx, case: CaseRow, priority: int, actor: str) -> None:
+    values: dict[str, Any] = {"priority": max(priority, case.priority)}
+    if case.state in (_C.RECEIVING, _C.STABLE):
+        values["requested_at"] = tx.now
+    tx.connection.execute(update(case_revision).where(case_revision.c.id == case.id).values(values))
+    waiting = or_(job.c.state == _J.READY, job.c.state == _J.RETRY_WAIT)
+    more = update(job).where(job.c.case_id == case.id, waiting, job.c.priority < priority).values(priority=priority)
+    tx.connection.execute(more)
+    tx.audit("analysis.requested", actor, case.id, state=case.state, priority=values["priority"])
