@@ -60,18 +60,34 @@ def mri_slice(task: Task) -> tuple[dict[str, Any], bytes]:
 
 
 def mri_series(task: Task) -> tuple[dict[str, Any], bytes]:
-    """Prepare a dynamic series from its stored instances, with decoded copies where the cache still has them."""
-    all_facts, stacks = [], []
-    for path, copy in task["items"]:
-        of = InstanceFacts.from_dataset(open_header(Path(path)))
+    """Prepare a dynamic series from its stored instances, with decoded copies where the cache still has them.
+
+    Instances that can't be read are named by their index in "bad", and then nothing is prepared: the choice of images
+    has to be made again without them.
+    """
+    all_facts: list[InstanceFacts] = []
+    stacks: list[NDArray[np.generic]] = []
+    bad: dict[str, str] = {}
+    for n, (path, copy) in enumerate(task["items"]):
+        try:
+            of, stack = _instance(Path(path), str(copy))
+        except Refused as refused:
+            bad[str(n)] = refused.code
+            continue
         all_facts.append(of)
-        stacks.append(_from_cache(copy, of) if copy else None)
-        if stacks[-1] is None:
-            stacks[-1] = decode(Path(path)).pixels
-        if sum(s.nbytes for s in stacks if s is not None) > _MAX_ARRAY:
+        stacks.append(stack[0] if len(stack) == 1 else stack)
+        if sum(s.nbytes for s in stacks) > _MAX_ARRAY:
             raise Refused("DIMENSIONS_TOO_LARGE")
-    ready = [s[0] if len(s) == 1 else s for s in stacks if s is not None]
-    return {}, pack(mri.prepare(ready, all_facts, int(task["size"])))
+    if bad:
+        return {"bad": bad}, b""
+    return {}, pack(mri.prepare(stacks, all_facts, int(task["size"])))
+
+
+def _instance(path: Path, copy: str) -> tuple[InstanceFacts, NDArray[np.generic]]:
+    """Facts and all frames (N, h, w) of one MR instance."""
+    of = InstanceFacts.from_dataset(open_header(path))
+    stack = _from_cache(copy, of) if copy else None
+    return of, decode(path).pixels if stack is None else stack
 
 
 HANDLERS: Mapping[str, Handler] = {

@@ -1,0 +1,158 @@
+"""The inference worker's door: opens the model, checks it against its golden samples, then takes one case at a time.
+
+Two threads: the main one claims and runs cases, the other prepares the images of cases that are still arriving and gives
+way while a case runs. SIGTERM lets the running case end. Health and metrics lie in <root>/health, as the listener's do.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from prometheus_client import REGISTRY, generate_latest
+
+from casework.config import Settings
+from casework.engine.bundle import ModelPackage, open_package
+from casework.engine.golden import check_golden
+from casework.engine.onnxrt import OnnxRunner
+from casework.errors import CaseworkError, Defect
+from casework.flows.analyse import Analyser, Ended, Inputs, PrepareAhead
+from casework.ledger import Ledger
+from casework.observe import log
+from casework.preprocess.child import ChildLimits, DecodePool
+from casework.preprocess.prepared import VERSION
+from casework.spool import Spool
+
+_POLL_S = 0.1
+_AHEAD_POLL_S = 0.25
+_HEALTH_EVERY_S = 2.0
+_LEDGER_AWAY_S = 2.0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Worker:
+    """The whole door in one object, so that tests can run it inside their own process."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open everything; the decode children start while the model loads.
+
+        Raises:
+            Defect: MODEL_INVALID or MODEL_GOLDEN_MISMATCH.
+        """
+        work = settings.work
+        self.settings = settings
+        settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.pool = DecodePool(work.decode_processes, ChildLimits(work.decode_memory_bytes, work.decode_cpu_s))
+        try:
+            self.package = open_package(Path(work.model))
+            _check_preprocess(self.package)
+            self.runner = OnnxRunner(self.package, work.threads)
+            check_golden(self.runner, self.package)
+            self.ledger = Ledger.open(settings.ledger_url)
+        except CaseworkError:
+            self.pool.close()
+            raise
+        spool = Spool(settings.root, fsync=settings.storage.fsync)
+        inputs = Inputs(spool, self.pool, self.package.spec.input_size, work)
+        self.ahead = PrepareAhead(self.ledger, spool, inputs, settings, _now)
+        self.analyser = Analyser(
+            self.ledger, spool, inputs, package=self.package, runner=self.runner, settings=settings, now=_now
+        )
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._thread = threading.Thread(target=self._prepare_ahead, name="ahead", daemon=True)
+        log.info("worker.started", model=self.package.spec.name, version=self.package.spec.version)
+
+    def start(self) -> None:
+        """Begin to prepare ahead."""
+        if self.settings.work.prepare_ahead:
+            self._thread.start()
+
+    def step(self) -> Ended | None:
+        """Run one case, if one waits."""
+        self.ahead.busy.set()
+        try:
+            return self.analyser.run_next(self.owner)
+        finally:
+            self.ahead.busy.clear()
+
+    def close(self) -> None:
+        """End the second thread and the children."""
+        self.ahead.stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(self.settings.work.decode_cpu_s)
+        self.pool.close()
+        self.ledger.close()
+
+    def health(self) -> Mapping[str, object]:
+        """What the health route and `casework doctor` read."""
+        spec = self.package.spec
+        engine = self.runner.describe()
+        return {"ok": True, "pid": os.getpid(), "model": spec.name, "version": spec.version, "engine": engine}
+
+    def _prepare_ahead(self) -> None:
+        while not self.ahead.stopping.wait(_AHEAD_POLL_S):
+            try:
+                self.ahead.step()
+            except CaseworkError as error:
+                log.warning("prepare.failed", code=error.code)
+            except Exception as error:  # noqa: BLE001 - outer guard of this loop: preparing ahead is never needed
+                log.error("prepare.failed", error_type=type(error).__name__)
+
+
+def _check_preprocess(package: ModelPackage) -> None:
+    """A model only runs on what it was trained with: manifests name the version in full or by its number."""
+    stated = package.spec.preprocess
+    if stated not in (VERSION, VERSION.rpartition("-")[2]):
+        raise Defect("MODEL_INVALID", f"trained with preprocessing {stated}, this is {VERSION}")
+
+
+def _write_health(folder: Path, health: Mapping[str, object]) -> None:
+    """Write health and metrics, each atomically; a full disk must not end the door."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stamped = json.dumps({**health, "at": _now().isoformat()}).encode()
+        for name, data in (("infer_worker.json", stamped), ("infer_worker.prom", generate_latest(REGISTRY))):
+            part = folder / f"{name}.{os.getpid()}.part"
+            part.write_bytes(data)
+            part.replace(folder / name)
+
+
+def main(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status."""
+    stop = threading.Event()
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    worker = Worker(settings)
+    worker.start()
+    folder, written = settings.root / "health", 0.0
+    try:
+        while not stop.is_set():
+            if time.monotonic() - written > _HEALTH_EVERY_S:
+                written = time.monotonic()
+                _write_health(folder, worker.health())
+            try:
+                ended = worker.step()
+            except CaseworkError as error:
+                log.error("worker.waits", code=error.code)
+                stop.wait(_LEDGER_AWAY_S)
+                continue
+            if ended is None:
+                stop.wait(_POLL_S)
+    finally:
+        worker.close()
+    log.info("worker.stopped")
+    return 0

@@ -1,0 +1,422 @@
+"""One case from claim to results: inputs, network, readout, report, store, ledger. Sequence and transaction only.
+
+Every way out is coded: results (finish), an input that can't be analysed (reject), something that may work later
+(retry with back-off), or something a person has to see (needs attention). A worker that lost its lease changes nothing.
+"""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from casework import __version__
+from casework.case import Artefact, derive_uid, input_digest
+from casework.config import Settings
+from casework.engine import readout
+from casework.engine.bundle import ModelPackage
+from casework.engine.runner import Runner, SideInputs, SideOutputs
+from casework.errors import Defect, Refused, Unavailable
+from casework.flows.analyse.heat import heat_images
+from casework.flows.analyse.inputs import Inputs, Ready, Remembered
+from casework.ledger import CaseRow, ClaimedJob, InstanceRow, Ledger
+from casework.modelspec import CHANNELS, SLOTS
+from casework.observe import STAGE_SECONDS, log
+from casework.preprocess.decode import open_header
+from casework.preprocess.prepared import VERSION
+from casework.report import Rendered, check, render
+from casework.result import CaseResult, Finding, HeatImage, ModelIdentity, Outcome, Side, SideResult
+from casework.spool import Spool
+
+JOB_KIND = "analyse"
+_HEADERS_REMEMBERED = 512
+_TOLD = frozenset(
+    # What a report says of images that were left out; the ledger keeps the reasons of all others.
+    {"LATERALITY_UNKNOWN", "VIEW_UNKNOWN", "PHASES_INCOMPLETE", "ONLY_FOR_PROCESSING", "IMAGE_BLANK", "DECODER_CRASHED"}
+    | {"PIXELS_UNDECODABLE", "DIMENSIONS_TOO_LARGE", "HEADER_MALFORMED", "TRANSFER_SYNTAX_NOT_ACCEPTED", "TRUNCATED"}
+)
+
+
+class Clock(Protocol):
+    """Aware UTC now."""
+
+    def __call__(self) -> datetime:
+        """Now."""
+        ...
+
+
+class _Rejected(Exception):
+    """The input can't be analysed."""
+
+    def __init__(self, code: str, findings: Sequence[Finding], *, attention: bool = False) -> None:
+        super().__init__(code)
+        self.code, self.findings, self.attention = code, findings, attention
+
+
+class _Overtaken(Exception):
+    """The lease is somebody else's now."""
+
+
+class Stopwatch:
+    """Seconds per stage, in the order of their first use."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; several uses of a name add up."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+    def report(self) -> dict[str, float]:
+        """Rounded to a tenth of a millisecond."""
+        return {name: round(seconds, 4) for name, seconds in self.seconds.items()}
+
+
+class Heartbeat:
+    """Prolongs a job's lease in the background; `check` says when it was lost."""
+
+    def __init__(self, ledger: Ledger, job: ClaimedJob, settings: Settings, now: Clock) -> None:
+        self._ledger, self._job, self._work, self._now = ledger, job, settings.work, now
+        self._stop, self._lost = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise _Overtaken when the lease is lost."""
+        if self._lost.is_set():
+            raise _Overtaken
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._work.heartbeat_s):
+            try:
+                alive = self._ledger.heartbeat(self._job.job_id, self._job.fence, self._work.lease_s, self._now())
+            except Unavailable:
+                continue  # the ledger may come back before the lease ends; the fence decides
+            if not alive:
+                self._lost.set()
+                return
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one job ended: code "" when results were stored; seconds per stage."""
+
+    case_id: str
+    code: str
+    seconds: Mapping[str, float]
+
+
+class Analyser:
+    """Runs cases with one model package and one engine."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        spool: Spool,
+        inputs: Inputs,
+        *,
+        package: ModelPackage,
+        runner: Runner,
+        settings: Settings,
+        now: Clock,
+    ) -> None:
+        self._ledger, self._spool, self._inputs = ledger, spool, inputs
+        self._package, self._runner, self._settings, self._now = package, runner, settings, now
+        self._headers: Remembered[Dataset] = Remembered(_HEADERS_REMEMBERED)
+        self._identity = identity(package, runner)
+        self._pipeline = f"{VERSION} casework-{__version__}"
+
+    # --- one job --------------------------------------------------------------------------------------------
+
+    def run_next(self, owner: str) -> Ended | None:
+        """Claim one job and bring it to an end; None when there is none."""
+        watch = Stopwatch()
+        with watch.stage("claim"):
+            job = self._ledger.claim_job(JOB_KIND, owner, self._settings.work.lease_s, self._now())
+        return None if job is None else self.run(job, watch)
+
+    def run(self, job: ClaimedJob, watch: Stopwatch) -> Ended:
+        """Bring a claimed job to an end. Only an unreachable ledger raises."""
+        try:
+            with Heartbeat(self._ledger, job, self._settings, self._now) as beat:
+                code = self._run(job, watch, beat)
+        except _Overtaken:
+            code = "LEASE_EXPIRED"
+        for stage, seconds in watch.seconds.items():
+            STAGE_SECONDS.labels(stage).observe(seconds)
+        total = round(sum(watch.seconds.values()), 3)
+        log.info("case.analysed", case_id=job.case_id, job_id=job.job_id, attempt=job.attempt, code=code, seconds=total)
+        return Ended(job.case_id, code, watch.report())
+
+    def _run(self, job: ClaimedJob, watch: Stopwatch, beat: Heartbeat) -> str:
+        """Analyse and end the job; return its code."""
+        try:
+            self._analyse(job, watch, beat)
+        except _Rejected as rejected:
+            return self._reject(job, rejected)
+        except Refused as refused:
+            return self._reject(job, _Rejected(refused.code, ()))
+        except Unavailable as error:
+            return self._fail(job, error.code, error.detail, again=True)
+        except Defect as defect:
+            return self._fail(job, defect.code, defect.detail, again=False)
+        except _Overtaken:
+            raise
+        except Exception as error:  # noqa: BLE001 - the worker loop's outer guard: one case must not end the worker
+            log.error("case.failed", case_id=job.case_id, error_type=type(error).__name__, where=_where(error))
+            return self._fail(job, "INTERNAL", f"{type(error).__name__} {_where(error)}", again=False)
+        return ""
+
+    def _reject(self, job: ClaimedJob, rejected: _Rejected) -> str:
+        if rejected.attention:
+            case_id = job.case_id
+            self._ledger.add_findings(case_id, rejected.findings, JOB_KIND, self._now())
+            return self._fail(job, rejected.code, "", again=False)
+        if not self._ledger.reject_job(job.job_id, job.fence, rejected.code, rejected.findings, self._now()):
+            raise _Overtaken
+        return rejected.code
+
+    def _fail(self, job: ClaimedJob, code: str, detail: str, *, again: bool) -> str:
+        work, now = self._settings.work, self._now()
+        wait_s = min(work.retry_max_s, work.retry_first_s * 2.0 ** (job.attempt - 1))
+        jittered = timedelta(seconds=random.uniform(0.5, 1.0) * wait_s)  # noqa: S311 - jitter
+        if not self._ledger.fail_job(job.job_id, job.fence, code, now + jittered if again else None, now, detail):
+            raise _Overtaken
+        return code
+
+    # --- the sequence -----------------------------------------------------------------------------------------
+
+    def _analyse(self, job: ClaimedJob, watch: Stopwatch, beat: Heartbeat) -> None:
+        with watch.stage("claim"):
+            rows = self._ledger.case_inputs(job.case_id)
+            case = self._ledger.read.case(job.case_id)
+        with watch.stage("plan"):
+            self._inputs.facts_of(rows, beat.check)
+        with watch.stage("decode"):
+            ready = self._inputs.ready(rows, pause=beat.check)
+        sides = self._sides(ready)
+        with watch.stage("tensor"):
+            batch = side_inputs(ready, sides, self._package.spec.input_size)
+        beat.check()
+        with watch.stage("network"):
+            outputs = self._runner.run(batch)
+        with watch.stage("readout"):
+            result = self._result(case, rows, ready, sides, outputs)
+        beat.check()
+        with watch.stage("render"):
+            sources = self._sources(result, rows)
+            rendered = render(result, sources, self._settings.report, self._now())
+        with watch.stage("check"):
+            check(rendered, result, sources)
+        beat.check()
+        with watch.stage("store"):
+            artefacts = [self._store(one) for one in rendered]
+        destinations = [d.name for d in self._settings.destination if d.send]
+        told = {(f.code, f.subject) for f in result.findings}
+        rest = [f for f in left_out(ready) if (f.code, f.subject) not in told]
+        finished = self._ledger.finish_job(
+            job.job_id,
+            job.fence,
+            result_json(rendered, ready, watch),
+            artefacts,
+            [*result.findings, *rest],
+            destinations,
+            self._now(),
+        )
+        if not finished:
+            raise _Overtaken
+
+    def _sides(self, ready: Ready) -> tuple[Side, ...]:
+        """The sides that may be read.
+
+        Raises:
+            _Rejected: none may.
+        """
+        if ready.plan.stop:
+            raise _Rejected(ready.plan.stop, left_out(ready), attention=True)
+        sides = tuple(s for s in readout.SIDES if readout.sufficient(modalities(ready, s), self._package.spec))
+        if not sides:
+            raise _Rejected("NO_USABLE_IMAGE", left_out(ready))
+        return sides
+
+    def _result(
+        self,
+        case: CaseRow,
+        rows: Sequence[InstanceRow],
+        ready: Ready,
+        sides: tuple[Side, ...],
+        outputs: SideOutputs,
+    ) -> CaseResult:
+        spec = self._package.spec
+        read = {r.side: r for r in readout.read(outputs, spec, sides)}
+        results = tuple(
+            read.get(s) or SideResult(s, Outcome.INSUFFICIENT, None, {}, modalities(ready, s)) for s in readout.SIDES
+        )
+        return CaseResult(
+            case_id=case.root_id,
+            revision=case.revision,
+            model=self._identity,
+            sides=results,
+            images=contributions(ready, sides, outputs),
+            findings=told_findings(ready),
+            input_digest=input_digest([r.sha256 for r in rows], self._package.sha256, self._pipeline),
+            thresholds={"positive_at": spec.positive_at, "negative_below": spec.negative_below},
+            predecessors=self._predecessors(case),
+        )
+
+    def _predecessors(self, case: CaseRow) -> tuple[tuple[str, str, str, str], ...]:
+        """The SRs of the newest older revision that has any."""
+        older = case.predecessor
+        while older is not None:
+            artefacts = [row.artefact for row in self._ledger.read.case_view(older).artefacts]
+            found = tuple(
+                (a.study_instance_uid, a.series_instance_uid, a.sop_class_uid, a.sop_instance_uid)
+                for a in artefacts
+                if a.kind == "sr"
+            )
+            if found:
+                return found
+            older = self._ledger.read.case(older).predecessor
+        return ()
+
+    def _sources(self, result: CaseResult, rows: Sequence[InstanceRow]) -> dict[str, Dataset]:
+        """The headers of all sources by SOP Instance UID."""
+        by_uid = {row.header.sop_instance_uid: row for row in rows}
+        sources: dict[str, Dataset] = {}
+        for uid in dict.fromkeys(u for image in result.images for u in image.sources):
+            row = by_uid[uid]
+            header = self._headers.get(row.sha256)
+            if header is None:
+                header = open_header(self._spool.path(row.sha256))
+                self._headers.put(row.sha256, header)
+            sources[uid] = header
+        return sources
+
+    def _store(self, one: Rendered) -> Artefact:
+        return Artefact(
+            kind=one.kind,
+            media_type=one.media_type,
+            study_instance_uid=one.study_instance_uid,
+            series_instance_uid=one.series_instance_uid,
+            sop_class_uid=one.sop_class_uid,
+            sop_instance_uid=one.sop_instance_uid,
+            sha256=self._spool.put(one.data),
+            size=len(one.data),
+            label=one.label,
+        )
+
+
+# --- pieces without I/O ------------------------------------------------------------------------------------------
+
+
+def identity(package: ModelPackage, runner: Runner) -> ModelIdentity:
+    """Model and engine; the device UID changes with either of them, the preprocessing or the program."""
+    engine = runner.describe()
+    device = derive_uid("device", package.sha256, engine, VERSION, __version__)
+    return ModelIdentity(package.spec.name, package.spec.version, package.sha256, engine, device)
+
+
+def modalities(ready: Ready, side: Side) -> tuple[str, ...]:
+    """The modalities that gave an image of this side."""
+    return tuple(m for m in SLOTS if any((side, m, slot) in ready.images for slot in SLOTS[m]))
+
+
+def side_inputs(ready: Ready, sides: Sequence[Side], size: int) -> SideInputs:
+    """The network's batch: one entry per side, in the order of `sides`."""
+    images, masks = {}, {}
+    for modality, slots in SLOTS.items():
+        tensor = np.zeros((len(sides), len(slots), CHANNELS[modality], size, size), np.float32)
+        mask = np.zeros((len(sides), len(slots)), np.float32)
+        for b, side in enumerate(sides):
+            for k, slot in enumerate(slots):
+                image = ready.images.get((side, modality, slot))
+                if image is not None:
+                    tensor[b, k], mask[b, k] = image.tensor, 1.0
+        images[modality], masks[modality] = tensor, mask
+    return SideInputs(images, masks)
+
+
+def contributions(ready: Ready, sides: Sequence[Side], outputs: SideOutputs) -> tuple[HeatImage, ...]:
+    """Heat-maps of every image that the network saw, by side, modality and slot."""
+    shapes = {uid: (f.rows, f.columns) for uid, f in ready.facts.items()}
+    places = [(b, s, m, k, slot) for b, s in enumerate(sides) for m in SLOTS for k, slot in enumerate(SLOTS[m])]
+    return heat_images(
+        [
+            (ready.images[s, m, slot], outputs.heat[m][b, k])
+            for b, s, m, k, slot in places
+            if (s, m, slot) in ready.images
+        ],
+        shapes,
+    )
+
+
+def left_out(ready: Ready) -> tuple[Finding, ...]:
+    """Every image that was not used, with its reason."""
+    return tuple(Finding(code, uid) for uid, code in sorted(ready.reasons.items()) if code)
+
+
+def told_findings(ready: Ready) -> tuple[Finding, ...]:
+    """What the report says: missing modalities and views, images left out that a reader would expect, remarks.
+
+    The dynamic series of one modality is one remark, not one for each slice.
+    """
+    missing: list[Finding] = []
+    for modality in SLOTS:
+        without = [s for s in readout.SIDES if modality not in modalities(ready, s)]
+        if len(without) == len(readout.SIDES):
+            missing.append(Finding("MODALITY_MISSING", modality))
+        else:
+            missing += [Finding("MODALITY_MISSING", modality, side.value) for side in without]
+    for side in readout.SIDES:
+        if "MG" in modalities(ready, side):
+            views = [v for v in SLOTS["MG"] if (side, "MG", v) not in ready.images]
+            missing += [Finding("VIEW_MISSING", side.value, view) for view in views]
+    images: list[Finding] = []
+    for finding in left_out(ready):
+        of = ready.facts.get(finding.subject)
+        told = finding if of is None or of.modality != "MR" else Finding(finding.code, "MR")
+        if finding.code in _TOLD and told not in images:
+            images.append(told)
+    remarks = [f for f in ready.findings if f.code not in ("IMAGE_NOT_CHOSEN",)]
+    return tuple(dict.fromkeys([*missing, *images, *remarks]))
+
+
+def result_json(rendered: Sequence[Rendered], ready: Ready, watch: Stopwatch) -> str:
+    """The rendered result document with how it came about: which image filled which place, seconds per stage."""
+    documents = [json.loads(one.data) for one in rendered if one.kind == "result-json"]
+    document: dict[str, Any] = documents[0] if documents else {}
+    document["prepared"] = [
+        {"side": side.value, "modality": modality, "slot": slot, "source": image.sources[0], "notes": dict(image.notes)}
+        for (side, modality, slot), image in sorted(ready.images.items())
+    ]
+    document["seconds"] = watch.report()
+    return json.dumps(document, ensure_ascii=False)
+
+
+def _where(error: BaseException) -> str:
+    """File and line of the innermost frame, never its values."""
+    place, at = "", error.__traceback__
+    while at is not None:
+        place = f"{at.tb_frame.f_globals.get('__name__', '?')}:{at.tb_lineno}"
+        at = at.tb_next
+    return place

@@ -1,0 +1,1 @@
+"""Analysis: decoding, children, choice of images, and a case from claim to results."""
