@@ -77,7 +77,7 @@ class Listener:
         self.settings = settings
         settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.spool = Spool(settings.root, fsync=settings.storage.fsync)
-        self.ledger = Ledger.open(settings.ledger_url)
+        self.ledger = Ledger.open(settings.ledger_url, window_days=settings.assembly.window_days)
         swept = self.spool.sweep_incoming()
         stale = self.ledger.close_stale_associations(datetime.now(UTC))
         log.info("listener.recovered", count=swept, associations=stale)
