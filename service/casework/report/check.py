@@ -1,16 +1,222 @@
-"""The self-check before anything is sent: reads the bytes back and compares them with source and result."""
+"""The self-check before anything is sent: the bytes are read back by another library and compared with their sources.
 
+Does no I/O. It shares no code with what built the objects: codes and expectations are written out here again. Every
+rule has a short name; the first one that is broken stops the result with Defect RESULT_SELF_CHECK.
+"""
+
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 
+from casework.errors import Defect
+from casework.report import check_header, check_sr
+from casework.report.check_header import need
 from casework.report.render import Rendered
-from casework.result import CaseResult
+from casework.result import CaseResult, HeatImage, Outcome
+
+_CLASSES = {"sr": ("1.2.840.10008.5.1.4.1.1.88.34", "SR", 9001), "capture": ("1.2.840.10008.5.1.4.1.1.7", "OT", 9002)}
+_SIDES = {"24028007": "R", "7771000": "L"}
 
 
 def check(rendered: Sequence[Rendered], result: CaseResult, sources: Mapping[str, Dataset]) -> None:
-    """Compare every object with the studies it came from.
+    """Compare every object with the studies and the result that it came from.
 
     Raises:
-        Defect: RESULT_SELF_CHECK, naming the rule.
+        Defect: RESULT_SELF_CHECK, its detail naming the rule and the object.
     """
+    _result(result, sources)
+    _counts(rendered, result)
+    known = {u: str(s.SOPClassUID) for u, s in sources.items()}
+    known |= {r.sop_instance_uid: r.sop_class_uid for r in rendered if r.kind in _CLASSES}
+    known |= {p[3]: p[2] for p in result.predecessors}
+    objects: list[tuple[Rendered, Dataset]] = []
+    named: dict[bytes, list[str]] = {}
+    for item in rendered:
+        if item.kind not in _CLASSES:
+            continue
+        try:
+            ds = _read(item)
+            _frame(item, ds)
+            check_header.check(ds, _reference(item, result, sources))
+            if item.kind == "sr":
+                check_sr.check(ds, result, sources, known)
+            else:
+                _capture(item, ds, result, sources, named)
+        except Defect as defect:
+            raise Defect(defect.code, f"{defect.detail} [{item.kind} {item.label}]") from defect
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, NotImplementedError) as error:
+            raise Defect("RESULT_SELF_CHECK", f"file: {type(error).__name__} [{item.kind} {item.label}]") from error
+        objects.append((item, ds))
+    _series(objects, sources)
+    _links(objects)
+
+
+def _read(item: Rendered) -> Dataset:
+    try:
+        return dcmread(BytesIO(item.data))
+    except (InvalidDicomError, EOFError) as error:
+        raise Defect("RESULT_SELF_CHECK", "file: not readable") from error
+
+
+def _reference(item: Rendered, result: CaseResult, sources: Mapping[str, Dataset]) -> Dataset:
+    """The source whose patient and study the object has to carry."""
+    first = next((i.sources[0] for i in result.images if i.study_instance_uid == item.study_instance_uid), "")
+    need(first in sources, "study", "not a study of the result's images")
+    return sources[first]
+
+
+# --- the result against its sources -----------------------------------------------------------------------------
+
+
+def stated_side(source: Dataset) -> str:
+    """The side that a source states, "" when none or both."""
+    value = str(source.get("ImageLaterality") or source.get("Laterality") or "")
+    return value if value in ("R", "L") else ""
+
+
+def _result(result: CaseResult, sources: Mapping[str, Dataset]) -> None:
+    """Before any object: every image is at hand, of one patient, and of the side that its source states."""
+    answered = Counter(s.side for s in result.sides)
+    need(all(n == 1 for n in answered.values()) and bool(answered), "side", "not exactly one answer a side")
+    for side in result.sides:
+        known = side.outcome is not Outcome.INSUFFICIENT
+        need(not known or side.probability is not None, "probability", "missing")
+        need(side.probability is None or 0 <= side.probability <= 1, "probability", "range")
+    patients = set()
+    for image in result.images:
+        need(image.side in answered, "side", "an image of a side without an answer")
+        for uid in image.sources:
+            need(uid in sources, "source", "not at hand")
+            source = sources[uid]
+            need(str(source.StudyInstanceUID) == image.study_instance_uid, "study", "an image of another study")
+            need(stated_side(source) in ("", image.side.value), "side", "an image of the other side")
+            patients.add(
+                (str(source.get("PatientID") or "").strip(), str(source.get("IssuerOfPatientID") or "").strip())
+            )
+    need(len({p for p, _ in patients}) <= 1, "patient", "sources of more than one patient")
+    need(len({i for _, i in patients if i}) <= 1, "patient", "sources of more than one issuer")
+
+
+def _counts(rendered: Sequence[Rendered], result: CaseResult) -> None:
+    """One report a study, one capture and preview an image, one JSON with the same answers."""
+    studies = Counter(i.study_instance_uid for i in result.images)
+    kinds = {
+        kind: Counter(r.study_instance_uid for r in rendered if r.kind == kind) for kind in ("sr", "capture", "preview")
+    }
+    need(kinds["sr"] == Counter(dict.fromkeys(studies, 1)), "count", "reports")
+    need(kinds["capture"] == studies and kinds["preview"] == studies, "count", "captures")
+    whole = [r for r in rendered if r.kind == "result-json"]
+    need(len(whole) == 1, "count", "result")
+    said = {s["side"]: (s["outcome"], s["probability"]) for s in json.loads(whole[0].data)["sides"]}
+    silent = Outcome.INSUFFICIENT
+    meant = {s.side.value: (s.outcome.value, None if s.outcome is silent else s.probability) for s in result.sides}
+    need(said == meant, "answer", "JSON")
+    uids = [r.sop_instance_uid for r in rendered if r.kind in _CLASSES]
+    need(len(uids) == len(set(uids)), "uid", "SOP Instance UID used twice")
+    previews = {r.sop_instance_uid for r in rendered if r.kind == "preview" and r.data[:4] == b"\x89PNG"}
+    need(previews == {r.sop_instance_uid for r in rendered if r.kind == "capture"}, "count", "previews")
+
+
+# --- each object ------------------------------------------------------------------------------------------------
+
+
+def _frame(item: Rendered, ds: Dataset) -> None:
+    """The object is what its envelope says."""
+    sop_class, modality, number = _CLASSES[item.kind]
+    meta = ds.file_meta
+    need(str(ds.SOPClassUID) == sop_class == item.sop_class_uid == meta.MediaStorageSOPClassUID, "uid", "SOP class")
+    need(str(ds.SOPInstanceUID) == item.sop_instance_uid == meta.MediaStorageSOPInstanceUID, "uid", "SOP instance")
+    need(str(ds.StudyInstanceUID) == item.study_instance_uid, "study", "Study Instance UID")
+    need(str(ds.SeriesInstanceUID) == item.series_instance_uid, "series", "Series Instance UID")
+    need(str(meta.TransferSyntaxUID) == "1.2.840.10008.1.2.1", "file", "transfer syntax")
+    need(
+        ds.Modality == modality and ds.SeriesNumber == number and bool(ds.InstanceNumber),
+        "series",
+        "modality or number",
+    )
+
+
+def _series(objects: Sequence[tuple[Rendered, Dataset]], sources: Mapping[str, Dataset]) -> None:
+    """Series of our own, one per kind and study, alike in all that belongs to the series."""
+    theirs = {str(s.SeriesInstanceUID) for s in sources.values()}
+    alike: dict[tuple[str, str], tuple[object, ...]] = {}
+    numbers: set[tuple[str, int]] = set()
+    for item, ds in objects:
+        need(item.series_instance_uid not in theirs, "series", "a source's Series Instance UID")
+        need(item.sop_instance_uid not in sources, "uid", "a source's SOP Instance UID")
+        keywords = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "SeriesDate", "SeriesTime", "Laterality")
+        values = tuple(str(ds.get(k)) for k in keywords)
+        need(alike.setdefault((item.kind, item.study_instance_uid), values) == values, "series", "not alike")
+        number = (item.series_instance_uid, int(ds.InstanceNumber))
+        need(number not in numbers, "series", "Instance Number used twice")
+        numbers.add(number)
+
+
+def _links(objects: Sequence[tuple[Rendered, Dataset]]) -> None:
+    """A region's heat-map is made from the image that the region is on."""
+    made = {
+        r.sop_instance_uid: str(ds.SourceImageSequence[0].ReferencedSOPInstanceUID)
+        for r, ds in objects
+        if r.kind == "capture"
+    }
+    for item, ds in objects:
+        if item.kind != "sr":
+            continue
+        for region, capture in check_sr.illustrated(ds):
+            need(made.get(capture) == region, "region", "illustrated by another image's heat-map")
+
+
+def _capture(
+    item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset], named: dict[bytes, list[str]]
+) -> None:
+    """A heat-map: pixels, side, view, orientation and sources."""
+    need((ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.BitsAllocated) == ("RGB", 3, 8), "capture", "not RGB")
+    length = ds.Rows * ds.Columns * 3
+    need(len(ds.PixelData) == length + length % 2, "capture", "size")
+    need(list(ds.ImageType) == ["DERIVED", "SECONDARY"] and ds.ConversionType == "WSD", "capture", "kind")
+    uids = _sources_of(ds, named)
+    need(bool(uids) and all(u in sources for u in uids), "references", "a source outside the case")
+    side = _SIDES.get(str(ds.AnatomicRegionSequence[0].AnatomicRegionModifierSequence[0].CodeValue), "")
+    candidates = [i for i in result.images if i.sources == tuple(uids) and i.side.value == side]
+    need(bool(candidates), "side", "no such image of this side in the result")
+    image, source = candidates[0], sources[uids[0]]
+    need(image.study_instance_uid == item.study_instance_uid, "study", "an image of another study")
+    need((ds.get("ImageLaterality") or "") == stated_side(source), "side", "not the source's laterality")
+    need(f" {side} " in f" {ds.ImageComments} {item.label} ", "side", "label")
+    _view(ds, source, image)
+    lossy = any(sources[u].get("LossyImageCompression") == "01" for u in uids)
+    need((ds.LossyImageCompression == "01") == lossy, "capture", "lossy history")
+    burned = any(sources[u].get("BurnedInAnnotation") == "YES" for u in uids)
+    need((ds.BurnedInAnnotation == "YES") == burned, "capture", "burned-in annotation")
+    need("not for diagnosis" in f"{ds.SeriesDescription} {ds.ImageComments}".lower(), "capture", "warning")
+
+
+def _sources_of(ds: Dataset, named: dict[bytes, list[str]]) -> list[str]:
+    """The instances in Source Image Sequence; long lists are alike within a series and parsed once."""
+    raw = ds.get_item(0x00082112)
+    data = raw.value if raw is not None and isinstance(raw.value, bytes) else b""
+    if data not in named or not data:
+        uids = [str(s.ReferencedSOPInstanceUID) for s in ds.SourceImageSequence]
+        if not data:
+            return uids
+        named[data] = uids
+    return named[data]
+
+
+def _view(ds: Dataset, source: Dataset, image: HeatImage) -> None:
+    stated = source.get("ViewCodeSequence")
+    ours = ds.get("ViewCodeSequence")
+    if stated:
+        same = bool(ours) and (ours[0].CodeValue, ours[0].CodingSchemeDesignator) == (
+            stated[0].CodeValue,
+            stated[0].CodingSchemeDesignator,
+        )
+        need(same, "view", "not the source's view code")
+    directions = source.get("PatientOrientation")
+    if image.modality == "MG" and directions is not None and not isinstance(directions, str) and len(directions) == 2:
+        need(list(ds.PatientOrientation) == list(directions), "view", "orientation")

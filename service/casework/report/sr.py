@@ -56,7 +56,7 @@ def _document(ctx: Context, block: wire.Block) -> None:
     block.put("PreliminaryFlag", "PRELIMINARY")
     block.put("VerificationFlag", "UNVERIFIED")
     block.put("ReferencedPerformedProcedureStepSequence", None)
-    block.put("PerformedProcedureCodeSequence", codes.code_item(codes.PROCEDURES[_modalities(ctx)[0]]))
+    block.put("PerformedProcedureCodeSequence", codes.code_item(codes.PROCEDURES[_modality(ctx)]))
     if ctx.reference.get("AccessionNumber"):
         block.put("ReferencedRequestSequence", _request(ctx))
     older = [p for p in ctx.result.predecessors if p[0] == ctx.study]
@@ -134,10 +134,10 @@ def _used(sources: Mapping[str, Dataset], images: Iterable[HeatImage]) -> list[D
     return [sources[u] for u in dict.fromkeys(u for i in images for u in i.sources)]
 
 
-def _modalities(ctx: Context) -> list[str]:
-    """The modalities that the case used, this study's own first."""
+def _modality(ctx: Context) -> str:
+    """The modality that most of this study's images have: one procedure is reported per study."""
     own = [i.modality for _, i in ctx.images]
-    return list(dict.fromkeys([*own, *(i.modality for i in ctx.result.images)]))
+    return max(dict.fromkeys(own), key=own.count)
 
 
 # --- the tree -------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def _content(ctx: Context) -> list[bytes]:
     return [
         tree.coded(tree.MODIFIED, codes.LANGUAGE, codes.LANGUAGES[ctx.language]),
         *_observer(ctx),
-        *(tree.coded(tree.MODIFIED, codes.PROCEDURE_REPORTED, codes.PROCEDURES[m]) for m in _modalities(ctx)),
+        tree.coded(tree.MODIFIED, codes.PROCEDURE_REPORTED, codes.PROCEDURES[_modality(ctx)]),
         tree.container(tree.CONTAINS, codes.IMAGE_LIBRARY, _library(ctx)),
         tree.container(tree.CONTAINS, codes.IMAGING_MEASUREMENTS, _groups(ctx)),
         tree.container(tree.CONTAINS, codes.QUALITATIVE_EVALUATIONS, _evaluations(ctx)),
