@@ -117,6 +117,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("PEER_REFUSED_OBJECT", _D, "The destination refused the result for good.", "目的地永久拒绝了结果。", "Read its status, mend the cause, then retry.", "请查看状态，修复原因后重试。"),
     ("PEER_REJECTED_FOR_GOOD", _D, "The destination permanently rejects our association.", "目的地永久拒绝我们的连接。", "Register our AE title there, then retry.", "请在该处登记我们的AE标题后重试。"),
     ("PEER_NO_CONTEXT", _D, "The destination does not accept objects of this kind.", "目的地不接受此类对象。", "Enable the SOP class there, or choose another destination, then retry.", "请在该处启用该SOP类，或选择其他目的地后重试。"),
+    ("DESTINATION_UNKNOWN", _D, "Results wait for a destination that is not configured.", "有结果等待发往未配置的目的地。", "Configure it again, or cancel the case.", "请重新配置该目的地，或取消该病例。"),
     ("DELIVERY_HORIZON", _D, "The destination did not take the result within the horizon.", "目的地未在期限内接收结果。", "Repair the destination, then retry.", "请修复目的地后重试。"),
     ("RESULT_SELF_CHECK", _D, "A result failed its own check against the source study and was not sent.", "结果未通过与源检查的自检，未发送。", "Report this to the maker.", "请报告给制造商。"),
     ("MODEL_INVALID", _D, "The model package is not what its manifest says.", "模型包与其清单不符。", "Install the package again.", "请重新安装模型包。"),

@@ -42,6 +42,15 @@ def read(data: bytes, sizes: list[int], boundary: bytes = BOUNDARY, limits: Limi
     return parts
 
 
+def outcome(data: bytes, sizes: list[int]) -> str:
+    """Return "read" or the refusal's code; any other exception passes through."""
+    try:
+        read(data, sizes)
+    except Refused as refused:
+        return refused.code
+    return "read"
+
+
 # Bytes that look like the beginnings of delimiters are the interesting ones.
 _pieces = st.lists(
     st.one_of(
@@ -66,10 +75,7 @@ def test_every_part_comes_back_byte_for_byte(parts: list[bytes], sizes: list[int
 @given(st.binary(max_size=400), st.lists(st.integers(1, 32), min_size=1, max_size=4))
 def test_no_bytes_crash_it(data: bytes, sizes: list[int]) -> None:
     """Arbitrary bytes end in parts or in a coded refusal, never in another exception."""
-    try:
-        read(data, sizes)
-    except Refused as refused:
-        assert refused.code in ("REQUEST_INVALID", "TRUNCATED", "HEADER_MALFORMED", "TOO_MANY_PARTS")
+    assert outcome(data, sizes) in ("read", "REQUEST_INVALID", "TRUNCATED", "HEADER_MALFORMED")
 
 
 @given(st.integers(0, 2**32), st.lists(st.integers(1, 40), min_size=1, max_size=3))
@@ -77,10 +83,7 @@ def test_a_damaged_body_is_refused_or_read(seed: int, sizes: list[int]) -> None:
     """One changed byte anywhere never makes the parser lose its place: parts or a refusal come out."""
     data = bytearray(body([b"first\r\n", b"", b"\r\n--third"], preamble=b"p"))
     data[seed % len(data)] ^= 1 + (seed >> 8) % 255
-    try:
-        assert all(isinstance(part, bytes) for part in read(bytes(data), sizes))
-    except Refused as refused:
-        assert refused.code in ("REQUEST_INVALID", "TRUNCATED", "HEADER_MALFORMED")
+    assert outcome(bytes(data), sizes) in ("read", "REQUEST_INVALID", "TRUNCATED", "HEADER_MALFORMED")
 
 
 @pytest.mark.parametrize("cut", range(1, len(body([b"abc", b"def"])) - 1))

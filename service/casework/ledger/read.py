@@ -12,6 +12,7 @@ from casework.errors import Refused
 from casework.ledger import audit
 from casework.ledger import store_base as base
 from casework.ledger.database import Database
+from casework.ledger.read_lists import ReadLists
 from casework.ledger.read_why import answer
 from casework.ledger.rows import (
     artefact_row,
@@ -52,7 +53,7 @@ _OPEN_CASES = (CaseState.RECEIVING, CaseState.STABLE, CaseState.QUEUED)
 _WAITING = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.UNKNOWN, DeliveryState.RETRY_WAIT)
 
 
-class Read:
+class Read(ReadLists):
     """All questions."""
 
     def __init__(self, database: Database) -> None:

@@ -1,0 +1,118 @@
+"""The service itself: who am I, is it alive, can it work, and its metrics."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+
+from casework import __version__
+from casework.entrypoints.api import schemas
+from casework.entrypoints.api.auth import Role
+from casework.entrypoints.api.door import Door, add, principal
+from casework.errors import CaseworkError
+
+
+class ServiceRoutes:
+    """Handlers over the service's own state."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    def get_session(self, request: Request) -> schemas.Session:
+        """The owner of the key."""
+        owner = principal(request)
+        return schemas.Session(name=owner.name, role=owner.role, version=__version__)
+
+    async def live(self) -> schemas.Live:
+        """The process answers; it asks nobody."""
+        return schemas.Live(status="alive")
+
+    def ready(self) -> JSONResponse:
+        """Whether images can be taken and questions answered."""
+        checks = [self._ledger(), self._intake()]
+        state = schemas.Ready(ready=all(check.ok for check in checks), checks=checks)
+        return JSONResponse(state.model_dump(mode="json"), 200 if state.ready else 503)
+
+    def metrics(self) -> PlainTextResponse:
+        """This process's metrics and the ledger's counts."""
+        ours = CollectorRegistry(auto_describe=False)
+        ours.register(LedgerCollector(self._door))
+        text = generate_latest() + generate_latest(ours)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def _ledger(self) -> schemas.Check:
+        try:
+            self._door.ledger.read.next_due()
+        except CaseworkError as error:
+            return schemas.Check(name="ledger", ok=False, code=error.code)
+        return schemas.Check(name="ledger", ok=True, code="")
+
+    def _intake(self) -> schemas.Check:
+        intake = self._door.intake
+        if intake.failure:
+            intake.probe()
+        code = intake.admit()
+        return schemas.Check(name="intake", ok=not code, code=code)
+
+
+class LedgerCollector(Collector):
+    """The ledger's counts as gauges, asked when they are scraped."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one family a question."""
+        found, now = self._door.ledger.read.metrics(), self._door.now()
+        yield _by_state("casework_cases", "Cases by state.", found.cases)
+        yield _by_state("casework_jobs", "Jobs by state.", found.jobs)
+        deliveries = GaugeMetricFamily("casework_deliveries", "Deliveries.", labels=["destination", "state"])
+        for destination, states in found.deliveries.items():
+            for state, count in states.items():
+                deliveries.add_metric([destination, state], count)
+        yield deliveries
+        usage = self._door.spool.usage()
+        for name, words, value in (
+            ("casework_queue_depth", "Jobs that wait for a worker.", found.queue_depth),
+            ("casework_queue_oldest_seconds", "Age of the oldest of them.", _age(found.oldest_queued_at, now)),
+            ("casework_delivery_backlog", "Objects that wait for a destination.", found.delivery_backlog),
+            ("casework_delivery_oldest_seconds", "Age of the oldest of them.", _age(found.oldest_delivery_at, now)),
+            ("casework_ledger_associations_open", "Open associations and uploads.", found.open_associations),
+            ("casework_ledger_instances", "Accepted instances.", found.instances),
+            ("casework_disk_free_bytes", "Free space below the spool.", usage.free),
+            ("casework_disk_used_ratio", "Used share of the disk below the spool.", usage.share),
+        ):
+            yield GaugeMetricFamily(name, words, value=value)
+
+
+def _by_state(name: str, words: str, counts: object) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, words, labels=["state"])
+    for state, count in dict(counts).items():  # type: ignore[call-overload]  # a Mapping[str, int] of the ledger
+        family.add_metric([str(state)], count)
+    return family
+
+
+def _age(since: datetime | None, now: datetime) -> float:
+    return max(0.0, (now - since).total_seconds()) if since else 0.0
+
+
+def add_routes(app: FastAPI, door: Door) -> None:
+    """Add the routes of this module."""
+    routes = ServiceRoutes(door)
+    ready = {"application/json": {"schema": {"$ref": "#/components/schemas/Ready"}}}
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    add(app, "GET", "/v1/session", routes.get_session, role=Role.VIEWER, tag="service")
+    add(app, "GET", "/v1/health/live", routes.live, role=None, tag="service")
+    add(
+        app, "GET", "/v1/health/ready", routes.ready, role=None, tag="service", response_model=None,
+        responses={200: {"content": ready}, 503: {"description": "A check failed.", "content": ready}},
+    )  # fmt: skip
+    add(
+        app, "GET", "/v1/metrics", routes.metrics, role=Role.VIEWER, tag="service", response_model=None,
+        response_class=PlainTextResponse, failures=(503,), responses={200: {"content": text}},
+    )  # fmt: skip

@@ -1,0 +1,286 @@
+"""Ledger rows to the contract's shapes, in one language. Does no I/O."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from casework.entrypoints.api import schemas
+from casework.entrypoints.api.problems import Language, words
+from casework.ledger.types import (
+    ArtefactRow,
+    AssociationRow,
+    CaseItem,
+    CaseRow,
+    CaseView,
+    DeliveryRow,
+    Event,
+    FindingRow,
+    JobRow,
+    ReceiptRow,
+    StudyRow,
+    Why,
+    WhyCase,
+)
+from casework.reasons import REASONS, Family
+
+DISCLAIMER: Mapping[Language, str] = {
+    "en": "AI research output, unverified. Not for diagnosis.",
+    "zh": "人工智能研究结果，未经核实，不得用于诊断。",
+}
+STAT_PRIORITY = 100
+_SIDES = TypeAdapter(list[schemas.SideResult])
+
+
+def reason(code: str, language: Language) -> schemas.Reason:
+    """A coded reason in words; a code that this version doesn't know (a newer ledger) is shown as it is."""
+    if code not in REASONS:
+        return schemas.Reason(code=code, family=Family.NOTE, text=code, next="")
+    text, next_ = words(code, language)
+    return schemas.Reason(code=code, family=REASONS[code].family, text=text, next=next_)
+
+
+def maybe_reason(code: str, language: Language) -> schemas.Reason | None:
+    """A reason, or None for no code."""
+    return reason(code, language) if code else None
+
+
+def priority(value: int) -> schemas.Priority:
+    """The ledger's number in words."""
+    return schemas.Priority.STAT if value >= STAT_PRIORITY else schemas.Priority.ROUTINE
+
+
+def _summary(
+    row: CaseRow,
+    language: Language,
+    *,
+    accessions: Iterable[str],
+    studies: Iterable[str],
+    modalities: Mapping[str, int],
+    newest: bool,
+) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "revision": row.revision,
+        "state": row.state,
+        "reason": maybe_reason(row.reason, language),
+        "detail": row.detail,
+        "priority": priority(row.priority),
+        "patient_id": row.patient_id,
+        "issuer_of_patient_id": row.issuer_of_patient_id,
+        "accession_numbers": list(accessions),
+        "study_instance_uids": list(studies),
+        "modalities": dict(modalities),
+        "opened_at": row.opened_at,
+        "last_image_at": row.last_at,
+        "changed_at": row.changed_at,
+        "newest": newest,
+    }
+
+
+def case_item(item: CaseItem, language: Language) -> schemas.CaseSummary:
+    """One line of a list."""
+    values = _summary(
+        item.case,
+        language,
+        accessions=item.accession_numbers,
+        studies=item.study_uids,
+        modalities=item.modalities,
+        newest=item.newest,
+    )
+    return schemas.CaseSummary(**values)
+
+
+def case_summary(view: CaseView, language: Language) -> schemas.CaseSummary:
+    """One line of a list, from the whole case."""
+    return schemas.CaseSummary(**_summary_of(view, language))
+
+
+def _summary_of(view: CaseView, language: Language) -> dict[str, Any]:
+    return _summary(
+        view.case,
+        language,
+        accessions=sorted({study.accession_number for study in view.studies} - {""}),
+        studies=[study.study_uid for study in view.studies],
+        modalities=view.modalities,
+        newest=view.newest_id == view.case.id,
+    )
+
+
+def case(view: CaseView, language: Language) -> schemas.Case:
+    """One case in full."""
+    sides, model, report = _result(view.result_json, language)
+    return schemas.Case(
+        **_summary_of(view, language),
+        newest_id=view.newest_id,
+        studies=[study(row) for row in view.studies],
+        sides=sides,
+        model=model,
+        report=report,
+        findings=[finding(row, language) for row in view.findings],
+        jobs=[job(row, language) for row in view.jobs],
+        disclaimer=DISCLAIMER[language],
+    )
+
+
+def _result(text: str, language: Language) -> tuple[list[schemas.SideResult], schemas.Model | None, str]:
+    """Sides, model and words of a stored result; nothing before there is one, or from a form that is not known."""
+    if not text:
+        return [], None, ""
+    try:
+        document = json.loads(text)
+        sides, model = _SIDES.validate_python(document["sides"]), schemas.Model(**document["model"])
+        return sides, model, str(document["words"][language])
+    except (ValueError, KeyError, TypeError):
+        return [], None, ""
+
+
+def study(row: StudyRow) -> schemas.Study:
+    """One study of a case."""
+    return schemas.Study(
+        study_instance_uid=row.study_uid,
+        accession_number=row.accession_number,
+        study_date=row.study_date,
+        modalities=dict(row.modalities),
+        received=row.received,
+        expected=row.expected,
+        expected_source=row.expected_source,
+        first_image_at=row.first_at,
+        last_image_at=row.last_at,
+    )
+
+
+def finding(row: FindingRow, language: Language) -> schemas.Finding:
+    """One coded remark."""
+    return schemas.Finding(
+        reason=reason(row.code, language), subject=row.subject, detail=row.detail, source=row.source, at=row.at
+    )
+
+
+def job(row: JobRow, language: Language) -> schemas.Job:
+    """One unit of work."""
+    return schemas.Job(
+        id=row.id,
+        kind=row.kind,
+        state=row.state,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        reason=maybe_reason(row.code, language),
+        next_at=row.next_at,
+        changed_at=row.changed_at,
+    )
+
+
+def delivery(row: DeliveryRow, language: Language) -> schemas.Delivery:
+    """One object on its way."""
+    return schemas.Delivery(
+        id=row.id,
+        case_id=row.case_id,
+        artefact_id=row.artefact_id,
+        kind=row.kind,
+        label=row.label,
+        sop_instance_uid=row.sop_instance_uid,
+        destination=row.destination,
+        state=row.state,
+        attempt=row.attempt,
+        status=row.status,
+        reason=maybe_reason(row.code, language),
+        first_at=row.first_at,
+        next_at=row.next_at,
+        changed_at=row.changed_at,
+    )
+
+
+def artefact(row: ArtefactRow) -> schemas.Artefact:
+    """One rendered object."""
+    made = row.artefact
+    return schemas.Artefact(
+        id=row.id,
+        kind=made.kind,
+        media_type=made.media_type,
+        label=made.label,
+        study_instance_uid=made.study_instance_uid,
+        series_instance_uid=made.series_instance_uid,
+        sop_class_uid=made.sop_class_uid,
+        sop_instance_uid=made.sop_instance_uid,
+        sha256=made.sha256,
+        size=made.size,
+        created_at=row.created_at,
+        url=f"/v1/results/{row.id}",
+    )
+
+
+def event(row: Event, language: Language) -> schemas.Event:
+    """One step of a timeline. A code inside the detail is put into words."""
+    code = row.detail.get("code")
+    return schemas.Event(
+        sequence=row.seq,
+        at=row.at,
+        actor=row.actor,
+        event=row.event,
+        subject=row.subject,
+        reason=maybe_reason(code if isinstance(code, str) else "", language),
+        detail=dict(row.detail),
+    )
+
+
+def receipt(row: ReceiptRow, language: Language) -> schemas.Receipt:
+    """One arrival."""
+    return schemas.Receipt(
+        id=row.id,
+        received_at=row.received_at,
+        door=row.door,
+        peer=row.peer,
+        verdict=row.verdict,
+        reason=maybe_reason(row.code, language),
+        sop_instance_uid=row.sop_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        modality=row.modality,
+        accession_number=row.accession_number,
+        size=row.size,
+        association_id=row.association_id,
+    )
+
+
+def association(row: AssociationRow, language: Language) -> schemas.Association:
+    """One association."""
+    return schemas.Association(
+        id=row.id,
+        calling=row.calling,
+        called=row.called,
+        address=row.address,
+        opened_at=row.opened_at,
+        closed_at=row.closed_at,
+        end=row.end,
+        reason=maybe_reason(row.code, language),
+        counts=dict(row.counts),
+    )
+
+
+def why(answer: Why, language: Language, *, associations: bool) -> schemas.Why:
+    """Everything known of a search term; the association log only for those who may read it."""
+    return schemas.Why(
+        query=answer.query,
+        matched_by=answer.matched_by,
+        next=reason(answer.next_code, language),
+        cases=[_why_case(item, language) for item in answer.cases],
+        receipt_counts=dict(answer.receipt_counts),
+        receipts=[receipt(row, language) for row in answer.receipts],
+        associations=[association(row, language) for row in answer.associations] if associations else [],
+    )
+
+
+def _why_case(item: WhyCase, language: Language) -> schemas.WhyCase:
+    return schemas.WhyCase(
+        id=item.case.id,
+        revision=item.case.revision,
+        state=item.case.state,
+        reason=reason(item.code, language),
+        waiting_until=item.waiting_until,
+        changed_at=item.case.changed_at,
+        studies=[study(row) for row in item.studies],
+        findings=[finding(row, language) for row in item.findings],
+        jobs=[job(row, language) for row in item.jobs],
+        deliveries=[delivery(row, language) for row in item.deliveries],
+    )
