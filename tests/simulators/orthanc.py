@@ -114,23 +114,20 @@ class Orthanc:
 
     def get(self, path: str) -> Any:
         """GET of Orthanc's own REST API, decoded."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
-            return json.loads(answer.read())
+        return json.loads(self._open(path))
 
     def find(self, level: str, query: dict[str, str]) -> list[dict[str, Any]]:
         """/tools/find with expanded answers."""
-        body = json.dumps({"Level": level, "Query": query, "Expand": True}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}/tools/find", body, method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return list(json.loads(answer.read()))
+        return list(json.loads(self._open("/tools/find", {"Level": level, "Query": query, "Expand": True})))
 
     def file(self, sop_uid: str) -> bytes | None:
         """The Part 10 file of an instance, None when it is not there."""
         found = self.find("Instance", {"SOPInstanceUID": sop_uid})
-        if not found:
-            return None
-        url = f"http://127.0.0.1:{self.http_port}/instances/{found[0]['ID']}/file"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        return self._open(f"/instances/{found[0]['ID']}/file") if found else None
+
+    def _open(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", data, timeout=10) as answer:
             return bytes(answer.read())
 
 

@@ -84,10 +84,9 @@ class Faults:
 class SimulatedPacs:
     """The PACS as an object; `start` and `stop` it, or use `running`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the order of the command line
         self,
         folder: Path,
-        *,
         aet: str = "PACS",
         port: int = 0,
         http_port: int | None = None,

@@ -39,6 +39,14 @@ class StoreResult:
     code: str
     answer: Answer
     retry_after_s: float = 0.0  # the peer's own wish, 0 when it has none
+    http: bool = False  # whether `status` is an HTTP status
+
+    @property
+    def words(self) -> str:
+        """The status as people write it: 0xA700, HTTP 409, or "" when there was none."""
+        if self.status is None:
+            return ""
+        return f"HTTP {self.status}" if self.http else f"0x{self.status:04X}"
 
 
 _A = Answer
@@ -116,7 +124,7 @@ def of_dimse(sop_uid: str, status: int) -> StoreResult:
 def of_http(sop_uid: str, status: int, retry_after_s: float = 0.0) -> StoreResult:
     """Classify an HTTP status of a STOW-RS answer whose body says nothing about the instance."""
     _, answer, code = HTTP_ROWS[max(bisect_right(_HTTP_STARTS, status) - 1, 0)]
-    return StoreResult(sop_uid, status, code, answer, retry_after_s)
+    return StoreResult(sop_uid, status, code, answer, retry_after_s, http=True)
 
 
 def ended(sop_uid: str, how: str) -> StoreResult:

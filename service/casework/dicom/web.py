@@ -85,6 +85,15 @@ class WebSession:
             return [ended(uid, "unreadable") for uid in uids]
         return classify(uids, status, retry_after_s(headers.get("Retry-After", "")), body)
 
+    def probe(self) -> bool:
+        """Whether a server answers there at all; asks for no data."""
+        deadline = time.monotonic() + self._destination.timeout_s
+        try:
+            status, _, _ = self._exchange(self._client.build_request("OPTIONS", f"{self._root}/studies"), deadline)
+        except httpx.HTTPError:
+            return False
+        return status < httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.NOT_IMPLEMENTED
+
     def get_json(self, path: str, options: Mapping[str, str]) -> list[dict[str, Any]]:
         """QIDO-RS: every match, page by page.
 
@@ -159,9 +168,13 @@ def classify(uids: Sequence[str], status: int, retry_after: float, body: bytes) 
         elif uid in stored and status < 300:
             results.append(of_dimse(uid, stored[uid]) if stored[uid] else of_http(uid, 200))
         elif status in (202, 409) and (failed or stored or others):
-            results.append(of_dimse(uid, others[0]) if others else StoreResult(uid, status, "PEER_FAILED", Answer.FEW))
+            results.append(
+                of_dimse(uid, others[0]) if others else StoreResult(uid, status, "PEER_FAILED", Answer.FEW, http=True)
+            )
         elif status == 202:
-            results.append(StoreResult(uid, status, "PEER_FAILED", Answer.FEW))  # accepted with failures, none named
+            results.append(
+                StoreResult(uid, status, "PEER_FAILED", Answer.FEW, http=True)
+            )  # accepted with failures, none named
         else:
             results.append(of_http(uid, status, retry_after))
     return results

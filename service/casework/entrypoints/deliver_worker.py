@@ -1,0 +1,79 @@
+"""The delivery worker's door: one thread for each destination that gets results, until SIGTERM.
+
+On SIGTERM a sending in progress is finished (its own deadline bounds it); one that is cut by SIGKILL is repeated with the
+same bytes once its lease has ended.
+"""
+
+import signal
+import threading
+from types import FrameType
+
+from casework.config import Settings
+from casework.errors import CaseworkError
+from casework.flows.deliver import DestinationWorker
+from casework.ledger import Ledger
+from casework.observe import log
+from casework.spool import Spool
+
+REST_AFTER_ERROR_S = 2.0
+DRAIN_S = 50.0
+
+
+def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S) -> bool:
+    """Deliver until `stop` is set; True when every thread ended within drain_s."""
+    ledger = Ledger.open(settings.ledger_url)
+    spool = Spool(settings.root, fsync=settings.storage.fsync)
+    workers = [DestinationWorker(ledger, spool, d, settings) for d in settings.destination if d.send]
+    threads = [
+        threading.Thread(target=_loop, args=(worker, stop), daemon=True, name=f"deliver-{worker.destination.name}")
+        for worker in workers
+    ]
+    for thread in threads:
+        thread.start()
+    log.info("deliver.started", count=len(threads))
+    stop.wait()
+    deadline = threading.Event()
+    timer = threading.Timer(drain_s, deadline.set)
+    timer.daemon = True
+    timer.start()
+    while any(thread.is_alive() for thread in threads) and not deadline.wait(0.05):
+        pass
+    timer.cancel()
+    whole = not any(thread.is_alive() for thread in threads)
+    if whole:
+        ledger.close()
+    log.info("deliver.stopped", state="drained" if whole else "cut")
+    return whole
+
+
+def _loop(worker: DestinationWorker, stop: threading.Event) -> None:
+    while not stop.is_set():
+        stop.wait(_turn(worker))
+    worker.close()
+
+
+def _turn(worker: DestinationWorker) -> float:
+    """One delivery or one probe; returns the seconds until the next turn."""
+    try:
+        return worker.step()
+    except CaseworkError as error:
+        log.error("deliver.failed", destination=worker.destination.name, code=error.code)
+    except Exception as error:  # noqa: BLE001 - the outer guard of this loop: the claim's lease brings the delivery back
+        log.error(
+            "deliver.failed", destination=worker.destination.name, code="INTERNAL", error_type=type(error).__name__
+        )
+        worker.close()
+    return REST_AFTER_ERROR_S
+
+
+def main(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status."""
+    stop = threading.Event()
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    run(settings, stop)
+    return 0

@@ -1,0 +1,286 @@
+"""When a case is complete: every turn looks at the cases that receive, and queues them or says why not.
+
+`judge` is the whole rule, without I/O. In words:
+ - a person's request counts as complete;
+ - without a Patient ID nothing can be joined or asked for: a person has to look, and a retry runs it as a case of its own;
+ - when a PACS has been asked: complete means that for each study exactly as many images are here as it holds, that it
+   said so twice at least settle_s apart, the second time after the last image came, and that nothing came for settle_s.
+   The association need not be closed then: many PACS keep it open for a while. Short of the count, the case waits until
+   give_up_s after the last image, and then runs with what is there and with the finding COUNT_INCOMPLETE;
+ - otherwise, or when there is more here than the PACS knows of: all associations closed and quiet_s without an image.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from casework.case import CaseState
+from casework.config import Assembly, Settings
+from casework.dicom.query import WANTED_MODALITIES, HeldStudy, held_by_patient
+from casework.errors import Defect, Refused
+from casework.flows.expected import Ask, PacsWatch, Question, counts
+from casework.ledger import CaseRow, Ledger, StudyRow
+from casework.observe import log
+
+ACTOR = "assemble"
+LOOK_UP_AGAIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A finding that assembly puts on a case."""
+
+    code: str
+    subject: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the asked PACS hold of the case's studies, and how sure that is. Times in seconds."""
+
+    counts: Mapping[str, int]
+    unchanged_s: float
+    after_last_image: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that `judge` looks at. received: usable images per study; idle_s: since the newest image."""
+
+    received: Mapping[str, int]
+    idle_s: float
+    open_associations: int = 0
+    known: Known | None = None
+    requested: bool = False
+    has_patient_id: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do with a case now. state RECEIVING = wait."""
+
+    state: CaseState
+    code: str
+    notes: tuple[Note, ...] = ()
+
+
+def judge(facts: Facts, rules: Assembly) -> Verdict:
+    """The rule of this module."""
+    held_back = _quiet(facts, rules)
+    if not facts.received:
+        return held_back or Verdict(CaseState.REJECTED, "MODALITY_NOT_ACCEPTED")
+    if facts.requested:
+        return Verdict(CaseState.STABLE, "QUEUED")
+    if not facts.has_patient_id:
+        return held_back or Verdict(CaseState.NEEDS_ATTENTION, "PATIENT_ID_MISSING")
+    if facts.known is not None and facts.known.counts:
+        missing = _missing(facts.received, facts.known.counts)
+        if missing:
+            return _short(facts, rules, missing)
+        if facts.received == facts.known.counts and facts.known.after_last_image:
+            settled = min(facts.idle_s, facts.known.unchanged_s) >= rules.settle_s
+            return Verdict(CaseState.STABLE, "QUEUED") if settled else Verdict(CaseState.RECEIVING, "QUIET_TIME")
+    return held_back or Verdict(CaseState.STABLE, "QUEUED")
+
+
+def _quiet(facts: Facts, rules: Assembly) -> Verdict | None:
+    """Why the case is not quiet, None when it is."""
+    if facts.open_associations:
+        return Verdict(CaseState.RECEIVING, "ASSOCIATION_OPEN")
+    if facts.idle_s < rules.quiet_s:
+        return Verdict(CaseState.RECEIVING, "QUIET_TIME")
+    return None
+
+
+def _missing(received: Mapping[str, int], expected: Mapping[str, int]) -> tuple[Note, ...]:
+    """One note for each study that is short."""
+    return tuple(
+        Note("COUNT_INCOMPLETE", uid, f"{received.get(uid, 0)} of {count}")
+        for uid, count in sorted(expected.items())
+        if received.get(uid, 0) < count
+    )
+
+
+def _short(facts: Facts, rules: Assembly, missing: tuple[Note, ...]) -> Verdict:
+    if facts.open_associations:
+        return Verdict(CaseState.RECEIVING, "ASSOCIATION_OPEN")
+    if facts.idle_s < rules.give_up_s:
+        return Verdict(CaseState.RECEIVING, "COUNT_INCOMPLETE")
+    return Verdict(CaseState.STABLE, "QUEUED", missing)
+
+
+@dataclass
+class _Age:
+    """How long ago the newest image came, by the monotonic clock once it was seen: a clock that jumps moves nothing."""
+
+    last_at: datetime
+    at_first_s: float
+    seen: float
+
+    def seconds(self, now: float) -> float:
+        return self.at_first_s + now - self.seen
+
+
+class Assembler:
+    """Looks after the cases that receive. One thread calls `step`."""
+
+    def __init__(self, ledger: Ledger, settings: Settings, *, ask: Ask = held_by_patient) -> None:
+        self._ledger, self._rules = ledger, settings.assembly
+        self._watches = [
+            PacsWatch(destination, settings.dicom.ae_title, first_interval_s=max(self._rules.settle_s, 0.2), ask=ask)
+            for destination in settings.destination
+            if destination.query
+        ]
+        self._source = "pacs:" + ",".join(d.name for d in settings.destination if d.query)
+        self._ages: dict[str, _Age] = {}
+        self._elsewhere: dict[tuple[str, str], tuple[bool, float]] = {}
+
+    def close(self) -> None:
+        """Stop asking."""
+        for watch in self._watches:
+            watch.close()
+
+    def step(self, now: datetime, clock: float) -> int:
+        """One look at every open case; `clock` is monotonic seconds. Returns how many were queued."""
+        cases = self._ledger.cases_in(CaseState.RECEIVING, CaseState.STABLE)
+        queued = sum(self._tend_alone(case, now, clock) for case in cases)
+        self._forget({case.id for case in cases})
+        return queued
+
+    def _tend_alone(self, case: CaseRow, now: datetime, clock: float) -> int:
+        """One case's trouble is not the others'."""
+        try:
+            return self._tend(case, now, clock)
+        except (Refused, Defect) as error:
+            log.error("assemble.failed", case_id=case.id, code=error.code)
+            return 0
+
+    def _tend(self, case: CaseRow, now: datetime, clock: float) -> int:
+        if case.state is CaseState.STABLE:  # a keeper stopped between the two moves
+            return self._queue(case, now)
+        verdict = judge(self._facts(case, now, clock), self._rules)
+        match verdict.state:
+            case CaseState.RECEIVING:
+                self._ledger.set_reason(case.id, CaseState.RECEIVING, verdict.code, now)
+                return 0
+            case CaseState.STABLE:
+                self._ledger.add_findings(case.id, verdict.notes, ACTOR, now)
+                moved = self._ledger.move_case(case.id, CaseState.RECEIVING, CaseState.STABLE, verdict.code, ACTOR, now)
+                return self._queue(case, now) if moved else 0
+            case _:
+                self._ledger.move_case(case.id, CaseState.RECEIVING, verdict.state, verdict.code, ACTOR, now)
+                log.warning("case.stopped", case_id=case.id, state=str(verdict.state), code=verdict.code)
+                return 0
+
+    def _queue(self, case: CaseRow, now: datetime) -> int:
+        job_id = self._ledger.queue_case(case.id, case.priority, ACTOR, now)
+        if job_id is None:  # an image came in between
+            return 0
+        log.info("case.queued", case_id=case.id, job_id=job_id, revision=case.revision)
+        return 1
+
+    # --- facts ---------------------------------------------------------------------------------------------
+
+    def _facts(self, case: CaseRow, now: datetime, clock: float) -> Facts:
+        studies = self._ledger.case_studies(case.id)
+        received = {s.study_uid: n for s in studies if (n := _usable(s))}
+        idle_s = self._idle_s(case, now, clock)
+        known = self._known(case, studies, received, clock, idle_s) if case.patient_id else None
+        if known is not None:
+            self._tell(case, studies, known, now)
+        return Facts(
+            received,
+            idle_s,
+            self._ledger.open_associations_of(case.id),
+            known,
+            case.requested_at is not None,
+            bool(case.patient_id),
+        )
+
+    def _idle_s(self, case: CaseRow, now: datetime, clock: float) -> float:
+        age = self._ages.get(case.id)
+        if age is None or age.last_at != case.last_at:
+            age = self._ages[case.id] = _Age(case.last_at, max((now - case.last_at).total_seconds(), 0.0), clock)
+        return age.seconds(clock)
+
+    def _known(
+        self, case: CaseRow, studies: Sequence[StudyRow], received: Mapping[str, int], clock: float, idle_s: float
+    ) -> Known | None:
+        """Ask again where it is due; join what the PACS said, the larger count where they differ."""
+        belongs = self._belongs(case, studies, received, clock)
+        question = Question(case.id, case.patient_id, case.issuer_of_patient_id, clock)
+        looks = []
+        for watch in self._watches:
+            look = watch.look(case.id)
+            reached = look is not None and not _missing(received, counts(look, belongs))
+            if not (look is not None and look.asked_at > clock - idle_s and look.unchanged_s >= self._rules.settle_s):
+                watch.want(question, urgent=reached)
+            if look is not None:
+                looks.append(look)
+        if not looks:
+            return None
+        joined: dict[str, int] = {}
+        for look in looks:
+            for uid, count in counts(look, belongs).items():
+                joined[uid] = max(joined.get(uid, 0), count)
+        return Known(
+            joined,
+            min(look.unchanged_s for look in looks),
+            all(look.asked_at > clock - idle_s for look in looks),
+        )
+
+    def _belongs(
+        self, case: CaseRow, studies: Sequence[StudyRow], received: Mapping[str, int], clock: float
+    ) -> Callable[[HeldStudy], bool]:
+        """Whether a study that a PACS names is one of this case: it is here, or its day lies in the window."""
+        anchor = next((day for s in studies if (day := _day(s.study_date))), None)
+
+        def belongs(held: HeldStudy) -> bool:
+            if held.study_uid in received:
+                return True
+            day = _day(held.study_date)
+            if anchor is not None and day is not None and abs((day - anchor).days) > self._rules.window_days:
+                return False
+            return not self._is_elsewhere(case, held.study_uid, clock)
+
+        return belongs
+
+    def _is_elsewhere(self, case: CaseRow, study_uid: str, clock: float) -> bool:
+        """Whether another case of the ledger has this study; a study without a case is looked up again after a while."""
+        key = (case.root_id, study_uid)
+        elsewhere, until = self._elsewhere.get(key, (False, 0.0))
+        if not elsewhere and clock >= until:
+            found = self._ledger.read.list_cases(q=study_uid, limit=1).items
+            elsewhere = any(item.case.root_id != case.root_id for item in found)
+            self._elsewhere[key] = (elsewhere, clock + LOOK_UP_AGAIN_S)
+        return elsewhere
+
+    def _tell(self, case: CaseRow, studies: Sequence[StudyRow], known: Known, now: datetime) -> None:
+        """Write down counts that changed, so that the API and `why` can show them."""
+        noted = {s.study_uid: s.expected for s in studies}
+        for uid, count in known.counts.items():
+            if noted.get(uid) != count:
+                self._ledger.set_expected(case.id, uid, count, self._source, now)
+        for study in studies:  # a study that the PACS no longer names is no longer expected
+            if study.expected and study.expected_source.startswith("pacs:") and study.study_uid not in known.counts:
+                self._ledger.set_expected(case.id, study.study_uid, 0, self._source, now)
+
+    def _forget(self, open_cases: set[str]) -> None:
+        for case_id in self._ages.keys() - open_cases:
+            del self._ages[case_id]
+        if not open_cases:
+            self._elsewhere.clear()
+        for watch in self._watches:
+            watch.forget(open_cases)
+
+
+def _usable(study: StudyRow) -> int:
+    return sum(n for modality, n in study.modalities.items() if modality in WANTED_MODALITIES)
+
+
+def _day(value: str) -> date | None:
+    try:
+        return datetime.strptime(value, "%Y%m%d").date()  # noqa: DTZ007 - a DICOM date has no zone
+    except ValueError:
+        return None

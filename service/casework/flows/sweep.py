@@ -1,0 +1,74 @@
+"""What has to be looked at again and again: leases that ended, retries that are due, leftovers, caches, the disk.
+
+Everything here is safe to repeat and to stop at any moment. Alarms are raised once when they begin and once when they end.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from casework.case import DeliveryState
+from casework.config import Settings
+from casework.ledger import Ledger
+from casework.observe import log
+from casework.spool import Spool
+
+LEASES_EVERY_S = 0.5
+ROOMS_EVERY_S = 30.0
+_OPEN = (DeliveryState.PENDING, DeliveryState.RETRY_WAIT, DeliveryState.UNKNOWN, DeliveryState.SENDING)
+
+
+@dataclass
+class Sweeper:
+    """One thread calls `step`; `clock` is monotonic seconds."""
+
+    ledger: Ledger
+    spool: Spool
+    settings: Settings
+    alarms: set[str] = field(default_factory=set)
+    _leases_at: float = float("-inf")
+    _rooms_at: float = float("-inf")
+
+    def boot(self) -> None:
+        """Once at start: half-written files of processes that died; nobody was told that they are here."""
+        log.info("sweep.boot", count=self.spool.sweep_incoming())
+
+    def step(self, now: datetime, clock: float) -> None:
+        """Do what is due."""
+        if clock - self._leases_at >= LEASES_EVERY_S:
+            self._leases_at = clock
+            self.leases(now)
+        if clock - self._rooms_at >= ROOMS_EVERY_S:
+            self._rooms_at = clock
+            self.rooms()
+
+    def leases(self, now: datetime) -> None:
+        """Jobs and deliveries whose owner is gone, then those whose time has come."""
+        expired = self.ledger.expire_leases(now)
+        if expired.total:
+            log.warning("sweep.expired", count=expired.total, code="LEASE_EXPIRED")
+        due = self.ledger.promote_due(now)
+        if due.total:
+            log.info("sweep.due", count=due.total)
+
+    def rooms(self) -> None:
+        """The prepared cache's bound, the disk floor, results that no configured destination will take."""
+        trimmed = self.spool.trim_prepared(self.settings.storage.prepared_bytes)
+        if trimmed:
+            log.info("sweep.trimmed", count=trimmed)
+        storage, usage = self.settings.storage, self.spool.usage()
+        low = usage.share > storage.watermark or usage.free < storage.reserve_bytes
+        self._alarm("DISK_LOW", "", on=low, detail=usage.free)
+        known = {d.name for d in self.settings.destination if d.send}
+        waiting = self.ledger.read.metrics().deliveries
+        for name in waiting:
+            count = sum(waiting[name].get(state, 0) for state in _OPEN)
+            self._alarm("DESTINATION_UNKNOWN", name, on=name not in known and count > 0, detail=count)
+
+    def _alarm(self, code: str, destination: str, *, on: bool, detail: int) -> None:
+        key = f"{code} {destination}".strip()
+        if on and key not in self.alarms:
+            self.alarms.add(key)
+            log.error("alarm.raised", code=code, destination=destination, count=detail)
+        elif not on and key in self.alarms:
+            self.alarms.discard(key)
+            log.info("alarm.cleared", code=code, destination=destination)
