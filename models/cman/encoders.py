@@ -108,6 +108,7 @@ def train_encoder(
     sides: Sides,
     modality: str,
     schedule: Schedule,
+    *,
     seed: int,
     progress: Callable[[str], None],
     crop: int = 96,

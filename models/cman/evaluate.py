@@ -33,7 +33,7 @@ def auc_interval(label: Ints, score: Floats, case: Ints, seed: int, rounds: int 
     return {"auc": float(roc_auc_score(label, score)), "low": float(low), "high": float(high)}
 
 
-def auc_difference(label: Ints, a: Floats, b: Floats, case: Ints, seed: int, rounds: int = 1000) -> dict[str, float]:
+def auc_difference(label: Ints, a: Floats, b: Floats, case: Ints, *, seed: int, rounds: int = 1000) -> dict[str, float]:
     """AUC of a minus AUC of b on the same patients, with a paired bootstrap interval."""
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(case == c) for c in np.unique(case)]
@@ -97,7 +97,7 @@ def points(prob: Floats, label: Ints, cut: Mapping[str, float]) -> dict[str, flo
 
 
 def summary(
-    logit: Floats, label: Ints, case: Ints, temperature: float, cut: Mapping[str, float], seed: int
+    logit: Floats, label: Ints, case: Ints, temperature: float, cut: Mapping[str, float], *, seed: int
 ) -> dict[str, Any]:
     """All numbers of one set of sides."""
     prob = 1 / (1 + np.exp(-logit / temperature))

@@ -97,6 +97,7 @@ def train_fusion(
     sides: Sides,
     schedule: Schedule,
     losses: Losses,
+    *,
     seed: int,
     progress: Callable[[str], None],
     checkpoint: Path | None = None,

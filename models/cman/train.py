@@ -75,7 +75,7 @@ def _save(path: Path, value: object) -> None:
 
 
 def stage_encoders(
-    run: Path, train: Sides, val: Sides, preset: dict[str, Any], budget_s: float, seed: int, log: Log
+    run: Path, train: Sides, val: Sides, preset: dict[str, Any], *, budget_s: float, seed: int, log: Log
 ) -> None:
     """One checkpoint an encoder. MR and US begin with what MG learned: edges and blobs look alike everywhere."""
     for n, modality in enumerate(MODALITIES):
@@ -181,6 +181,7 @@ def stage_fusion(
     data: tuple[Sides, Sides],
     tokens: tuple[dict[str, NDArray[np.float16]], dict[str, NDArray[np.float16]]],
     schedule: Schedule,
+    *,
     seed: int,
     log: Log,
 ) -> None:
@@ -203,7 +204,7 @@ def stage_fusion(
             train,
             schedule,
             Losses(),
-            seed,
+            seed=seed,
             progress=log,
             checkpoint=run / "fusion-best.part",
             validate=validate,
@@ -233,13 +234,13 @@ def main() -> None:
     budget_s = options.budget_min * 60
     log("start", seed=options.seed, preset=options.preset, budget_min=options.budget_min, sides=len(train.label))
     began = time.monotonic()
-    stage_encoders(options.run, train, val, preset, budget_s, options.seed, log)
+    stage_encoders(options.run, train, val, preset, budget_s=budget_s, seed=options.seed, log=log)
     graphs = stage_graphs(options.run, train, options.seed, log)
     runner = runner_of(options.run / "int8", graphs["int8"], CONFIG, options.threads)
     tokens = [stage_tokens(runner, s, options.run / "tokens" / n, log) for s, n in ((train, "train"), (val, "val"))]
     left_s = min(preset["fusion_share"] * budget_s, budget_s - (time.monotonic() - began))
     schedule = Schedule(preset["fusion_steps"], max(left_s, 60.0), **preset["fusion"])
-    stage_fusion(options.run, (train, val), (tokens[0], tokens[1]), schedule, options.seed, log)
+    stage_fusion(options.run, (train, val), (tokens[0], tokens[1]), schedule, seed=options.seed, log=log)
 
 
 if __name__ == "__main__":

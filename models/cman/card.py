@@ -1,0 +1,151 @@
+"""MODEL_CARD.md from the evaluation, so that words and numbers can't drift apart. Does no I/O."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_TEMPLATE = """# {name} {version}
+
+**{intended_use}**
+
+## What it is
+
+CMAN, a cross-modal attention network. Per breast it takes up to two mammographic views (CC, MLO), four projections of a
+dynamic MRI (axial, sagittal, axial upper and lower half; pre-contrast, early and late difference as channels) and three
+ultrasound frames, each {size} x {size} pixels, and gives one probability that the axilla of that side holds a lymph-node
+metastasis, a share of the logit per modality, and a heat-map per image. Three ResNet-50 encoders (one a modality, int8
+convolutions) turn each image into 14 x 14 tokens; the tokens of each modality ask those of the others (alignment prior
+between views of one plane); gated attention pools them. Contributions add up to the logit exactly. Any subset of images
+runs; absent ones change nothing.
+
+**What the heat-map means.** It shows where evidence was collected, not where it came from: after cross-attention a token
+also carries what it learned from other images. It is no segmentation and no proof of a cause.
+
+## What it was trained on
+
+{training}
+
+The phantoms are drawings with known truth (`models/cman/phantom`). The label is drawn from a risk that rises most when
+one lesion is spiculated (mammography) and washes out (MRI), and with the cortex of the axillary node (ultrasound). Two
+things make little processor time go far and would not exist for real patients: the encoders were trained on dense truth
+(what lies at each token), and the fusion on the phantom's risk instead of the drawn label. The fusion has an auxiliary
+task: what each lesion is like in the other modalities.
+
+Schedule: {schedule}. AdamW, focal loss (gamma 2, alpha 0.25), modality and slot dropout, bf16 mixed precision, seed
+{seed}. Trained on two processor cores in about {minutes:.0f} minutes; a longer run would be better.
+
+Encoders on validation, area under the ROC curve over tokens: {dense}.
+
+## Evaluation
+
+{what} Intervals: 95 %, bootstrap over patients.
+
+{tables}
+
+{pointing}
+
+Calibration: temperature {temperature:.3f} (and a shift inside the head) fitted on validation over all subsets.
+Thresholds, chosen on validation with full input: positive at {positive_at:.3f} (specificity 0.90), negative below
+{negative_below:.3f} (sensitivity 0.95), between them indeterminate.
+
+## Precision
+
+int8 (static, convolutions of the encoders only) against fp32 encoders on {int8[sides]} test sides: difference of the
+probability {int8[mean_abs_dp]:.4f} on average, {int8[p99_abs_dp]:.4f} at the 99th percentile, {int8[max_abs_dp]:.4f} at
+most; {int8[flips_at_positive]} sides change at the positive threshold; heat-maps correlate {int8[heat_correlation_mean]:.4f}
+on average, {int8[heat_correlation_min]:.4f} at least. All numbers above are those of the int8 encoders. fp32 graphs against
+torch: logit within {parity[max_abs_logit]:.1e}, heat within {parity[max_abs_heat]:.1e}.
+
+## Limits
+
+- Never evaluated on a real image. A real mammogram, MRI or ultrasound is outside of everything that it has seen; whatever
+  it says there is meaningless.
+- It holds by construction of the label that several modalities together are better. This is no clinical finding.
+- Subsets are weaker than full input, see the table. A probability from one modality stays near the prevalence.
+- Prevalence of the phantoms: {prevalence:.2f}. Another prevalence needs another calibration.
+- Phantoms have no implants, no surgery, no clips, no bilateral nodes, no artefacts beyond noise and blur.
+
+Licence: Apache-2.0. Reproduce with the command chain in README.md of this folder.
+"""
+
+
+def _interval(numbers: Mapping[str, Any]) -> str:
+    return f"{numbers['auc']:.3f} ({numbers['low']:.3f} to {numbers['high']:.3f})"
+
+
+def _table(title: str, numbers: Mapping[str, Any]) -> str:
+    rows = [
+        f"### {title}",
+        "",
+        "| images of | AUC (95 %) | all three minus this | Brier | ECE | slope | sensitivity / specificity at positive |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, n in numbers["subsets"].items():
+        gain = n.get("all_minus_this")
+        words = f"{gain['difference']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else ""
+        rows.append(
+            f"| {name} | {_interval(n)} | {words} | {n['brier']:.3f} | {n['ece']:.3f} | {n['calibration_slope']:.2f} "
+            f"| {n['sensitivity_at_positive']:.2f} / {n['specificity_at_positive']:.2f} |"
+        )
+    rows += ["", f"Ceiling ({numbers['ceiling']['what']}): {_interval(numbers['ceiling'])}."]
+    return "\n".join(rows)
+
+
+def _tables(evaluation: Mapping[str, Any]) -> str:
+    titles = {
+        "test": "Held-out patients of the training hospital",
+        "external": "Another hospital: other scanners, more noise and blur, larger misregistration",
+        "val": "Validation (thresholds and temperature were fitted here)",
+    }
+    parts = []
+    for name, title in titles.items():
+        if name in evaluation:
+            about = evaluation["sets"][name]
+            parts.append(_table(f"{title} ({about['patients']} patients, {about['sides']} sides)", evaluation[name]))
+    return "\n\n".join(parts)
+
+
+def _dense(log: list[Mapping[str, Any]]) -> str:
+    words = []
+    for entry in log:
+        for concept, value in entry.get("dense_auc", {}).items():
+            words.append(f"{entry['event'].removeprefix('encoder ')} {concept} {value:.3f}")
+    return ", ".join(words)
+
+
+def _schedule(log: list[Mapping[str, Any]]) -> str:
+    steps = [f"{e['event']} {e['steps']} steps" for e in log if "steps" in e]
+    return ", ".join(steps) + " (32 crops of 96 px or 16 sides a step)"
+
+
+def _pointing(numbers: Mapping[str, Any]) -> str:
+    parts = [f"{m} {n['share_on_target']:.2f} of {n['images']} images" for m, n in numbers.items() if n["images"]]
+    return (
+        "Pointing game (positive test sides; the largest contribution of an image lies within one token of a lesion or "
+        "the node): " + ", ".join(parts) + "."
+    )
+
+
+def write(manifest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """The card's text."""
+    log = evaluation["training_log"]
+    minutes = [e["minutes"] for e in log if e["event"] == "fusion"]
+    return _TEMPLATE.format(
+        name=manifest["name"],
+        version=manifest["version"],
+        intended_use=manifest["intended_use"],
+        training=manifest["training"],
+        size=manifest["input_size"],
+        schedule=_schedule(log),
+        seed=evaluation["seed"],
+        minutes=minutes[-1] if minutes else 0.0,
+        dense=_dense(log),
+        what=evaluation["what"],
+        tables=_tables(evaluation),
+        pointing=_pointing(evaluation["pointing_game"]),
+        temperature=manifest["temperature"],
+        positive_at=manifest["thresholds"]["positive_at"],
+        negative_below=manifest["thresholds"]["negative_below"],
+        int8=evaluation["int8_against_fp32"],
+        parity=manifest["parity"],
+        prevalence=evaluation["test"]["subsets"]["MG+MR+US"]["prevalence"],
+    )
