@@ -30,8 +30,10 @@ from models.cman.phantom.patient import HOSPITALS, Breast, Hospital, Patient, dr
 
 CHANNELS = {"MG": 1, "MR": 3, "US": 1}
 MASK_STEP, TRUTH_STEP = 4, 8  # tensor pixels per pixel of masks and truth
-COLUMNS = ("row", "seed", "patient", "side", "label", "risk", "age", "density", "mg_vendor", "mr_phases", "field_t")
-COLUMNS += ("lesions", "spiculated", "washout", "both", "cortex_mm", "largest_mm")
+COLUMNS = (
+    *("row", "seed", "patient", "side", "label", "risk", "age", "density", "mg_vendor", "mr_phases", "field_t"),
+    *("lesions", "spiculated", "washout", "both", "cortex_mm", "largest_mm"),
+)
 
 Bits = NDArray[np.uint8]
 
@@ -191,7 +193,7 @@ def _work(job: tuple[int, int, str]) -> tuple[SideSample, SideSample]:
     return samples(seed, size, HOSPITALS[hospital])
 
 
-def write(out: Path, cases: int, seed: int, size: int, hospital: str, workers: int) -> None:
+def write(out: Path, *, cases: int, seed: int, size: int, hospital: str, workers: int) -> None:
     """Write the set of patients seed * 1,000,000 .. + cases - 1."""
     out.mkdir(parents=True, exist_ok=True)
     arrays = _open(out, 2 * cases, size)
@@ -261,7 +263,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--size must be a multiple of {TRUTH_STEP}")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    write(asked.out, asked.cases, asked.seed, asked.size, asked.hospital, asked.workers)
+    write(
+        asked.out,
+        cases=asked.cases,
+        seed=asked.seed,
+        size=asked.size,
+        hospital=asked.hospital,
+        workers=asked.workers,
+    )
 
 
 if __name__ == "__main__":

@@ -49,19 +49,19 @@ def render(patient: Patient, shape: tuple[int, int, int], *, outer: bool = False
     pre, slow = _tissue(patient, grid, shift, shape, rng)
     truth = np.zeros(shape, np.uint8)
     early, late = slow * np.float32(0.55), slow * np.float32(1.0)
-    for n, breast in enumerate(patient.breasts):
+    for sign, breast in zip((-1, 1), patient.breasts, strict=True):
         own = np.random.default_rng([breast.seed, 21])
         for lesion in breast.lesions:
-            center = _center(breast, lesion, -1 if n == 0 else 1, shift, patient.hospital.shift_mm, own)
-            _enhance(early, late, truth, lesion, center, (z, y, x))
-        _node(pre, early, late, truth, breast, -1 if n == 0 else 1, shift, (z, y, x))
+            center = _center(breast, lesion, own, sign=sign, shift=shift, shift_mm=patient.hospital.shift_mm)
+            _enhance((early, late), truth, lesion, center, (z, y, x))
+        _node((pre, early, late), truth, breast, (z, y, x), sign=sign, shift=shift)
     gain = float(rng.uniform(0.7, 1.5)) * 300.0
     times = tuple(t + float(rng.normal(0, 2)) * (t > 0) for t in _PHASE_S[:count])
     noise = 0.028 * patient.hospital.noise * (2.2 / patient.field_t) ** 0.5
     part = [max(0.0, (t - times[1]) / (times[-1] - times[1])) for t in times]
     if outer:
         times, part = (*times[:2], times[-1]), [*part[:2], part[-1]]
-    stored = _phases(pre, (early, late), part, gain, noise, rng)
+    stored = _phases(pre, (early, late), part, rng, gain=gain, noise=noise)
     return Dynamic(
         stored=stored,
         truth=truth,
@@ -122,7 +122,7 @@ def _chest(
 
 
 def _center(
-    breast: Breast, lesion: Lesion, sign: int, shift: float, shift_mm: float, rng: np.random.Generator
+    breast: Breast, lesion: Lesion, rng: np.random.Generator, *, sign: int, shift: float, shift_mm: float
 ) -> tuple[float, float, float]:
     """(z, y, x) mm. u = -1 is lateral, away from the midline; v = -1 superior; w = 1 the nipple."""
     u, v, w = lesion.place
@@ -145,8 +145,7 @@ def _box(
 
 
 def _enhance(
-    early: NDArray[np.float32],
-    late: NDArray[np.float32],
+    added: tuple[NDArray[np.float32], NDArray[np.float32]],
     truth: NDArray[np.uint8],
     lesion: Lesion,
     center: tuple[float, float, float],
@@ -154,6 +153,7 @@ def _enhance(
 ) -> None:
     """Add a lesion: wash-out falls from early to late, persistent rises. In place."""
     rng = np.random.default_rng([lesion.seed, 3])
+    early, late = added
     part, square = _box(center, lesion.radius_mm * 2.0, axes)
     if not square.size:
         return
@@ -168,17 +168,17 @@ def _enhance(
 
 
 def _node(
-    pre: NDArray[np.float32],
-    early: NDArray[np.float32],
-    late: NDArray[np.float32],
+    signal: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
     truth: NDArray[np.uint8],
     breast: Breast,
+    axes: _Grid,
+    *,
     sign: int,
     shift: float,
-    axes: _Grid,
 ) -> None:
     """An axillary node in the posterior lateral corner; its size and curve tell nothing about the cortex."""
     rng = np.random.default_rng([breast.node.seed, 4])
+    pre, early, late = signal
     center = (
         float(rng.uniform(35, 60)),
         _CHEST_MM + float(rng.uniform(12, 20)),
@@ -199,9 +199,10 @@ def _phases(
     pre: NDArray[np.float32],
     added: tuple[NDArray[np.float32], NDArray[np.float32]],
     parts: Sequence[float],
+    rng: np.random.Generator,
+    *,
     gain: float,
     noise: float,
-    rng: np.random.Generator,
 ) -> NDArray[np.int16]:
     """Signal of every phase: early at the second, late at the last, in between along the line. Rician-like floor."""
     out = np.empty((len(parts), *pre.shape), np.int16)

@@ -6,6 +6,7 @@ end, as it hangs. Anatomy is drawn at 1,024 rows at most and enlarged, noise is 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,15 +87,15 @@ def _anatomy(
     rim, middle = _outline(breast, view, y, rng)
     thickness = np.sqrt(np.clip((rim - x) / 14.0, 0.0, 1.0))
     fat = 0.26 * thickness
-    gland = _gland(patient, breast, (y - middle) / breast.radius_mm, x / breast.depth_mm, rng)
+    gland = _gland(patient.density, (y - middle) / breast.radius_mm, x / breast.depth_mm, rng)
     tone = fat + 0.42 * gland * thickness
     if view == "MLO":
         tone = np.maximum(tone, _pectoral(y, x, middle, rng))
     tone += 0.05 * thickness * _strands(rng, shape, mm)
     truth = np.zeros(shape, np.uint8)
     for lesion in breast.lesions:
-        center = _center(breast, lesion, view, middle, patient.hospital.shift_mm, rng)
-        _draw_lesion(tone, truth, lesion, center, mm, patient.hospital.contrast)
+        center = _center(breast, lesion, view, rng, middle=middle, shift_mm=patient.hospital.shift_mm)
+        _draw_lesion(tone, truth, lesion, center, mm=mm, contrast=patient.hospital.contrast)
     blur = (0.12 + patient.hospital.blur) / mm
     return smooth(np.clip(tone, 0, 1), (blur, blur)) * (thickness > 0), truth * (thickness > 0)
 
@@ -115,15 +116,15 @@ def _outline(
 
 
 def _gland(
-    patient: Patient, breast: Breast, v: NDArray[np.float32], w: NDArray[np.float32], rng: np.random.Generator
+    density: float, v: NDArray[np.float32], w: NDArray[np.float32], rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Fibroglandular share 0..1 (rows, cols): a cone towards the nipple, broken up by power-law texture."""
     shape = (v.shape[0], w.shape[1])
-    reach = 0.5 + 0.3 * patient.density
+    reach = 0.5 + 0.3 * density
     inside = np.exp(-((v / reach) ** 2) * 1.6 - ((w - 0.5) / (0.75 * reach)) ** 2 * 1.6)
     texture = power_law(rng, shape, 2.9, longest=0.35)
     fine = power_law(rng, shape, 2.2, longest=0.06)
-    drive = 2.6 * (patient.density - 0.55) + 0.85 * texture + 0.35 * fine + 2.2 * (inside - 0.5)
+    drive = 2.6 * (density - 0.55) + 0.85 * texture + 0.35 * fine + 2.2 * (inside - 0.5)
     return (inside / (1 + np.exp(-2.2 * drive))).astype(np.float32)
 
 
@@ -148,7 +149,7 @@ def _pectoral(
 
 
 def _center(
-    breast: Breast, lesion: Lesion, view: str, middle: float, shift_mm: float, rng: np.random.Generator
+    breast: Breast, lesion: Lesion, view: str, rng: np.random.Generator, *, middle: float, shift_mm: float
 ) -> tuple[float, float]:
     """(y, x) in mm. CC looks along v; MLO along the oblique, its rows run from superior lateral to inferior medial."""
     u, v, w = lesion.place
@@ -162,6 +163,7 @@ def _draw_lesion(
     truth: NDArray[np.uint8],
     lesion: Lesion,
     center: tuple[float, float],
+    *,
     mm: float,
     contrast: float,
 ) -> None:
@@ -222,7 +224,8 @@ _Look = tuple[str, str, tuple[float, float], NDArray[np.uint16] | None]
 
 def _stored(tone: NDArray[np.float32], vendor: str) -> tuple[NDArray[np.uint16], _Look]:
     """Stored values whose VOI gives back `tone`, each vendor in its own way."""
-    top = 2**BITS - 1
+    values: NDArray[np.floating[Any]]
+    look: _Look
     match vendor:
         case "sigmoid":
             t = np.clip(tone, 0.01, 0.99)
@@ -235,7 +238,7 @@ def _stored(tone: NDArray[np.float32], vendor: str) -> tuple[NDArray[np.uint16],
             values, look = 500 + 2800 * tone, ("MONOCHROME2", "LINEAR_EXACT", (1900.0, 2800.0), None)
         case _:
             values, look = 150 + 3600 * tone, ("MONOCHROME2", "LINEAR", (1950.5, 3601.0), None)
-    return np.clip(np.rint(values), 0, top).astype(np.uint16), look
+    return np.clip(np.rint(values), 0, 2**BITS - 1).astype(np.uint16), look
 
 
 def _lut() -> NDArray[np.uint16]:

@@ -49,11 +49,10 @@ def render(
     area = area_of(shape)
     inner = (area[2] - area[0], area[3] - area[1])
     rng = np.random.default_rng([breast.seed, {"node": 30, "lesion": 31, "cine": 32}[kind]])
-    lesion = max(breast.lesions, key=lambda n: n.radius_mm)
     screens, truths = [], []
     tissue = _Tissue.draw(rng, inner)
     for n, offset in enumerate(offsets):
-        echo, shadow, truth = _scene(breast, lesion, kind, tissue, offset, inner)
+        echo, shadow, truth = _scene(breast, kind, tissue, offset, inner)
         screens.append(_screen(_image(patient, echo, shadow, rng), patient, shape, area, n))
         truths.append(_placed(truth, shape, area))
     return Sonogram(
@@ -99,7 +98,7 @@ class _Tissue:
 _Scene = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]
 
 
-def _scene(breast: Breast, lesion: Lesion, kind: str, tissue: _Tissue, offset: float, shape: tuple[int, int]) -> _Scene:
+def _scene(breast: Breast, kind: str, tissue: _Tissue, offset: float, shape: tuple[int, int]) -> _Scene:
     """Echogenicity, attenuation per row (both (H, W)) and truth."""
     mm = AREA_MM[0] / shape[0]
     depth = ((np.arange(shape[0], dtype=np.float32) + 0.5) * mm)[:, None]
@@ -114,6 +113,7 @@ def _scene(breast: Breast, lesion: Lesion, kind: str, tissue: _Tissue, offset: f
     truth = np.zeros(shape, np.uint8)
     y, x = depth - np.float32(tissue.center[0]), across - np.float32(tissue.center[1])
     if kind == "lesion":
+        lesion = max(breast.lesions, key=lambda n: n.radius_mm)
         _lesion(echo, shadow, truth, lesion, (y, x))
     else:
         size = 1.0 if kind == "node" else float(np.sqrt(max(0.25, 1 - 0.75 * offset * offset)))

@@ -53,7 +53,7 @@ def smooth(image: NDArray[np.float32], sigma: tuple[float, float]) -> NDArray[np
         pads = [(reach, reach) if n == axis else (0, 0) for n in range(2)]
         wide = np.pad(image, pads, mode="edge")
         n = image.shape[axis]
-        image = sum(k * (wide[i : i + n] if axis == 0 else wide[:, i : i + n]) for i, k in enumerate(kernel))  # type: ignore[assignment]  # sum starts from int 0
+        image = sum(k * (wide[i : i + n] if axis == 0 else wide[:, i : i + n]) for i, k in enumerate(kernel))
     return image
 
 
