@@ -191,10 +191,16 @@ def blob(shape: tuple[int, int], row: float, col: float, radius: float, peak: fl
 
 
 def heat_image(
-    side: Side, modality: str, view: str, study: str, sources: Sequence[str], shape: tuple[int, int], frame: int = 1
+    side: Side,
+    modality: str,
+    view: str,
+    *,
+    study: str,
+    sources: Sequence[str],
+    shape: tuple[int, int],
+    frame: int = 1,
 ) -> HeatImage:
     """A picture at half the source's size with heat near its outer upper corner; a region except on projections."""
-    rng = np.random.default_rng(abs(hash((side.value, modality, view))) % 2**32)
     small = (shape[0] // 2, shape[1] // 2)
     row, col = small[0] * 0.25, small[1] * (0.75 if side is Side.RIGHT else 0.25)
     to_source = np.array([[2.0, 0.0, 0.5], [0.0, 2.0, 0.5]])
@@ -209,7 +215,7 @@ def heat_image(
         study_instance_uid=study,
         sources=tuple(sources),
         frame_number=frame,
-        picture=rng.integers(20, 120, small).astype(np.uint8),
+        picture=(40 + 120 * blob(small, small[0] / 2, small[1] / 2, small[0] / 2)).astype(np.uint8),
         heat=blob(small, row, col, small[0] / 10),
         to_source=to_source,
         region=region,
@@ -238,13 +244,19 @@ def make(
         if "MG" in modalities:
             for view in ("CC", "MLO"):
                 uid = maker.mammogram(letter, view)
-                images.append(heat_image(side, "MG", view, maker.uid("study", "MG"), [uid], (320, 240)))
+                images.append(
+                    heat_image(side, "MG", view, study=maker.uid("study", "MG"), sources=[uid], shape=(320, 240))
+                )
         if "MR" in modalities:
             for view in ("AX", "SAG", "AX_SUP", "AX_INF"):
-                images.append(heat_image(side, "MR", view, maker.uid("study", "MR"), volume, (128, 128)))
+                images.append(
+                    heat_image(side, "MR", view, study=maker.uid("study", "MR"), sources=volume, shape=(128, 128))
+                )
         if "US" in modalities:
             uid = maker.cine(letter)
-            images.append(heat_image(side, "US", "1", maker.uid("study", "US"), [uid], (120, 160), frame=2))
+            images.append(
+                heat_image(side, "US", "1", study=maker.uid("study", "US"), sources=[uid], shape=(120, 160), frame=2)
+            )
     chosen = outcomes or {"R": (Outcome.POSITIVE, 0.8125), "L": (Outcome.NEGATIVE, 0.037)}
     results = []
     for letter, (outcome, probability) in chosen.items():

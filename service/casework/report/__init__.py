@@ -7,6 +7,6 @@ print(describe(result, "en"))
 
 from casework.report.check import check
 from casework.report.describe import describe
-from casework.report.render import Rendered, render
+from casework.report.rendering import Rendered, render
 
 __all__ = ["Rendered", "check", "describe", "render"]

@@ -1,13 +1,15 @@
 """Heat-map Secondary Captures: one RGB image per analysed image, in the study it belongs to (PS3.3 A.8.1). Does no I/O."""
 
-import io
+import zlib
 from collections.abc import Mapping, Sequence
+from struct import pack
 
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from casework.geometry import Affine2
 from casework.report import codes, header, heat, texts, uid, wire
 from casework.report.charset import Charset
 from casework.report.describe import percent
@@ -16,7 +18,6 @@ from casework.result import CaseResult, HeatImage, Outcome, SideResult
 
 WARNING = "AI RESEARCH - NOT FOR DIAGNOSIS. Read only with the source images."
 _OUTLINED = (Outcome.POSITIVE, Outcome.INDETERMINATE)
-_PNG_OPTIONS = {"compress_level": 1}
 
 
 def label(image: HeatImage) -> str:
@@ -42,26 +43,16 @@ def laterality_of(source: Dataset) -> str:
 
 
 def orientation_of(image: HeatImage, source: Dataset) -> tuple[str, str]:
-    """Patient Orientation of the upright picture: the source's, or that of its image plane; ("", "") when unknown."""
-    if image.modality == "MR" and not image.view.startswith("AX"):
-        return ("", "")
+    """Patient Orientation of the picture (PS3.3 C.7.6.1.1.1): row and column direction, ("", "") when unknown.
+
+    MR projections are always shown the radiological way round (casework.preprocess.mri); others as the source is.
+    """
+    if image.modality == "MR":
+        return ("P", "F") if image.view == "SAG" else ("L", "P")
     stated = source.get("PatientOrientation")
     if isinstance(stated, MultiValue | list | tuple) and len(stated) == 2:
         return (str(stated[0]), str(stated[1]))
-    plane = source.get("ImageOrientationPatient")
-    if isinstance(plane, MultiValue | list | tuple) and len(plane) == 6:
-        cosines = [float(v) for v in plane]
-        return (_direction(cosines[:3]), _direction(cosines[3:]))
     return ("", "")
-
-
-def _direction(cosines: Sequence[float]) -> str:
-    """A direction in the patient (LPS) as letters, the strongest first (PS3.3 C.7.6.1.1.1)."""
-    letters = ""
-    for axis in sorted(range(3), key=lambda k: -abs(cosines[k])):
-        if abs(cosines[axis]) > 0.3:
-            letters += ("LPH" if cosines[axis] > 0 else "RAF")[axis]
-    return letters
 
 
 def _opposite(letters: str) -> str:
@@ -70,7 +61,9 @@ def _opposite(letters: str) -> str:
 
 def draw(result: CaseResult, image: HeatImage, source: Dataset) -> Image.Image:
     """The capture's picture."""
-    picture, heat_map, way = heat.upright(image.picture, image.heat, image.to_source)
+    picture, heat_map, way = image.picture, image.heat, Affine2(image.to_source)
+    if image.modality != "MR":
+        picture, heat_map, way = heat.upright(picture, heat_map, way)
     side = side_of(result, image)
     analysed = side is not None and side.outcome is not Outcome.INSUFFICIENT
     right, down = orientation_of(image, source)
@@ -108,10 +101,17 @@ def _note(image: HeatImage, source: Dataset) -> str:
 
 
 def png(picture: Image.Image) -> bytes:
-    """The capture for the page and the API."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", **_PNG_OPTIONS)
-    return buffer.getvalue()
+    """The capture for the page and the API: PNG with one filter (Up) for all rows, three times as fast as choosing."""
+    pixels = np.asarray(picture).reshape(picture.height, -1)
+    rows = np.empty((picture.height, pixels.shape[1] + 1), np.uint8)
+    rows[:, 0] = 2
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    size = pack(">IIBBBBB", picture.width, picture.height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        pack(">I", len(data)) + name + data + pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
 
 
 def to_dicom(ctx: Context, number: int, image: HeatImage, picture: Image.Image) -> bytes:
@@ -174,13 +174,12 @@ def _provenance(ctx: Context, block: wire.Block, image: HeatImage) -> None:
     purpose = wire.Block(
         Charset(), PurposeOfReferenceCodeSequence=codes.code_item(codes.SOURCE_FOR_PROCESSING)
     ).encode()
-    frame = image.frame_number if image.modality == "US" else None
+    frame = None if image.modality == "MR" else image.frame_number
     items, by_series = [], dict[str, list[bytes]]()
     for name in image.sources:
-        source = ctx.sources[name]
-        pairs = header.reference(source, frame)
-        items.append(wire.flat_item(pairs, purpose))
-        by_series.setdefault(str(source.SeriesInstanceUID), []).append(wire.flat_item(header.reference(source)))
+        source = ctx.instances[name]
+        items.append(wire.flat_item(header.reference(source, frame), purpose))
+        by_series.setdefault(source.series, []).append(wire.flat_item(header.reference(source)))
     block.put("SourceImageSequence", items)
     block.put("ReferencedSeriesSequence", [_series_item(s, refs) for s, refs in by_series.items()])
     block.put("DerivationCodeSequence", codes.code_item(codes.CLASS_ACTIVATION))

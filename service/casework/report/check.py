@@ -5,6 +5,7 @@ rule has a short name; the first one that is broken stops the result with Defect
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -16,7 +17,7 @@ from pydicom.errors import InvalidDicomError
 from casework.errors import Defect
 from casework.report import check_header, check_sr
 from casework.report.check_header import need
-from casework.report.render import Rendered
+from casework.report.rendering import Rendered
 from casework.result import CaseResult, HeatImage, Outcome
 
 _CLASSES = {"sr": ("1.2.840.10008.5.1.4.1.1.88.34", "SR", 9001), "capture": ("1.2.840.10008.5.1.4.1.1.7", "OT", 9002)}
@@ -35,7 +36,6 @@ def check(rendered: Sequence[Rendered], result: CaseResult, sources: Mapping[str
     known |= {r.sop_instance_uid: r.sop_class_uid for r in rendered if r.kind in _CLASSES}
     known |= {p[3]: p[2] for p in result.predecessors}
     objects: list[tuple[Rendered, Dataset]] = []
-    named: dict[bytes, list[str]] = {}
     for item in rendered:
         if item.kind not in _CLASSES:
             continue
@@ -46,7 +46,7 @@ def check(rendered: Sequence[Rendered], result: CaseResult, sources: Mapping[str
             if item.kind == "sr":
                 check_sr.check(ds, result, sources, known)
             else:
-                _capture(item, ds, result, sources, named)
+                _capture(item, ds, result, sources)
         except Defect as defect:
             raise Defect(defect.code, f"{defect.detail} [{item.kind} {item.label}]") from defect
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, NotImplementedError) as error:
@@ -159,11 +159,7 @@ def _series(objects: Sequence[tuple[Rendered, Dataset]], sources: Mapping[str, D
 
 def _links(objects: Sequence[tuple[Rendered, Dataset]]) -> None:
     """A region's heat-map is made from the image that the region is on."""
-    made = {
-        r.sop_instance_uid: str(ds.SourceImageSequence[0].ReferencedSOPInstanceUID)
-        for r, ds in objects
-        if r.kind == "capture"
-    }
+    made = {r.sop_instance_uid: _sources_of(ds)[0] for r, ds in objects if r.kind == "capture"}
     for item, ds in objects:
         if item.kind != "sr":
             continue
@@ -171,15 +167,13 @@ def _links(objects: Sequence[tuple[Rendered, Dataset]]) -> None:
             need(made.get(capture) == region, "region", "illustrated by another image's heat-map")
 
 
-def _capture(
-    item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset], named: dict[bytes, list[str]]
-) -> None:
+def _capture(item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset]) -> None:
     """A heat-map: pixels, side, view, orientation and sources."""
     need((ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.BitsAllocated) == ("RGB", 3, 8), "capture", "not RGB")
     length = ds.Rows * ds.Columns * 3
     need(len(ds.PixelData) == length + length % 2, "capture", "size")
     need(list(ds.ImageType) == ["DERIVED", "SECONDARY"] and ds.ConversionType == "WSD", "capture", "kind")
-    uids = _sources_of(ds, named)
+    uids = _sources_of(ds)
     need(bool(uids) and all(u in sources for u in uids), "references", "a source outside the case")
     side = _SIDES.get(str(ds.AnatomicRegionSequence[0].AnatomicRegionModifierSequence[0].CodeValue), "")
     candidates = [i for i in result.images if i.sources == tuple(uids) and i.side.value == side]
@@ -196,16 +190,18 @@ def _capture(
     need("not for diagnosis" in f"{ds.SeriesDescription} {ds.ImageComments}".lower(), "capture", "warning")
 
 
-def _sources_of(ds: Dataset, named: dict[bytes, list[str]]) -> list[str]:
-    """The instances in Source Image Sequence; long lists are alike within a series and parsed once."""
+# (0008,1155) Referenced SOP Instance UID as it stands in Explicit VR Little Endian: lists of slices are long.
+_REFERENCED = re.compile(rb"\x08\x00\x55\x11UI(.)\x00([0-9.]+)", re.DOTALL)
+
+
+def _sources_of(ds: Dataset) -> list[str]:
+    """The instances in Source Image Sequence, in order."""
     raw = ds.get_item(0x00082112)
-    data = raw.value if raw is not None and isinstance(raw.value, bytes) else b""
-    if data not in named or not data:
-        uids = [str(s.ReferencedSOPInstanceUID) for s in ds.SourceImageSequence]
-        if not data:
-            return uids
-        named[data] = uids
-    return named[data]
+    if raw is None or not isinstance(raw.value, bytes):
+        return [str(s.ReferencedSOPInstanceUID) for s in ds.SourceImageSequence]
+    found = _REFERENCED.findall(raw.value)
+    need(all(length[0] - len(uid) in (0, 1) for length, uid in found), "references", "malformed")
+    return [uid.decode("ascii") for _, uid in found]
 
 
 def _view(ds: Dataset, source: Dataset, image: HeatImage) -> None:

@@ -67,16 +67,28 @@ _CARRIED = [
 
 
 @dataclass(frozen=True, slots=True)
+class Instance:
+    """A source as others refer to it."""
+
+    study: str
+    series: str
+    sop_class: str
+    uid: str
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What the objects of one study share while they are rendered.
 
-    reference: the data set whose patient and study they carry. images: (index in result.images, image) of the study.
+    instances: every source of the result. reference: the data set whose patient and study they carry. images: (index in result.images, image) of the study.
     language: the one that its character set can say.
     """
 
     result: CaseResult
     settings: config.Report
     sources: Mapping[str, Dataset]
+    instances: Mapping[str, Instance]
     study: str
     reference: Dataset
     images: tuple[tuple[int, HeatImage], ...]
@@ -203,12 +215,24 @@ def own(ctx: Context, text: str, fallback: str) -> str:
     return text[:64] if ctx.charset.fits(text[:64]) else fallback
 
 
-def reference(source: Dataset, frame_number: int | None = None) -> tuple[tuple[str, str], ...]:
+def instances(result: CaseResult, sources: Mapping[str, Dataset]) -> dict[str, Instance]:
+    """The sources of all images by SOP Instance UID, read once: lists of references are long."""
+    return {
+        uid: Instance(
+            study=str(source.StudyInstanceUID),
+            series=str(source.SeriesInstanceUID),
+            sop_class=str(source.SOPClassUID),
+            uid=uid,
+            frames=int(source.get("NumberOfFrames") or 1),
+        )
+        for uid in dict.fromkeys(u for i in result.images for u in i.sources)
+        for source in (sources[uid],)
+    }
+
+
+def reference(instance: Instance, frame_number: int | None = None) -> tuple[tuple[str, str], ...]:
     """The pairs of a reference to an instance, for `wire.flat_item`. A frame is named only in multi-frame images."""
-    pairs = (
-        ("ReferencedSOPClassUID", str(source.SOPClassUID)),
-        ("ReferencedSOPInstanceUID", str(source.SOPInstanceUID)),
-    )
-    if frame_number is not None and int(source.get("NumberOfFrames") or 1) > 1:
+    pairs = (("ReferencedSOPClassUID", instance.sop_class), ("ReferencedSOPInstanceUID", instance.uid))
+    if frame_number is not None and instance.frames > 1:
         return (*pairs, ("ReferencedFrameNumber", str(frame_number)))
     return pairs

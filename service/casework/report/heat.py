@@ -24,7 +24,7 @@ _ANCHORS = (
     (0.85, (253, 172, 44)),
     (1.0, (255, 244, 120)),
 )
-_MARGIN, _TOP, _BOTTOM, _LEGEND, _MIN_WIDTH = 26, 86, 74, 132, 620
+_MARGIN, _TOP, _BOTTOM, _LEGEND, _MIN_WIDTH = 28, 88, 78, 142, 660
 _WHITE, _GREY, _AMBER, _OUTLINE = (240, 240, 240), (170, 170, 170), (255, 190, 60), (70, 220, 255)
 
 
@@ -60,20 +60,17 @@ def colours() -> NDArray[np.uint8]:
 def _opacities() -> bytes:
     """(256,): how much of the colour is laid over the grey, of 255."""
     heat = np.arange(256) / 255
-    ramp = np.clip((heat - FLOOR) / 0.45, 0, 1)
-    return bytes(
-        (255 * OPACITY * np.where(heat < FLOOR, 0, 0.35 + 0.65 * ramp) * (heat >= FLOOR)).round().astype(np.uint8)
-    )
+    ramp = np.clip((heat - FLOOR) / 0.4, 0, 1) ** 0.7
+    return bytes((255 * OPACITY * ramp).round().astype(np.uint8))
 
 
 def upright(
-    picture: NDArray[np.uint8], heat: NDArray[np.float32], to_source: NDArray[np.float64]
+    picture: NDArray[np.uint8], heat: NDArray[np.float32], way: Affine2
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], Affine2]:
     """Picture and heat the way round that the source has them, with their map to it.
 
     Patient Orientation is copied from the source, so a mirrored picture would swap the patient's sides.
     """
-    way = Affine2(np.asarray(to_source, np.float64))
     height, width = picture.shape
     if way.matrix[1, 1] < 0:
         picture, heat = picture[:, ::-1], heat[:, ::-1]
@@ -163,34 +160,29 @@ def _write(
 ) -> None:
     """All words: beside the picture, never on it."""
     width, height = canvas
+    room = width - 2 * _MARGIN
     draw.text((_MARGIN, 12), marks.place, font=font(34), fill=_WHITE)
-    draw.text((_MARGIN, 54), _fitted(draw, marks.answer, 20, width - 2 * _MARGIN), font=font(20), fill=_WHITE)
-    draw.text((width - _MARGIN, 16), marks.maker, font=font(16), fill=_GREY, anchor="ra")
-    draw.text(
-        (_MARGIN, height - _BOTTOM + 12),
-        _fitted(draw, marks.warning, 20, width - 2 * _MARGIN),
-        font=font(20),
-        fill=_AMBER,
-    )
-    draw.text(
-        (_MARGIN, height - _BOTTOM + 42), _fitted(draw, marks.note, 16, width - 2 * _MARGIN), font=font(16), fill=_GREY
-    )
+    draw.text((width - _MARGIN, 16), marks.maker, font=font(17), fill=_GREY, anchor="ra")
+    draw.text((_MARGIN, 56), marks.answer, font=_fitting(draw, marks.answer, 21, room), fill=_WHITE)
+    low = height - _BOTTOM
+    draw.text((_MARGIN, low + 12), marks.warning, font=_fitting(draw, marks.warning, 20, room), fill=_AMBER)
+    draw.text((_MARGIN, low + 44), marks.note, font=_fitting(draw, marks.note, 16, room), fill=_GREY)
     middle = (corner[0] + size[0] // 2, corner[1] + size[1] // 2)
     places: Sequence[tuple[float, float]] = (
-        (corner[0] - 14, middle[1]),
-        (corner[0] + size[0] + 13, middle[1]),
-        (middle[0], corner[1] - 13),
-        (middle[0], corner[1] + size[1] + 13),
+        (corner[0] - 15, middle[1]),
+        (corner[0] + size[0] + 14, middle[1]),
+        (middle[0], corner[1] - 14),
+        (middle[0], corner[1] + size[1] + 14),
     )
     for text, place in zip(marks.edges, places, strict=True):
         if text:
             draw.text(place, text, font=font(17), fill=_GREY, anchor="mm")
 
 
-def _fitted(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
-    """The text, cut with three dots where it is wider than the canvas."""
-    if draw.textlength(text, font=font(size)) <= width:
-        return text
-    while text and draw.textlength(text + "...", font=font(size)) > width:
-        text = text[:-1]
-    return text + "..."
+def _fitting(
+    draw: ImageDraw.ImageDraw, text: str, size: int, room: int
+) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font in which the whole text fits: a warning that is cut is none. Down to 12 pixels, from `size`."""
+    while size > 12 and draw.textlength(text, font=font(size)) > room:
+        size -= 1
+    return font(size)

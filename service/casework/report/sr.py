@@ -6,7 +6,7 @@ said in words and coded under the qualitative evaluations, never as absent. Imag
 region group (TID 1410) that leads to their heat-map.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from pydicom.dataset import Dataset
@@ -87,13 +87,13 @@ def _request(ctx: Context) -> bytes:
 
 def _evidence(ctx: Context, block: wire.Block) -> None:
     """Every object that the tree names: this study's as current, the case's other studies' as pertinent evidence."""
-    current = [_quadruple(s) for s in _used(ctx.sources, (i for _, i in ctx.images))]
+    current = [_quadruple(ctx, u) for u in _used(i for _, i in ctx.images)]
     captures = uid.series_uid(ctx.result, ctx.study, "capture")
     for number in range(1, len(ctx.images) + 1):
         current.append((ctx.study, captures, uid.SC_CLASS, uid.instance_uid(ctx.result, ctx.study, "capture", number)))
     block.put("CurrentRequestedProcedureEvidenceSequence", _hierarchy(current))
     elsewhere = [i for i in ctx.result.images if i.study_instance_uid != ctx.study]
-    other = [_quadruple(s) for s in _used(ctx.sources, elsewhere)]
+    other = [_quadruple(ctx, u) for u in _used(elsewhere)]
     for study in dict.fromkeys(i.study_instance_uid for i in elsewhere):
         series_uid = uid.series_uid(ctx.result, study, "sr")
         other.append((study, series_uid, uid.SR_CLASS, uid.instance_uid(ctx.result, study, "sr", 1)))
@@ -101,13 +101,9 @@ def _evidence(ctx: Context, block: wire.Block) -> None:
         block.put("PertinentOtherEvidenceSequence", _hierarchy(other))
 
 
-def _quadruple(source: Dataset) -> tuple[str, str, str, str]:
-    return (
-        str(source.StudyInstanceUID),
-        str(source.SeriesInstanceUID),
-        str(source.SOPClassUID),
-        str(source.SOPInstanceUID),
-    )
+def _quadruple(ctx: Context, name: str) -> tuple[str, str, str, str]:
+    source = ctx.instances[name]
+    return (source.study, source.series, source.sop_class, source.uid)
 
 
 def _hierarchy(instances: Sequence[tuple[str, str, str, str]]) -> list[bytes]:
@@ -129,9 +125,9 @@ def _hierarchy(instances: Sequence[tuple[str, str, str, str]]) -> list[bytes]:
     ]
 
 
-def _used(sources: Mapping[str, Dataset], images: Iterable[HeatImage]) -> list[Dataset]:
-    """The source data sets of images, each once, in order."""
-    return [sources[u] for u in dict.fromkeys(u for i in images for u in i.sources)]
+def _used(images: Iterable[HeatImage]) -> list[str]:
+    """The sources of images, each once, in order."""
+    return list(dict.fromkeys(u for i in images for u in i.sources))
 
 
 def _modality(ctx: Context) -> str:
@@ -172,42 +168,45 @@ def _observer(ctx: Context) -> list[bytes]:
 
 
 def _library(ctx: Context) -> list[bytes]:
-    """One group per series (TID 1600): this study's first. What a series shares is said once, at its group."""
-    ordered = [*(i for _, i in ctx.images), *(i for i in ctx.result.images if i.study_instance_uid != ctx.study)]
-    modality = {u: i.modality for i in ordered for u in i.sources}
-    series: dict[str, list[Dataset]] = {}
-    for source in _used(ctx.sources, ordered):
-        series.setdefault(str(source.SeriesInstanceUID), []).append(source)
+    """One group per series (TID 1600): this study's whole, of the other studies the reference images.
+
+    What a series shares is said once, at its group.
+    """
+    elsewhere = [i for i in ctx.result.images if i.study_instance_uid != ctx.study]
+    modality = {u: i.modality for i in ctx.result.images for u in i.sources}
+    series: dict[str, list[str]] = {}
+    for name in dict.fromkeys([*_used(i for _, i in ctx.images), *(i.sources[0] for i in elsewhere)]):
+        series.setdefault(ctx.instances[name].series, []).append(name)
     return [
-        tree.container(tree.CONTAINS, codes.IMAGE_LIBRARY_GROUP, _library_group(sources, modality))
-        for sources in series.values()
+        tree.container(tree.CONTAINS, codes.IMAGE_LIBRARY_GROUP, _library_group(ctx, names, modality[names[0]]))
+        for names in series.values()
     ]
 
 
-def _library_group(sources: Sequence[Dataset], modality: Mapping[str, str]) -> list[bytes]:
-    first = sources[0]
-    items = [tree.coded(tree.ACQUIRED, codes.MODALITY, codes.MODALITIES[modality[str(first.SOPInstanceUID)]])]
-    day = _date(str(first.get("StudyDate") or ""))
+def _library_group(ctx: Context, names: Sequence[str], modality: str) -> list[bytes]:
+    items = [tree.coded(tree.ACQUIRED, codes.MODALITY, codes.MODALITIES[modality])]
+    day = _date(str(ctx.sources[names[0]].get("StudyDate") or ""))
     if day is not None:
         items.append(tree.day(tree.ACQUIRED, codes.STUDY_DATE, day.date()))
-    return [*items, *(_entry(source, modality[str(source.SOPInstanceUID)]) for source in sources)]
+    if modality == "MR":  # slices are named only: what is true of one is true of all
+        return [*items, *(tree.image(tree.CONTAINS, header.reference(ctx.instances[n])) for n in names)]
+    return [*items, *(_entry(ctx, n, modality) for n in names)]
 
 
-def _entry(source: Dataset, modality: str) -> bytes:
-    """One image with its size, laterality and view (TID 1601, 1602); slices of a volume are named only."""
-    items: list[bytes] = []
-    if modality != "MR":
-        items += [
-            tree.number(tree.ACQUIRED, codes.ROWS, str(int(source.Rows)), codes.PIXELS),
-            tree.number(tree.ACQUIRED, codes.COLUMNS, str(int(source.Columns)), codes.PIXELS),
-        ]
+def _entry(ctx: Context, name: str, modality: str) -> bytes:
+    """One image with its size, laterality and view (TID 1601, 1602)."""
+    source = ctx.sources[name]
+    items = [
+        tree.number(tree.ACQUIRED, codes.ROWS, str(int(source.Rows)), codes.PIXELS),
+        tree.number(tree.ACQUIRED, codes.COLUMNS, str(int(source.Columns)), codes.PIXELS),
+    ]
     side = capture.laterality_of(source)
     if side:
         items.append(tree.coded(tree.ACQUIRED, codes.IMAGE_LATERALITY, codes.SIDES[Side(side)]))
     view = _view(source) if modality == "MG" else None
     if view is not None:
         items.append(tree.coded(tree.ACQUIRED, codes.IMAGE_VIEW, view))
-    return tree.image(tree.CONTAINS, header.reference(source), children=items)
+    return tree.image(tree.CONTAINS, header.reference(ctx.instances[name]), children=items)
 
 
 def _view(source: Dataset) -> codes.Code | None:
@@ -275,7 +274,7 @@ def _examination(ctx: Context, side: SideResult) -> bytes:
         items.append(tree.number(tree.CONTAINS, codes.PROBABILITY, percent(side.probability), codes.PERCENT, where))
     items.append(tree.coded(tree.CONTAINS, codes.NODAL_METASTASES, codes.PRESENCE[side.outcome]))
     for image in _images_of(ctx, side):
-        pairs = header.reference(ctx.sources[image.sources[0]], image.frame_number)
+        pairs = header.reference(ctx.instances[image.sources[0]], image.frame_number)
         items.append(tree.image(tree.CONTAINS, pairs, codes.SOURCE_OF_MEASUREMENT))
     return tree.container(tree.CONTAINS, codes.MEASUREMENT_GROUP, items, "1501")
 
@@ -297,7 +296,7 @@ def _whole(ctx: Context, side: SideResult) -> list[bytes]:
     source = ctx.sources[main.sources[0]]
     right, bottom = float(source.Columns), float(source.Rows)
     corners = [(0.0, 0.0), (right, 0.0), (right, bottom), (0.0, bottom), (0.0, 0.0)]
-    return [tree.outline(tree.INFERRED, corners, header.reference(source, main.frame_number))]
+    return [tree.outline(tree.INFERRED, corners, header.reference(ctx.instances[main.sources[0]], main.frame_number))]
 
 
 def _region(ctx: Context, number: int, image: HeatImage) -> bytes:
@@ -306,7 +305,14 @@ def _region(ctx: Context, number: int, image: HeatImage) -> bytes:
     name = f"{ctx.result.model.name} {capture.label(image)} hottest area"
     items = _tracking(ctx, image, name, uid.region_tracking_uid(ctx.result, image))
     points = capture.in_source(image, source)
-    items.append(tree.outline(tree.CONTAINS, points, header.reference(source, image.frame_number), codes.IMAGE_REGION))
+    items.append(
+        tree.outline(
+            tree.CONTAINS,
+            points,
+            header.reference(ctx.instances[image.sources[0]], image.frame_number),
+            codes.IMAGE_REGION,
+        )
+    )
     heat_map = (
         ("ReferencedSOPClassUID", uid.SC_CLASS),
         ("ReferencedSOPInstanceUID", uid.instance_uid(ctx.result, ctx.study, "capture", number)),

@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset
 from casework import config
 from casework.errors import Defect
 from casework.report import capture, document, sr, uid
-from casework.report.charset import Charset, choose, declared
-from casework.report.header import Context
+from casework.report.charset import Charset, choose
+from casework.report.header import Context, instances
 from casework.result import CaseResult, HeatImage
 
 
@@ -43,13 +43,16 @@ def render(
     missing = [u for i in result.images for u in i.sources if u not in sources]
     if missing:
         raise Defect("RESULT_SELF_CHECK", f"source: {len(missing)} images of the result are not at hand")
-    contexts = [_context(result, sources, settings, now, s) for s in _studies(result)]
+    known = instances(result, sources)
+    blank = Context(result, settings, sources, known, "", Dataset(), (), Charset(), "en", now)
+    contexts = [_context(blank, s) for s in _studies(result)]
     numbers = {index: number for ctx in contexts for number, (index, _) in enumerate(ctx.images, 1)}
     work = [(ctx, number, image) for ctx in contexts for number, (_, image) in enumerate(ctx.images, 1)]
     try:
         with ThreadPoolExecutor(2, thread_name_prefix="render") as threads:
-            pairs = list(threads.map(lambda w: _capture(*w), work))
-        reports = [_report(ctx) for ctx in contexts]
+            captures = threads.map(lambda w: _capture(*w), work)
+            reports = [_report(ctx) for ctx in contexts]
+            pairs = list(captures)
     except ValueError as error:
         raise Defect("RESULT_SELF_CHECK", str(error)) from error
     whole = Rendered(
@@ -62,15 +65,13 @@ def _studies(result: CaseResult) -> list[str]:
     return list(dict.fromkeys(i.study_instance_uid for i in result.images))
 
 
-def _context(
-    result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime, study: str
-) -> Context:
+def _context(blank: Context, study: str) -> Context:
     """What one study's objects share: their reference, character set and the language that it can say."""
-    images = tuple((n, i) for n, i in enumerate(result.images) if i.study_instance_uid == study)
-    reference = sources[images[0][1].sources[0]]
-    terms = declared(reference)
-    ctx = Context(result, settings, sources, study, reference, images, Charset(terms, terms), "en", now)
+    images = tuple((n, i) for n, i in enumerate(blank.result.images) if i.study_instance_uid == study)
+    reference = blank.sources[images[0][1].sources[0]]
+    settings = blank.settings
     language = settings.language if settings.language in ("en", "zh") else "en"
+    ctx = replace(blank, study=study, reference=reference, images=images)
     said = sr.words(ctx, language)
     charset = choose(reference, [*said, settings.manufacturer, settings.institution])
     if not all(charset.fits(w) for w in said):
