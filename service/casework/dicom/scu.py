@@ -108,6 +108,8 @@ class StoreSession:
                 answer = assoc.send_c_store(payload, msg_id=self._message_id)
         except RuntimeError:  # the peer dropped the association between two objects: nothing was sent
             return ended(item.sop_instance_uid, "aborted_before")
+        except ValueError:  # the file's own UIDs can't be put into a command
+            return ended(item.sop_instance_uid, "unreadable")
         status = answer.get("Status")
         if status is None:
             self.close()

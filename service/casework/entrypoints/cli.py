@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from casework import __version__
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="TOML file; default CASEWORK_CONFIG, else only defaults.")
@@ -171,11 +172,12 @@ def associations(config: Config = None, limit: Annotated[int, typer.Option(min=1
         table = Table("opened", "seconds", "calling", "called", "address", "end", "code", "images")
         for row in ledger.read.associations(limit=limit):
             seconds = f"{(row.closed_at - row.opened_at).total_seconds():.1f}" if row.closed_at else "open"
-            images = " ".join(f"{count} {verdict}" for verdict, count in sorted(row.counts.items()))
+            images = ", ".join(f"{count} {what}" for what, count in sorted(row.counts.items()) if count)
             # Titles come from the wire; repr keeps control characters out of the terminal.
             names = [ascii(name)[1:-1] for name in (row.calling, row.called)]
-            table.add_row(f"{row.opened_at:%m-%d %H:%M:%S}", seconds, *names, row.address, row.end, row.code, images)
-        console.print(table, markup=False)
+            cells = (f"{row.opened_at:%m-%d %H:%M:%S}", seconds, *names, row.address, row.end, row.code, images)
+            table.add_row(*map(escape, cells))
+        console.print(table)
 
 
 @app.command("verify-ledger")
@@ -209,7 +211,7 @@ def doctor(config: Config = None) -> None:
         marks = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
         worst = False
         for check in examine(settings):
-            console.print(marks[check.mark], f"{check.name}:", check.words)
+            console.print(f"{marks[check.mark]} {escape(check.name)}: {escape(check.words)}", soft_wrap=True)
             worst = worst or check.mark == "fail"
         raise typer.Exit(1 if worst else 0)
 

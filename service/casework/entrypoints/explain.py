@@ -75,8 +75,8 @@ def explain(why: Why, language: str, now: datetime) -> Iterator[str]:
     yield f"{say.word('matched')}: {why.matched_by}; {say.word('arrived')}: {counts or 0}"
     for association in why.associations[:5]:
         ended = association.end or "open"
-        numbers = ", ".join(f"{n} {verdict}" for verdict, n in sorted(association.counts.items()))
-        yield f"  {association.opened_at:%Y-%m-%d %H:%M:%S} {say.word('association')} {association.calling} ({association.address}) {ended} {numbers}".rstrip()
+        numbers = ", ".join(f"{n} {verdict}" for verdict, n in sorted(association.counts.items()) if n)
+        yield f"  {association.opened_at:%Y-%m-%d %H:%M:%S} {say.word('association')} {ascii(association.calling)[1:-1]} ({association.address}) {ended} {numbers}".rstrip()
     for code, count in _refusals(why).items():
         yield f"  {say.word('refused')}: {count} x {code}: {say.what(code)} {say.next(code)}"
     for item in why.cases:
