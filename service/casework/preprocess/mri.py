@@ -10,7 +10,7 @@ anterior; the same for both sides.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ from casework.result import Finding, Side
 
 _EARLY_S, _LATE_S = 120.0, 420.0  # after the first phase
 _PICTURE = 512  # longest side of a projection's picture, about
-_SLABS = {"AX": (0.0, 1.0), "AX_SUP": (0.0, 0.5), "AX_INF": (0.5, 1.0)}  # share of the slices, from superior
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,8 @@ def prepare(stacks: Sequence[NDArray[np.generic]], facts: Sequence[InstanceFacts
         return Preparation({}, (*findings, Finding("IMAGE_BLANK", subject)))
     images = {}
     for side, (first, last) in _sides(volumes, series).items():
-        for slot in ("AX", "SAG", "AX_SUP", "AX_INF"):
-            images[side, slot] = _project(volumes, side, slot, (first, last), size)
+        for slot, slab in _slabs(volumes, (first, last)).items():
+            images[side, slot] = _project(volumes, side, slot, slab, size)
     return Preparation(images, tuple(findings))
 
 
@@ -154,30 +153,71 @@ def _sides(volumes: _Volumes, series: Series) -> dict[Side, tuple[int, int]]:
 # --- projections ------------------------------------------------------------------------------------------------
 
 
-def _project(volumes: _Volumes, side: Side, slot: str, cols: tuple[int, int], size: int) -> PreparedImage:
-    """One projection: channels at the voxel of the largest difference, picture in radiological orientation."""
-    start, end = _SLABS.get(slot, (0.0, 1.0))
-    depth_count = volumes.pre.shape[0]
-    z0, z1 = int(start * depth_count), max(int(end * depth_count), int(start * depth_count) + 1)
+@dataclass(frozen=True, slots=True)
+class _Slab:
+    """One projection on its grid: brightest voxel's depth, both differences there, mean of pre; origin (z, y, x)."""
+
+    axis: int  # 0 = along z, 2 = along x
+    origin: tuple[int, int, int]
+    depth_count: int
+    depth: NDArray[np.int16]
+    early: NDArray[np.float32]
+    late: NDArray[np.float32]
+    pre: NDArray[np.float32]
+
+
+def _slabs(volumes: _Volumes, cols: tuple[int, int]) -> dict[str, _Slab]:
+    """The projections of one side, by slot."""
     y0, y1 = _rows(volumes, cols)
-    part = (slice(z0, z1), slice(y0, y1), slice(*cols))
-    pre, early, late = (
-        volumes.pre[part],
-        volumes.early[part] - volumes.pre[part],
-        volumes.late[part] - volumes.pre[part],
+    count = volumes.pre.shape[0]
+    half = count // 2
+    upper = _slab(volumes, (slice(0, half), slice(y0, y1), slice(*cols)), 0)
+    lower = _slab(volumes, (slice(half, count), slice(y0, y1), slice(*cols)), 0)
+    sagittal = _slab(volumes, (slice(0, count), slice(y0, y1), slice(*cols)), 2)
+    return {"AX": _joined(upper, lower), "SAG": sagittal, "AX_SUP": upper, "AX_INF": lower}
+
+
+def _slab(volumes: _Volumes, part: tuple[slice, slice, slice], axis: int) -> _Slab:
+    """Project along `axis`: the largest early or late difference decides the voxel for both."""
+    early, late = (np.moveaxis(v[part], axis, 0) for v in (volumes.early, volumes.late))
+    larger = np.maximum(early, late, order="C")
+    best = larger[0].copy()
+    depth = np.zeros(best.shape, np.int16)
+    for n in range(1, larger.shape[0]):
+        np.copyto(depth, np.int16(n), where=larger[n] > best)
+        np.maximum(best, larger[n], out=best)
+    index = depth.astype(np.intp)[None]
+    first, last = (np.take_along_axis(v, index, 0)[0] for v in (early, late))
+    origin = (part[0].start, part[1].start, part[2].start)
+    return _Slab(axis, origin, larger.shape[0], depth, first, last, volumes.pre[part].mean(axis=axis))
+
+
+def _joined(upper: _Slab, lower: _Slab) -> _Slab:
+    """Two slabs that lie one behind the other, as one."""
+    further = np.maximum(lower.early, lower.late) > np.maximum(upper.early, upper.late)
+    count = upper.depth_count + lower.depth_count
+    return replace(
+        upper,
+        depth_count=count,
+        depth=np.where(further, lower.depth + np.int16(upper.depth_count), upper.depth).astype(np.int16),
+        early=np.where(further, lower.early, upper.early),
+        late=np.where(further, lower.late, upper.late),
+        pre=(upper.pre * upper.depth_count + lower.pre * lower.depth_count) / np.float32(count),
     )
-    axis = 2 if slot == "SAG" else 0
-    depth, d_early, d_late = _brightest(early, late, axis)
+
+
+def _project(volumes: _Volumes, side: Side, slot: str, slab: _Slab, size: int) -> PreparedImage:
+    """One projection as an image; the picture has the radiological orientation."""
     h = np.float32(volumes.reference)
-    channels = [np.clip(pre.mean(axis=axis) / (2 * h), 0, 1), *(np.clip(d, 0, None) for d in (d_early, d_late))]
-    channels[1:] = [d / (d + h) for d in channels[1:]]
-    mm = volumes.spacing[1:] if axis == 0 else (volumes.spacing[0], volumes.spacing[1])
+    gained = [np.clip(d, 0, None) for d in (slab.early, slab.late)]
+    channels = [np.clip(slab.pre / (2 * h), 0, 1), *(d / (d + h) for d in gained)]
+    mm = volumes.spacing[1:] if slab.axis == 0 else (volumes.spacing[0], volumes.spacing[1])
     flat, to_grid = _isotropic(channels, mm)
-    mirrored = (side is Side.LEFT) if axis == 0 else True  # grid columns run right to left, or anterior to posterior
+    mirrored = side is Side.LEFT or slab.axis == 2  # columns of the grid run right to left, or anterior to posterior
     tensor, to_flat = _oriented(flat, size, mirror=mirrored)
-    to_voxel = _to_voxel(volumes.to_source, axis, (z0, y0, cols[0]))
+    to_voxel = _to_voxel(volumes.to_source, slab.axis, slab.origin)
     picture, picture_to_grid = _picture(np.maximum(channels[1], channels[2]), mm)
-    peak = np.unravel_index(int(np.argmax(d_early)), d_early.shape)
+    peak = np.unravel_index(int(np.argmax(slab.early)), slab.early.shape)
     return PreparedImage(
         side=side,
         modality="MR",
@@ -187,12 +227,12 @@ def _project(volumes: _Volumes, side: Side, slot: str, cols: tuple[int, int], si
         picture=picture,
         tensor_to_picture=to_flat.then(to_grid).then(picture_to_grid.inverse()),
         picture_to_source=picture_to_grid.then(Affine2(_in_plane(to_voxel))),
-        sources=_sources(volumes, to_voxel, depth, (int(peak[0]), int(peak[1]))),
+        sources=_sources(volumes, to_voxel, slab.depth, (int(peak[0]), int(peak[1]))),
         planar=bool(np.all(to_voxel[1:, 2] == 0)),
         projection=Projection(
             slices=tuple((p.facts.sop_instance_uid, p.frame + 1) for p in volumes.planes),
-            depth=depth,
-            depth_count=pre.shape[axis],
+            depth=slab.depth,
+            depth_count=slab.depth_count,
             picture_to_grid=picture_to_grid,
             to_voxel=to_voxel,
         ),
@@ -205,22 +245,6 @@ def _rows(volumes: _Volumes, cols: tuple[int, int]) -> tuple[int, int]:
     tissue = volumes.pre[::2, :, cols[0] : cols[1] : 2].max(axis=(0, 2)) > 0.3 * volumes.reference
     found = np.flatnonzero(tissue)
     return (int(found[0]), int(found[-1]) + 1) if found.size else (0, tissue.size)
-
-
-def _brightest(
-    early: NDArray[np.float32], late: NDArray[np.float32], axis: int
-) -> tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.float32]]:
-    """Index along `axis` of the largest early or late difference, and both differences there, (rows, cols)."""
-    early, late = np.moveaxis(early, axis, 0), np.moveaxis(late, axis, 0)
-    best = np.maximum(early[0], late[0])
-    depth = np.zeros(best.shape, np.int16)
-    for n in range(1, early.shape[0]):
-        value = np.maximum(early[n], late[n])
-        better = value > best
-        np.copyto(best, value, where=better)
-        depth[better] = n
-    index = depth.astype(np.intp)[None]
-    return depth, np.take_along_axis(early, index, 0)[0], np.take_along_axis(late, index, 0)[0]
 
 
 def _isotropic(

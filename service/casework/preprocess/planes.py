@@ -48,9 +48,10 @@ def arrange(
     dynamic = find_dynamic([f for f, _ in kept.values()])
     if dynamic is None:
         return None, [*findings, Finding("PHASES_INCOMPLETE", "MR", f"fewer than {MIN_PHASES}")]
-    phases = tuple(tuple(_plane(ref, kept) for ref in phase) for phase in dynamic.phases)
-    subject = phases[0][0].facts.series_instance_uid
-    left = [uid for uid in kept if uid not in dynamic.instances]
+    normal = _normal(kept, dynamic.phases[0][0])
+    phases = tuple(tuple(_plane(ref, kept, normal) for ref in phase) for phase in dynamic.phases)
+    subject, used = phases[0][0].facts.series_instance_uid, dynamic.instances
+    left = [uid for uid in kept if uid not in used]
     findings += [Finding("IMAGE_NOT_CHOSEN", uid, "not part of the dynamic series") for uid in left]
     step, regular = _step(phases[0])
     if not regular:
@@ -83,12 +84,16 @@ def _without_twins(facts: Sequence[InstanceFacts], stacks: Sequence[NDArray[np.g
     return kept, twins
 
 
-def _plane(ref: FrameRef, kept: _Kept) -> Plane:
+def _normal(kept: _Kept, ref: FrameRef) -> NDArray[np.float64]:
+    own = kept[ref.sop_instance_uid][0].frames[ref.frame]
+    return np.cross(own.orientation[:3], own.orientation[3:])
+
+
+def _plane(ref: FrameRef, kept: _Kept, normal: NDArray[np.float64]) -> Plane:
     facts, stack = kept[ref.sop_instance_uid]
     own = facts.frames[ref.frame]
-    across, down = np.array(own.orientation[:3]), np.array(own.orientation[3:])
-    along = float(np.dot(np.cross(across, down), own.position))
-    return Plane(stack[ref.frame] if stack.ndim == 3 else stack, ref.frame, facts, own, along)
+    pixels = stack[ref.frame] if stack.ndim == 3 else stack
+    return Plane(pixels, ref.frame, facts, own, float(np.dot(normal, own.position)))
 
 
 def _step(phase: Sequence[Plane]) -> tuple[float, bool]:
