@@ -1,6 +1,7 @@
 """openapi/openapi.yaml is valid, and the application is what it says: routes, roles, parameters, statuses, schemas."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ METHODS = ("get", "post", "put", "patch", "delete")
 WORDS = ("title", "description", "summary", "example", "examples")
 
 
+@cache
 def load() -> dict[str, Any]:
     """The contract."""
     document: dict[str, Any] = yaml.safe_load(CONTRACT.read_text("utf-8"))

@@ -46,6 +46,7 @@ def create_app(door: Door) -> FastAPI:
     app.add_exception_handler(CaseworkError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_unexpected)
     return app
 
 
@@ -97,6 +98,11 @@ def _field_error(item: Mapping[str, Any]) -> dict[str, str]:
             "JSON can't be read" if item["type"] == "json_invalid" else "unknown field",
         )
     return {"where": where, "problem": message}
+
+
+def _on_unexpected(request: Request, _: Exception) -> JSONResponse:
+    """Anything else: the framework raises it again after this answer, so that the gate logs its type."""
+    return problems.of_request(request, "INTERNAL")
 
 
 def _on_http(request: Request, error: Exception) -> JSONResponse:

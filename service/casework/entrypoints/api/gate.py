@@ -21,6 +21,7 @@ from casework.entrypoints.api.limits import FAILURE_RATE, KEY_RATE, Buckets
 from casework.observe import log
 
 JSON_BODY_BYTES = 64 << 10
+HEADER_BYTES = 16 << 10
 CHUNK_DEADLINE_S = 30.0  # between two pieces of a body
 DRAIN_BYTES, DRAIN_S = 4 << 20, 2.0  # of a refused body, so that the caller can read the answer
 STOW_PREFIX = "/dicom-web/"
@@ -86,9 +87,11 @@ class _Exchange:
             ]
         await self.send(message)
 
-    async def refuse(self, code: str, detail: str = "") -> None:
+    async def refuse(self, code: str, detail: str = "", status: int = 0) -> None:
         """Answer with a problem before the body was read."""
-        response = problems.response(code, language=self.language, request_id=self.request_id, detail=detail)
+        response = problems.response(
+            code, language=self.language, request_id=self.request_id, detail=detail, status=status
+        )
         await response(self.scope, self.receive, self.send_guarded)
         await self.drain()
 
@@ -142,6 +145,9 @@ class Gate:
             self._note(exchange)
 
     async def _serve(self, exchange: _Exchange, headers: dict[bytes, str]) -> None:
+        if sum(len(name) + len(value) for name, value in exchange.scope["headers"]) > HEADER_BYTES:
+            await exchange.refuse("REQUEST_TOO_LARGE", "headers", 431)
+            return
         exchange.route, needed = _route_of(self.app, exchange.scope)
         if needed != PUBLIC:
             principal = self._keys.identify(headers.get(b"authorization", ""))

@@ -13,7 +13,7 @@ class Rate:
 
 
 KEY_RATE = Rate(burst=400, per_s=100)
-FAILURE_RATE = Rate(burst=20, per_s=0.5)  # requests without a valid key, by address
+FAILURE_RATE = Rate(burst=60, per_s=1)  # requests without a valid key, by address
 
 
 class Buckets:

@@ -15,6 +15,7 @@ from casework.config import Settings
 from casework.entrypoints.api.app import guarded
 from casework.entrypoints.api.auth import open_keyring
 from casework.entrypoints.api.door import Door
+from casework.entrypoints.api.gate import HEADER_BYTES
 from casework.errors import Defect
 from casework.flows.intake import Intake
 from casework.ledger import Ledger
@@ -22,7 +23,6 @@ from casework.observe import log
 from casework.spool import Spool
 
 HEADER_DEADLINE_S = 10.0  # from the connection, or the end of the answer before, to a complete request head
-HEADER_BYTES = 16 << 10
 KEEP_ALIVE_S = 15
 MAX_CONNECTIONS = 512
 DRAIN_S = 45
