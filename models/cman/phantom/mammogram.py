@@ -55,7 +55,7 @@ def render(patient: Patient, breast: Breast, view: str, rows: int) -> Mammogram:
     drawn = (drawn_rows, round(drawn_rows * FULL_SHAPE[1] / FULL_SHAPE[0]))
     anatomy, truth = _anatomy(patient, breast, view, drawn, rng)
     tone = enlarge(anatomy, shape)
-    tone = tone + _noise(rng, shape, patient.hospital.noise)
+    tone = np.where(tone > 1e-3, tone + _noise(rng, shape, patient.hospital.noise), 0)  # vendors blacken the air
     stored, look = _stored(np.clip(tone, 0, 1), patient.mg_vendor)
     if breast.side == "R":
         stored, truth = stored[:, ::-1], truth[:, ::-1]
@@ -211,9 +211,9 @@ def _spicules(
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], factor: float) -> NDArray[np.float32]:
-    """Quantum noise: the same per mm2 whatever the pixel size, but never so much that a pixel is all noise."""
+    """Quantum noise, as much as processing for presentation leaves of it; pixels above 1 mm average it away."""
     mm = FIELD_MM[0] / shape[0]
-    sigma = factor * min(0.02, 0.008 / mm)
+    sigma = factor * min(0.008, 0.008 / mm)
     tile = rng.standard_normal((min(shape[0], 1024), min(shape[1], 832)), np.float32) * np.float32(sigma)
     times = (-(-shape[0] // tile.shape[0]), -(-shape[1] // tile.shape[1]))
     return np.tile(tile, times)[: shape[0], : shape[1]]
