@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from casework.geometry import Affine2
 from casework.result import Finding, Side
 
-VERSION = "casework-preprocess-1"
+VERSION = "casework-preprocess-2"
 """Names every parameter of mammography, mri and ultrasound; a model is only run on what it was trained with."""
 
 
