@@ -32,7 +32,7 @@ def dataset(modality: str = "OT", *, payload: int = 64, **values: str) -> Datase
         setattr(ds, keyword, value)
     if payload and modality != "SR":
         ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-        ds.Rows, ds.Columns = 1, payload
+        ds.Rows, ds.Columns = (payload // 1000, 1000) if payload > 60_000 else (1, payload)
         ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
         ds.add_new("PixelData", "OB", bytes(i % 251 for i in range(payload)) + b"\0" * (payload % 2))
     meta = FileMetaDataset()
