@@ -7,14 +7,15 @@ A JPEG 2000 image can be decoded at reduced resolution: the wavelet's low-pass b
 lies exactly on source pixel i * 2**reduce (ISO/IEC 15444-1 annex F). Other syntaxes are decoded in full.
 """
 
+import contextlib
 import io
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import pydicom
@@ -23,7 +24,7 @@ from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import get_frame
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.filewriter import write_file_meta_info
@@ -60,6 +61,7 @@ TRANSFER_SYNTAXES: frozenset[str] = frozenset(map(str, {*_PLUGINS, *NATIVE}))
 _BROKEN = (
     # What pydicom and the decoders raise on malformed input; MemoryError is left to the child.
     AttributeError,
+    BytesLengthException,
     EOFError,
     IndexError,
     KeyError,
@@ -110,7 +112,8 @@ def open_header(path: Path, limits: Limits = Limits()) -> Dataset:
     Raises:
         Refused: NOT_DICOM, HEADER_MALFORMED, INFLATES_TOO_FAR or TOO_LARGE.
     """
-    with path.open("rb") as file:
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return _read(_plain(file, limits), pixels=False)
 
 
@@ -132,7 +135,7 @@ def decode(
         warnings.simplefilter("ignore")  # what the decoders remark on is checked here in our own words
         source = _plain(file, limits)
         header = _read(source, pixels=False)
-        syntax = uid.UID(str(header.file_meta.get("TransferSyntaxUID", "")))
+        syntax = _syntax(header.file_meta)
         if str(syntax) not in TRANSFER_SYNTAXES:
             raise Refused("TRANSFER_SYNTAX_NOT_ACCEPTED")
         grid = _grid(header, limits)
@@ -164,10 +167,17 @@ def _plain(file: BinaryIO, limits: Limits) -> BinaryIO:
         meta = FileMetaDataset(read_dataset(file, False, True, stop_when=lambda tag, _, __: tag.group != 2))  # noqa: FBT003 - pydicom's own signature
     except (InvalidDicomError, *_BROKEN) as error:
         raise Refused("NOT_DICOM", type(error).__name__) from error
-    if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
+    if _syntax(meta) != uid.DeflatedExplicitVRLittleEndian:
         file.seek(0)
         return file
     return _inflate(meta, file, limits)
+
+
+def _syntax(meta: Dataset) -> uid.UID:
+    try:
+        return uid.UID(str(meta.get("TransferSyntaxUID", "")))
+    except _BROKEN as error:
+        raise Refused("HEADER_MALFORMED", "Transfer Syntax UID") from error
 
 
 def _inflate(meta: FileMetaDataset, file: BinaryIO, limits: Limits) -> BinaryIO:
@@ -309,7 +319,9 @@ def _generic(
     """Frames (N, h, w) through pydicom: native ones straight from the file, others by the one decoder named for the syntax."""
     if file is not None:
         file.seek(0)
-        return np.stack([_grey(frame, header, grid) for frame in iter_pixels(file, indices=indices)])
+        frames = cast(Generator[NDArray[np.generic], None, None], iter_pixels(file, indices=indices))
+        with contextlib.closing(frames) as native:  # its clean-up seeks in the file
+            return np.stack([_grey(frame, header, grid) for frame in native])
     found = get_decoder(syntax).iter_array(
         header,
         indices=indices,

@@ -66,7 +66,7 @@ def find_dynamic(facts: Sequence[InstanceFacts]) -> Dynamic | None:
     for instance in facts:
         for frame in _usable(instance):
             clusters[_geometry(frame)].append(frame)
-    found = [d for d in (_dynamic(frames) for frames in clusters.values()) if d is not None]
+    found = [dynamic for frames in clusters.values() for dynamic in _dynamics(frames)]
     if not found:
         return None
     date = {f.study_instance_uid: f.study_date for f in facts}
@@ -104,29 +104,59 @@ def _geometry(frame: _Frame) -> Hashable:
     )
 
 
-def _dynamic(frames: list[_Frame]) -> Dynamic | None:
+def _dynamics(frames: list[_Frame]) -> list[Dynamic]:
+    """The dynamic series among frames of one geometry, at most one for each range of positions."""
     by_series: dict[str, list[_Frame]] = defaultdict(list)
     for frame in frames:
         by_series[frame.of.series_instance_uid].append(frame)
     stacks = [s for _, members in sorted(by_series.items()) for s in _stacks(members)]
-    stacks = _same_places([s for s in stacks if len(s.frames) >= MIN_SLICES])
-    if not MIN_PHASES <= len(stacks) <= _MAX_PHASES:
-        return None
-    stacks.sort(key=lambda s: (s.time, min(f.ref for f in s.frames.values())))
-    shared = sorted(set.intersection(*(set(s.frames) for s in stacks)))
-    phases = tuple(tuple(stack.frames[place].ref for place in shared) for stack in stacks)
-    return Dynamic(frames[0].of.study_instance_uid, phases)
+    found = []
+    for group in _overlapping(stacks):
+        whole = _whole_phases(sorted(group, key=lambda s: (s.time, min(f.ref for f in s.frames.values()))))
+        if MIN_PHASES <= len(whole) <= _MAX_PHASES:
+            shared = sorted(set.intersection(*(set(s.frames) for s in whole)))
+            phases = tuple(tuple(stack.frames[place].ref for place in shared) for stack in whole)
+            found.append(Dynamic(frames[0].of.study_instance_uid, phases))
+    return found
 
 
-def _same_places(stacks: list[_Stack]) -> list[_Stack]:
-    """The stacks that cover nearly the same positions as the most frequent set of them does."""
-    if not stacks:
-        return []
+def _overlapping(stacks: list[_Stack]) -> list[list[_Stack]]:
+    """Stacks that share positions, together: both breasts may be scanned one beside the other."""
+    groups: list[tuple[set[float], list[_Stack]]] = []
+    for stack in stacks:
+        places, members = set(stack.frames), [stack]
+        apart = []
+        for other in groups:
+            if other[0] & places:
+                places |= other[0]
+                members += other[1]
+            else:
+                apart.append(other)
+        groups = [*apart, (places, members)]
+    return [members for _, members in groups]
+
+
+def _whole_phases(stacks: list[_Stack]) -> list[_Stack]:
+    """The phases, in order of time, when all of them cover the usual positions; else none.
+
+    Only at the end may phases be cut off (a scan that was stopped). Leaving out an earlier one would move the others:
+    the first contrast phase would be taken for the one before contrast.
+    """
     counts = Counter(frozenset(s.frames) for s in stacks)
     usual = max(counts, key=lambda places: (counts[places], len(places), sorted(places)))
-    kept = [s for s in stacks if len(usual & set(s.frames)) >= 0.9 * max(len(usual), len(s.frames))]
-    shared = set.intersection(*(set(s.frames) for s in kept)) if kept else set()
-    return kept if len(shared) >= MIN_SLICES else []
+    enough = [_covers(usual, set(s.frames)) for s in stacks]
+    while enough and not enough[-1]:
+        enough.pop()
+    if not all(enough) or not enough:
+        return []
+    kept = stacks[: len(enough)]
+    return kept if len(set.intersection(*(set(s.frames) for s in kept))) >= MIN_SLICES else []
+
+
+def _covers(usual: frozenset[float], places: set[float]) -> bool:
+    """At least nine of ten positions, or all but one."""
+    longest = max(len(usual), len(places))
+    return len(usual & places) >= min(0.9 * longest, longest - 1)
 
 
 _KEYS: tuple[Callable[[_Frame], float | None], ...] = (
@@ -155,20 +185,32 @@ def _stacks(frames: list[_Frame]) -> list[_Stack]:
 
 
 def _is_partition(groups: Iterable[list[_Frame]]) -> bool:
-    """No position twice in a group, and the groups are about equally large (slice times also differ, one by one)."""
-    sizes = []
+    """No position twice in a group, and the largest group covers the whole stack (slice times also differ, one by one)."""
+    everywhere: set[float] = set()
+    largest = 0
     for group in groups:
-        if len({f.place_mm for f in group}) != len(group):
+        places = {f.place_mm for f in group}
+        if len(places) != len(group):
             return False
-        sizes.append(len(group))
-    return len(sizes) >= 2 and min(sizes) >= 0.5 * max(sizes) and min(sizes) >= MIN_SLICES
+        everywhere |= places
+        largest = max(largest, len(places))
+    return largest >= min(0.9 * len(everywhere), len(everywhere) - 1)
 
 
 def _by_turns(frames: list[_Frame]) -> list[_Stack]:
-    """Without a usable number: the n-th time a position was acquired belongs to phase n."""
+    """Without a usable number: the n-th time a position was acquired belongs to phase n.
+
+    A position that was acquired less often lacks an unknown phase and is left out; when that is more than one in ten,
+    nothing is certain and there are no phases.
+    """
+    counts = Counter(f.place_mm for f in frames)
+    often = max(counts.values())
+    whole = {place for place, count in counts.items() if count == often}
+    if len(whole) < min(0.9 * len(counts), len(counts) - 1):
+        return []
     turns: dict[int, list[_Frame]] = defaultdict(list)
     seen: Counter[float] = Counter()
-    for frame in sorted(frames, key=_when):
+    for frame in sorted((f for f in frames if f.place_mm in whole), key=_when):
         turns[seen[frame.place_mm]].append(frame)
         seen[frame.place_mm] += 1
     return [_stack(members, n) for n, members in sorted(turns.items())]
