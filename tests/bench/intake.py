@@ -87,7 +87,7 @@ def stored(receiver: Receiver) -> int:
     """Instances that the receiver holds, counted on its disk."""
     match receiver.name:
         case "casework":
-            return sum(1 for p in (receiver.folder / "spool" / "objects").glob("??/??/*"))
+            return sum(1 for p in (receiver.folder / "spool" / "objects").glob("??/*"))
         case "storescp":
             return sum(1 for _ in (receiver.folder / "out").iterdir())
         case _:  # Orthanc keeps the file and, apart, the header up to the pixel data
