@@ -257,7 +257,8 @@ def make(
             images.append(
                 heat_image(side, "US", "1", study=maker.uid("study", "US"), sources=[uid], shape=(120, 160), frame=2)
             )
-    chosen = outcomes or {"R": (Outcome.POSITIVE, 0.8125), "L": (Outcome.NEGATIVE, 0.037)}
+    usual = {"R": (Outcome.POSITIVE, 0.8125), "L": (Outcome.NEGATIVE, 0.037)}
+    chosen = outcomes or {side: usual[side] for side in sides}
     results = []
     for letter, (outcome, probability) in chosen.items():
         used = tuple(m for m in ("MG", "MR", "US") if any(i.modality == m and i.side.value == letter for i in images))

@@ -86,6 +86,7 @@ def _result(result: CaseResult, sources: Mapping[str, Dataset]) -> None:
     for side in result.sides:
         known = side.outcome is not Outcome.INSUFFICIENT
         need(not known or side.probability is not None, "probability", "missing")
+        need(not known or any(i.side is side.side for i in result.images), "side", "an answer without an image")
         need(side.probability is None or 0 <= side.probability <= 1, "probability", "range")
     patients = set()
     for image in result.images:
