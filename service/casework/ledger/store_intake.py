@@ -164,9 +164,11 @@ def _insert_instances(tx: Tx, new: list[_Item], assembler: Assembler) -> None:
             }
         )
     if rows:
-        returning = insert(instance).returning(instance.c.id, sort_by_parameter_order=True)
-        for item, key in zip(new, tx.connection.execute(returning, rows).scalars(), strict=True):
-            item.instance_id = key
+        tx.connection.execute(insert(instance), rows)
+        made = select(instance.c.sop_uid, instance.c.id).where(instance.c.sop_uid.in_([row["sop_uid"] for row in rows]))
+        keys = {row.sop_uid: row.id for row in tx.connection.execute(made)}
+        for item, row in zip(new, rows, strict=True):
+            item.instance_id = keys[row["sop_uid"]]
 
 
 def _settle(items: list[_Item], assembler: Assembler) -> None:
