@@ -43,6 +43,7 @@ class Rig:
 
     def __init__(self, folder: Path, *destinations: Destination, work: Work = FAST, assembly: Assembly | None = None):
         self.folder = folder
+        self._workers: list[DestinationWorker] = []
         self.settings = Settings(
             dicom=Dicom(ae_title="CMAN"),
             storage=Storage(root=str(folder / "root")),
@@ -56,6 +57,8 @@ class Rig:
         self.spool = Spool(folder / "root")
 
     def close(self) -> None:
+        for worker in self._workers:
+            worker.close()
         self.ledger.close()
 
     def rendered(self, objects: Sequence[Dataset], to: Sequence[str]) -> str:
@@ -93,7 +96,7 @@ class Rig:
     ) -> DestinationWorker:
         """A destination's worker that does not wait for minutes."""
         clock = {} if now is None else {"now": now}
-        return DestinationWorker(
+        worker = DestinationWorker(
             self.ledger,
             self.spool,
             destination,
@@ -102,6 +105,8 @@ class Rig:
             draw=lambda: 1.0,
             **clock,
         )
+        self._workers.append(worker)
+        return worker
 
     def deliveries(self, case_id: str, destination: str = "") -> list[DeliveryRow]:
         """The case's deliveries."""
