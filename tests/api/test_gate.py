@@ -11,7 +11,7 @@ import structlog
 from casework.entrypoints.api import gate, server
 from casework.entrypoints.api.limits import Buckets, Rate
 from casework.observe import ALLOWED_FIELDS
-from tests.api.conftest import Api, raw
+from tests.api.conftest import Api, raw, run_server
 from tests.api.test_problems import check_problem
 
 HEADERS = {
@@ -71,8 +71,6 @@ def test_log_lines_hold_no_values(api: Api) -> None:
 def test_rate_limit(own_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that asks too often is told when to come again; another key is not affected."""
     monkeypatch.setattr(gate, "KEY_RATE", Rate(3, 0.001))
-    from tests.api.conftest import run_server
-
     with run_server(own_api.door) as port:
         limited = Api(own_api.door, f"http://127.0.0.1:{port}", own_api.keys)
         with limited.client("viewer") as client:
@@ -158,10 +156,10 @@ def test_a_body_that_stalls_ends_in_408(own_api: Api, monkeypatch: pytest.Monkey
     ids=["long", "endless", "negative", "two lengths", "coding", "name", "binary", "host"],
 )
 def test_malformed_heads_end_the_connection(request_head: bytes, api: Api) -> None:
-    """Heads that are too long, ambiguous or not HTTP are answered with a 4xx or 5xx and closed; nothing crashes."""
+    """Heads that are too long, ambiguous or not HTTP end in a 4xx, a 5xx or a reset; the service goes on."""
     answer = raw(api.port, request_head)
     first = answer.split(b"\r\n")[0]
-    assert first.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))
+    assert not first or first.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))
     with api.client("") as client:
         assert client.get("/v1/health/live").status_code == 200
 
