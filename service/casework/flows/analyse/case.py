@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -38,6 +39,7 @@ from casework.spool import Spool
 
 JOB_KIND = "analyse"
 _HEADERS_REMEMBERED = 512
+_FLUSHERS = 8  # threads that wait for the disk
 _TOLD = frozenset(
     # What a report says of images that were left out; the ledger keeps the reasons of all others.
     {"LATERALITY_UNKNOWN", "VIEW_UNKNOWN", "PHASES_INCOMPLETE", "ONLY_FOR_PROCESSING", "IMAGE_BLANK", "DECODER_CRASHED"}
@@ -144,6 +146,7 @@ class Analyser:
         self._package, self._runner, self._settings, self._now = package, runner, settings, now
         self._headers: Remembered[Dataset] = Remembered(_HEADERS_REMEMBERED)
         self._identity = identity(package, runner)
+        self._flushers = ThreadPoolExecutor(_FLUSHERS, thread_name_prefix="flush")
         self._pipeline = f"{VERSION} casework-{__version__}"
 
     # --- one job --------------------------------------------------------------------------------------------
@@ -230,7 +233,7 @@ class Analyser:
             check(rendered, result, sources)
         beat.check()
         with watch.stage("store"):
-            artefacts = [self._store(one) for one in rendered]
+            artefacts = self._store(rendered)
         destinations = [d.name for d in self._settings.destination if d.send]
         told = {(f.code, f.subject) for f in result.findings}
         rest = [f for f in left_out(ready) if (f.code, f.subject) not in told]
@@ -312,18 +315,24 @@ class Analyser:
             sources[uid] = header
         return sources
 
-    def _store(self, one: Rendered) -> Artefact:
-        return Artefact(
-            kind=one.kind,
-            media_type=one.media_type,
-            study_instance_uid=one.study_instance_uid,
-            series_instance_uid=one.series_instance_uid,
-            sop_class_uid=one.sop_class_uid,
-            sop_instance_uid=one.sop_instance_uid,
-            sha256=self._spool.put(one.data),
-            size=len(one.data),
-            label=one.label,
-        )
+    def _store(self, rendered: Sequence[Rendered]) -> list[Artefact]:
+        """Make all objects durable together: their flushes overlap."""
+        digests = self._flushers.map(self._spool.put, [one.data for one in rendered])
+        return [_artefact(one, digest) for one, digest in zip(rendered, digests, strict=True)]
+
+
+def _artefact(one: Rendered, sha256: str) -> Artefact:
+    return Artefact(
+        kind=one.kind,
+        media_type=one.media_type,
+        study_instance_uid=one.study_instance_uid,
+        series_instance_uid=one.series_instance_uid,
+        sop_class_uid=one.sop_class_uid,
+        sop_instance_uid=one.sop_instance_uid,
+        sha256=sha256,
+        size=len(one.data),
+        label=one.label,
+    )
 
 
 # --- pieces without I/O ------------------------------------------------------------------------------------------

@@ -102,27 +102,33 @@ def _outline(heat: NDArray[np.float32], size: int) -> NDArray[np.float64]:
     to_heat = Affine2.resize((_FINE, _FINE), (heat.shape[0], heat.shape[1]))
     fine = _sample(heat, (_FINE, _FINE), to_heat)
     area = _connected(fine >= _HALF * float(fine.max()), np.unravel_index(int(np.argmax(fine)), fine.shape))
-    corners = np.array([(r + dr, c + dc) for r, c in area for dr in (-0.5, 0.5) for dc in (-0.5, 0.5)])
+    ends: dict[int, tuple[int, int]] = {}
+    for r, c in area:
+        first, last = ends.get(r, (c, c))
+        ends[r] = min(first, c), max(last, c)
+    corners = [
+        (r + dr, c + dc) for r, (c0, c1) in ends.items() for dr in (-0.5, 0.5) for c, dc in ((c0, -0.5), (c1, 0.5))
+    ]
     return Affine2.resize((_FINE, _FINE), (size, size))(_hull(corners))
 
 
-def _connected(mask: NDArray[np.bool_], start: tuple[np.intp, ...]) -> list[tuple[int, int]]:
+def _connected(mask: NDArray[np.bool_], start: tuple[np.intp, ...]) -> set[tuple[int, int]]:
     """The pixels joined to `start` by edges."""
     first = (int(start[0]), int(start[1]))
     seen, waiting = {first}, deque([first])
+    inside = set(zip(*(axis.tolist() for axis in np.nonzero(mask)), strict=True))
     while waiting:
         r, c = waiting.popleft()
         for near in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)):
-            inside = 0 <= near[0] < mask.shape[0] and 0 <= near[1] < mask.shape[1]
-            if inside and near not in seen and mask[near]:
+            if near in inside and near not in seen:
                 seen.add(near)
                 waiting.append(near)
-    return sorted(seen)
+    return seen
 
 
-def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _hull(points: Iterable[tuple[float, float]]) -> NDArray[np.float64]:
     """Convex hull (Andrew's monotone chain)."""
-    ordered = sorted({(float(r), float(c)) for r, c in points})
+    ordered = sorted(set(points))
 
     def half(run: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
         chain: list[tuple[float, float]] = []

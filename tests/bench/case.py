@@ -1,0 +1,88 @@
+"""How long a case takes from claim to results written: seconds per stage, from cold and prepared ahead.
+
+    python -m tests.bench.case [--model models/cman] [--rounds 3] [--rows 4096] [--json FILE]
+
+The case is a phantom of full size: four mammograms in lossless JPEG 2000, a dynamic MRI, ultrasound stills and a cine, in the
+real ledger, spool, decode children, engine and report, on this machine, fsync on. Cold: nothing was prepared and no
+file is in the cache of prepared images. Warm: the prepare-ahead thread had its turn. Decode children are running in
+both, as they are in a worker that is up.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from casework.flows.analyse import Ended
+from casework.observe import setup_logging
+from tests.analyse.rig import Rig, dynamic, mammograms, model, patient, sonograms
+
+TARGET_S = {"cold": 2.0, "warm": 0.8}
+
+
+def one(files: list[Path], package: Path, *, warm: bool) -> Ended:
+    """One case in a fresh root."""
+    root = Path(tempfile.mkdtemp(prefix="case-bench-"))
+    rig = Rig(root, model=package, prepare_ahead=False)
+    worker = rig.worker()
+    try:
+        for future in [worker.pool.submit({"do": "facts", "paths": []}, 60) for _ in range(worker.pool.size)]:
+            future.result()
+        case_id = rig.arrive(files)
+        if warm:
+            time.sleep(0.5)
+            worker.ahead.step()
+        rig.queue(case_id)
+        ended = worker.step()
+        assert ended is not None
+        assert not ended.code, ended.code
+        return ended
+    finally:
+        worker.close()
+        rig.close()
+        shutil.rmtree(root)
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--model", default="models/cman")
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--rows", type=int, default=4096)
+    arguments.add_argument("--slices", type=int, default=60)
+    arguments.add_argument("--json", type=Path)
+    options = arguments.parse_args()
+    setup_logging("bench", "ERROR")
+    with tempfile.TemporaryDirectory(prefix="case-bench-files-") as folder:
+        of, place = patient(), Path(folder)
+        package = model(place / "models", Path(options.model).name)
+        files = [*mammograms(place, of, options.rows), *sonograms(place, of, (600, 800))]
+        files += dynamic(place, of, (options.slices, 320, 320))
+        megabytes = sum(f.stat().st_size for f in files) / 1e6
+        runs = {
+            kind: [one(files, package, warm=kind == "warm") for _ in range(options.rounds)] for kind in ("cold", "warm")
+        }
+    print(
+        f"{len(files)} instances, {megabytes:.0f} MB; {options.rounds} rounds, medians; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    )
+    stages = list(runs["cold"][0].seconds)
+    table = {kind: {s: statistics.median(e.seconds[s] for e in ended) for s in stages} for kind, ended in runs.items()}
+    totals = {kind: statistics.median(sum(e.seconds.values()) for e in ended) for kind, ended in runs.items()}
+    print(f"{'seconds':10}" + "".join(f"{kind:>10}" for kind in table))
+    for stage in stages:
+        print(f"{stage:10}" + "".join(f"{table[kind][stage]:10.3f}" for kind in table))
+    print(f"{'claim to results written':10}" + "".join(f"{totals[kind]:10.3f}" for kind in table))
+    for kind, seconds in totals.items():
+        print(
+            f"{kind}: {seconds:.2f} s, at most {TARGET_S[kind]} s wanted: {'met' if seconds <= TARGET_S[kind] else 'MISSED'}"
+        )
+    if options.json:
+        options.json.write_text(json.dumps({"stages": table, "totals": totals, "instances": len(files)}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
