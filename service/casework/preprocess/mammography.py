@@ -165,8 +165,10 @@ def _find_breast(grey: NDArray[np.float32]) -> tuple[NDArray[np.bool_], Box]:
     coarse = np.asarray(
         Image.fromarray(grey).resize((coarse_shape[1], coarse_shape[0]), Image.Resampling.BOX), np.float32
     )
+    if np.ptp(coarse) < 0.05:
+        raise Refused("IMAGE_BLANK")
     mask = largest_component(coarse > _threshold(coarse))
-    if mask.mean() < 0.02 or np.ptp(coarse) < 0.05:
+    if mask.mean() < 0.02:
         raise Refused("IMAGE_BLANK")
     wide = grow(mask, 1)
     full = np.asarray(Image.fromarray(wide).resize((w, h), Image.Resampling.NEAREST), np.bool_)
@@ -179,7 +181,7 @@ def _find_breast(grey: NDArray[np.float32]) -> tuple[NDArray[np.bool_], Box]:
 def _threshold(coarse: NDArray[np.float32]) -> float:
     """Between the air, the commonest value of the darker half, and tissue."""
     low, high = float(coarse.min()), float(np.percentile(coarse, 99.5))
-    counts, edges = np.histogram(coarse, bins=64, range=(low, max(high, low + 1e-6)))
+    counts, edges = np.histogram(coarse, bins=64, range=(low, max(high, low + 0.01)))
     air = float(edges[int(counts[:32].argmax())])
     return air + 0.08 * (high - air) + 0.01
 
