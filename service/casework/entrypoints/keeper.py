@@ -18,6 +18,7 @@ from casework.observe import STAGE_SECONDS, log
 from casework.spool import Spool
 
 REST_AFTER_ERROR_S = 2.0
+PRESSING_S = 0.1
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
@@ -49,7 +50,7 @@ def _turn(assembler: Assembler, sweeper: Sweeper, settings: Settings) -> float:
     except Exception as error:  # noqa: BLE001 - the outer guard of this loop: one bad row must not stop all cases
         log.error("keeper.failed", code="INTERNAL", error_type=type(error).__name__, where=_where(error))
     else:
-        return settings.assembly.poll_s
+        return min(settings.assembly.poll_s, PRESSING_S) if assembler.pressing else settings.assembly.poll_s
     return max(REST_AFTER_ERROR_S, settings.assembly.poll_s)
 
 

@@ -24,6 +24,7 @@ from casework.observe import log
 
 ACTOR = "assemble"
 LOOK_UP_AGAIN_S = 10.0
+PRESSING_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,9 @@ def judge(facts: Facts, rules: Assembly) -> Verdict:
         missing = _missing(facts.received, facts.known.counts)
         if missing:
             return _short(facts, rules, missing)
-        if facts.received == facts.known.counts and facts.known.after_last_image:
-            settled = min(facts.idle_s, facts.known.unchanged_s) >= rules.settle_s
-            return Verdict(CaseState.STABLE, "QUEUED") if settled else Verdict(CaseState.RECEIVING, "QUIET_TIME")
+        settled = min(facts.idle_s, facts.known.unchanged_s) >= rules.settle_s
+        if facts.received == facts.known.counts and facts.known.after_last_image and settled:
+            return Verdict(CaseState.STABLE, "QUEUED")
     return held_back or Verdict(CaseState.STABLE, "QUEUED")
 
 
@@ -133,6 +134,7 @@ class Assembler:
             if destination.query
         ]
         self._source = "pacs:" + ",".join(d.name for d in settings.destination if d.query)
+        self.pressing = False  # whether the next look should come soon: an answer is on its way that may end a wait
         self._ages: dict[str, _Age] = {}
         self._elsewhere: dict[tuple[str, str], tuple[bool, float]] = {}
 
@@ -143,6 +145,7 @@ class Assembler:
 
     def step(self, now: datetime, clock: float) -> int:
         """One look at every open case; `clock` is monotonic seconds. Returns how many were queued."""
+        self.pressing = False
         cases = self._ledger.cases_in(CaseState.RECEIVING, CaseState.STABLE)
         queued = sum(self._tend_alone(case, now, clock) for case in cases)
         self._forget({case.id for case in cases})
@@ -216,6 +219,7 @@ class Assembler:
             reached = look is not None and not _missing(received, counts(look, belongs))
             if not (look is not None and look.asked_at > clock - idle_s and look.unchanged_s >= self._rules.settle_s):
                 watch.want(question, urgent=reached)
+            self.pressing |= reached or (look is None and idle_s < PRESSING_S)
             if look is not None:
                 looks.append(look)
         if not looks:
