@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from casework.modelspec import CHANNELS, SLOTS
+from casework.preprocess.prepared import VERSION
 from models.cman.export import write_graphs
 from models.cman.net.cman import Cman
 from models.cman.net.config import MODALITIES, TINY
@@ -94,7 +95,7 @@ def main() -> None:
         "licence": "Apache-2.0",
         "input_size": TINY.input_size,
         "precision": "fp32",
-        "preprocess": "1",
+        "preprocess": VERSION,
         "graphs": write_graphs(net, OUT),
         "golden": [],
         "golden_tolerance": TOLERANCE,
