@@ -57,6 +57,17 @@ def empty_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> s
 
 
 @pytest.fixture
+def second_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Another database without any table."""
+    if dialect == "sqlite":
+        return f"sqlite:///{tmp_path / 'second.db'}"
+    running: Cluster = request.getfixturevalue("cluster")
+    name = f"t{next(_numbers)}"
+    _admin(running, f"CREATE DATABASE {name}")
+    return running.url(name)
+
+
+@pytest.fixture
 def url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A migrated database."""
     if dialect == "sqlite":

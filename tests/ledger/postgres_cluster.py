@@ -52,5 +52,7 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         command = [str(self._bin / program), *map(str, arguments)]
-        output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-        subprocess.run(command, check=True, timeout=60, cwd="/", user=self._user, **output)
+        nothing = subprocess.DEVNULL
+        subprocess.run(
+            command, check=True, timeout=60, cwd="/", user=self._user, stdin=nothing, stdout=nothing, stderr=nothing
+        )

@@ -34,7 +34,7 @@ J = JobState
 
 
 def test_waiting_has_a_reason(ledger: Ledger) -> None:
-    """ "Not yet" is a code on the case; it is audited when it changes and only then."""
+    """That a case waits is a code on it; it is audited when it changes and only then."""
     case_id = new_case(ledger)
     for _ in range(3):
         assert ledger.set_reason(case_id, C.RECEIVING, "COUNT_INCOMPLETE", at(1), "3 of 5")

@@ -1,0 +1,202 @@
+"""Several processes on one ledger: none does another's work, none loses what was acknowledged, none damages the file."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ledger_help import NOW, at, new_case, queued, record
+
+from casework.errors import Defect, Unavailable
+from casework.ledger import Ledger
+from casework.ledger.lock import WriteLock
+
+CHILD = Path(__file__).with_name("ledger_child.py")
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start children; those that still run at the end of the test are killed."""
+    running: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, str(CHILD), *arguments]
+        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return running[-1]
+
+    yield begin
+    for child in running:
+        child.kill()
+        child.communicate()
+
+
+def line(child: "subprocess.Popen[str]") -> str:
+    """The child's next line."""
+    assert child.stdout
+    return child.stdout.readline().strip()
+
+
+def go(child: "subprocess.Popen[str]") -> None:
+    """Let a waiting child begin."""
+    assert child.stdin
+    child.stdin.write("\n")
+    child.stdin.flush()
+
+
+def test_two_processes_claim_each_job_once(ledger: Ledger, url: str, start: Start) -> None:
+    """Two workers that claim at the same time get all the jobs between them, none twice."""
+    for n in range(30):
+        queued(ledger, f"{n}.1", patient_id=str(n), study_instance_uid=str(n))
+    children = [start("claim_all", url, f"w{n}") for n in range(2)]
+    assert [line(child) for child in children] == ["ready", "ready"]
+    for child in children:
+        go(child)
+    claimed = [child.communicate(timeout=60)[0].split() for child in children]
+    assert sorted(map(int, claimed[0] + claimed[1])) == list(range(1, 31))
+    assert all(claimed), "both should have had work"
+    assert ledger.read.metrics().jobs == {"leased": 30}
+
+
+def test_kill_inside_a_transaction(ledger: Ledger, url: str, start: Start) -> None:
+    """Kill -9 between a write and its commit leaves nothing behind, and the next writer waits for nobody."""
+    new_case(ledger)
+    before = ledger.read.verify_audit()
+    child = start("stop_inside", url)
+    assert line(child) == "inside"
+    child.kill()
+    child.wait()
+    began = time.monotonic()
+    record(ledger, "1.2", now=at(1))
+    assert time.monotonic() - began < 5
+    assert "never" not in {a.id for a in ledger.read.associations()}
+    after = ledger.read.verify_audit()
+    assert after.ok
+    assert after.rows == before.rows + 1
+
+
+def test_kill_at_random_loses_nothing_acknowledged(ledger: Ledger, url: str, start: Start, dialect: str) -> None:
+    """Senders killed at random moments: every image that was acknowledged is there, and the chain verifies."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    acknowledged: set[str] = set()
+    for turn in range(4):
+        children = [start("send", url, f"{turn}.{n}", "0") for n in range(2)]
+        for child in children:
+            assert line(child) == "ready"
+        time.sleep(chance.uniform(0.05, 0.4))
+        for child in children:
+            child.kill()
+        for child in children:
+            lines = child.communicate()[0].splitlines(keepends=True)
+            acknowledged |= {text.split()[0] for text in lines if text.endswith("\n")}
+    assert len(acknowledged) > 10
+    stored = {row.header.sop_instance_uid for row in ledger.read.instances_of_open_cases(0, 100_000)}
+    assert acknowledged <= stored
+    assert ledger.read.verify_audit().ok
+    if dialect == "sqlite":
+        assert _integrity(url) == "ok"
+
+
+def test_hammer(open_ledger: Callable[..., Ledger], url: str, start: Start, dialect: str) -> None:
+    """Four processes write, checkpoint, open and close at once while two threads read: nothing is lost or damaged."""
+    ledger = open_ledger()
+    children = [start("hammer", url, str(n), "4") for n in range(4)]
+    while any(child.poll() is None for child in children):
+        ledger.read.metrics()
+        time.sleep(0.01)
+    assert [child.returncode for child in children] == [0, 0, 0, 0]
+    assert ledger.read.metrics().instances == 160
+    assert ledger.read.verify_audit().ok
+    assert len(ledger.read.list_cases().items) == 4
+    if dialect == "sqlite":
+        assert _integrity(url) == "ok"
+
+
+def _integrity(url: str) -> str:
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+    try:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def test_ledger_is_not_carried_over_a_fork(ledger: Ledger) -> None:
+    """A forked child that uses its parent's ledger is told so instead of sharing its connections."""
+    new_case(ledger)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            ledger.read.metrics()
+            os.write(writing, b"used")
+        except Defect as error:
+            os.write(writing, error.detail.encode())
+        ledger.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        assert "fork" in answer.read()
+    record(ledger, "1.2", now=NOW)
+    assert ledger.read.verify_audit().ok
+
+
+# --- the write lock (SQLite) ----------------------------------------------------------------------------------
+
+
+def test_lock_excludes_processes(tmp_path: Path, start: Start) -> None:
+    """Four processes that add to a number without any other care never lose an addition."""
+    (tmp_path / "number").write_text("0")
+    children = [start("count_up", str(tmp_path), "100") for _ in range(4)]
+    assert [child.wait(timeout=60) for child in children] == [0, 0, 0, 0]
+    assert (tmp_path / "number").read_text() == "400"
+
+
+def test_lock_is_fair(tmp_path: Path, start: Start) -> None:
+    """A process that takes the lock again and again doesn't keep others waiting."""
+    child = start("greedy", str(tmp_path))
+    assert line(child) == "ready"
+    lock = WriteLock(tmp_path / "x.db", 30)
+    waits = []
+    for _ in range(30):
+        began = time.monotonic()
+        with lock.held():
+            waits.append(time.monotonic() - began)
+    assert sorted(waits)[15] < 0.1, waits
+
+
+def test_lock_gives_up_in_time_and_recovers(tmp_path: Path, start: Start) -> None:
+    """A holder that hangs is an error after the timeout, not a hang; when it dies, the lock is free at once."""
+    child = start("hold", str(tmp_path))
+    assert line(child) == "ready"
+    lock = WriteLock(tmp_path / "ledger.db", 0.2)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="LEDGER_UNAVAILABLE"), lock.held():
+            pass
+    child.kill()
+    child.wait()
+    time.sleep(0.1)
+    with WriteLock(tmp_path / "ledger.db", 5).held():
+        pass
+
+
+def test_readers_do_not_wait_for_a_writer(ledger: Ledger, url: str, start: Start, dialect: str) -> None:
+    """While another process sits inside a write transaction, questions are answered from the last committed state."""
+    case_id = new_case(ledger)
+    child = start("stop_inside", url)
+    assert line(child) == "inside"
+    began = time.monotonic()
+    assert ledger.read.case(case_id).id == case_id
+    assert ledger.claim_job("analyse", "w", 60, NOW) is None
+    assert ledger.expire_leases(NOW).total == 0
+    assert ledger.promote_due(NOW).total == 0
+    assert time.monotonic() - began < 2
+    child.send_signal(signal.SIGKILL)
