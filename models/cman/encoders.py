@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,13 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.cman.data import Sides
+from models.cman.data import TOKEN, Sides
 from models.cman.net.config import CONCEPTS, NetConfig
 from models.cman.net.encoder import Encoder
 
-VISIBLE = {"MG": ("lesion", "spiculation"), "MR": ("lesion", "washout"), "US": ("lesion", "cortex")}
+VISIBLE = {
+    "MG": ("lesion", "spiculation"),
+    "MR": ("lesion", "washout"),
+    "US": ("lesion", "node", "cortex"),
+}
 """The concepts that a modality shows; the others are learned by the fusion."""
-TOKEN = 16
+WHERE = {"spiculation": "lesion", "washout": "lesion", "cortex": "node"}
+"""Properties are only asked where the thing is that has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +63,25 @@ class DenseEncoder(nn.Module):
         return reading
 
 
+def save(path: Path, value: object) -> None:
+    """All or nothing, so that a stopped run resumes from a whole checkpoint."""
+    part = path.with_name(path.name + ".part")
+    torch.save(value, part)
+    part.replace(path)
+
+
 def dense_loss(logits: Tensor, truth: Tensor, concepts: tuple[str, ...], lesion_weight: float = 8.0) -> Tensor:
     """Where is a lesion or node (every token), and what is it like (only where there is one).
 
     logits, truth: (n, K, ...) with K as CONCEPTS; truth in 0..1, the share of the token's area.
     """
-    where = truth[:, CONCEPTS.index("lesion")]
     total = logits.new_zeros(())
     for concept in concepts:
         k = CONCEPTS.index(concept)
-        if concept in ("lesion", "cortex"):
-            weight = 1.0 + (lesion_weight - 1.0) * truth[:, k]
+        if concept in WHERE:
+            weight = (truth[:, CONCEPTS.index(WHERE[concept])] > 0.2).float()
         else:
-            weight = (where > 0.2).float() * lesion_weight / 2
+            weight = 1.0 + (lesion_weight - 1.0) * truth[:, k]
         loss = functional.binary_cross_entropy_with_logits(logits[:, k], truth[:, k], reduction="none")
         total = total + (loss * weight).sum() / weight.sum().clamp(min=1.0)
     return total
@@ -95,7 +107,7 @@ def crops(
 
 
 def _corner(dense: NDArray[np.uint8], grid: int, cut: int, rng: np.random.Generator) -> tuple[int, int]:
-    there = np.argwhere(dense.max(0) > 50)
+    there = np.argwhere(dense[[CONCEPTS.index("lesion"), CONCEPTS.index("node")]].max(0) > 50)
     if len(there) and rng.random() < 0.6:
         row, col = there[rng.integers(len(there))] - rng.integers(0, cut, 2)
     else:
@@ -112,15 +124,24 @@ def train_encoder(
     seed: int,
     progress: Callable[[str], None],
     crop: int = 96,
+    checkpoint: Path | None = None,
 ) -> int:
-    """Train in place; returns the steps that were made."""
+    """Train in place, from `checkpoint` where there is one; returns the steps that were made."""
     rng = np.random.default_rng(seed)
     model.train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.peak, weight_decay=schedule.weight_decay)
     began, mean = time.monotonic(), 0.0
     batches = crops(sides, modality, schedule.batch, crop, rng)
-    step = 0
-    for step in range(1, schedule.steps + 1):
+    done = 0
+    if checkpoint and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        # The crops after a resume are new ones, not the same again: a resumed run is no bit-exact copy.
+        done, began, rng = state["step"], began - state["seconds"], np.random.default_rng([seed, state["step"]])
+        batches = crops(sides, modality, schedule.batch, crop, rng)
+    step = done
+    for step in range(done + 1, schedule.steps + 1):
         share = max((step - 1) / schedule.steps, (time.monotonic() - began) / schedule.budget_s)
         if share >= 1.0:
             break
@@ -137,6 +158,9 @@ def train_encoder(
         mean = float(loss.detach()) if step == 1 else 0.98 * mean + 0.02 * float(loss.detach())
         if step % 25 == 0:
             progress(f"{modality} step {step}/{schedule.steps} loss {mean:.3f} {time.monotonic() - began:.0f} s")
+        if checkpoint and step % 100 == 0:
+            now = {"step": step, "seconds": time.monotonic() - began}
+            save(checkpoint, now | {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
     _settle(model, sides, modality, rng)
     return step
 
@@ -177,8 +201,8 @@ def dense_auc(model: DenseEncoder, sides: Sides, modality: str, seed: int, batch
     result = {}
     for concept in VISIBLE[modality]:
         k = CONCEPTS.index(concept)
-        use = np.ones(len(truth[0]), bool) if concept in ("lesion", "cortex") else truth[0] > 0.2
-        target = truth[k][use] > 0.5 if concept not in ("lesion", "cortex") else truth[k][use] > 0.2
+        use = truth[CONCEPTS.index(WHERE[concept])] > 0.2 if concept in WHERE else np.ones(len(truth[0]), bool)
+        target = truth[k][use] > (0.5 if concept in WHERE else 0.2)
         if 0 < target.sum() < len(target):
             result[concept] = float(roc_auc_score(target, logits[k][use]))
     return result

@@ -19,9 +19,12 @@ from torch.nn import functional
 
 from casework.modelspec import SLOTS
 from models.cman.data import Sides
-from models.cman.encoders import Schedule
+from models.cman.encoders import WHERE, Schedule
 from models.cman.net.cman import Fusion
 from models.cman.net.config import CONCEPTS, MODALITIES, NetConfig
+
+ASKED = {"MG": ("spiculation", "washout"), "MR": ("spiculation", "washout"), "US": ("cortex",)}
+"""What the auxiliary task asks of tokens after attention: washout on mammograms is only known by asking the MRI."""
 
 Tokens = Mapping[str, NDArray[np.float16]]
 
@@ -81,9 +84,14 @@ def dense_loss(dense: dict[str, Tensor], truth: dict[str, Tensor], masks: dict[s
     """What the lesion at each token is like, over the tokens of present images where there is one."""
     total = next(iter(dense.values())).new_zeros(())
     for modality, logits in dense.items():
-        where = (truth[modality][:, :, 0:1] > 0.2) * masks[modality][:, :, None, None, None]
-        loss = functional.binary_cross_entropy_with_logits(logits, truth[modality], reduction="none")
-        total = total + (loss * where).sum() / (where.sum() * len(CONCEPTS)).clamp(min=1.0)
+        for concept in ASKED[modality]:
+            there = truth[modality][:, :, CONCEPTS.index(WHERE[concept])] > 0.2
+            weight = there * masks[modality][:, :, None, None]
+            k = CONCEPTS.index(concept)
+            loss = functional.binary_cross_entropy_with_logits(
+                logits[:, :, k], truth[modality][:, :, k], reduction="none"
+            )
+            total = total + (loss * weight).sum() / weight.sum().clamp(min=1.0)
     return total / len(dense)
 
 

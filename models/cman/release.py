@@ -102,12 +102,12 @@ def pointing(runner: OnnxRunner, sides: Sides, count: int = 300) -> dict[str, An
     """Where the largest contribution of an image lies: on a lesion (or node) or beside it, for positive sides."""
     from models.cman.net.config import CONCEPTS
 
-    lesion, cortex = CONCEPTS.index("lesion"), CONCEPTS.index("cortex")
+    lesion, node = CONCEPTS.index("lesion"), CONCEPTS.index("node")
     hits: dict[str, list[bool]] = {m: [] for m in MODALITIES}
     for at in np.flatnonzero(sides.label == 1)[:count]:
         outputs = runner.run(inputs_of(sides, np.array([at])))
         for modality, slot in ((m, s) for m in MODALITIES for s in range(len(SLOTS[m]))):
-            truth = np.maximum(sides.truth[modality][at, slot, lesion], sides.truth[modality][at, slot, cortex])
+            truth = np.maximum(sides.truth[modality][at, slot, lesion], sides.truth[modality][at, slot, node])
             if not sides.masks[modality][at, slot] or not truth.any():
                 continue
             heat = outputs.heat[modality][0, slot]
@@ -206,7 +206,7 @@ def write(  # noqa: PLR0917  # private in all but name, called once
         "licence": "Apache-2.0",
         "input_size": CONFIG.input_size,
         "precision": "int8",
-        "preprocess": statements.PREPROCESS,
+        "preprocess": test.preprocess,
         "graphs": graphs,
         "golden": [],
         "golden_tolerance": TOLERANCE,

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 VERSION = "0.1.0"
-PREPROCESS = "1"
 REQUIRES = [["MG"], ["MR"], ["US"]]
 INTENDED_USE = (
     "Research and software integration only. Trained on synthetic phantoms; not for clinical use, not a medical device."

@@ -1,15 +1,15 @@
 """Train CMAN: encoders on dense truth, then the fusion on what the served encoders say. Resumable, seeded, bounded.
 
-    python -m models.cman.train --data DATA --run models/cman/runs/NAME [--budget-min 75] [--preset quick]
+    python -m models.cman.train --data DATA --run models/cman/runs/NAME [--budget-min 75] [--preset quick] [--only MG]
 
-DATA holds the folders train, val and test (models/cman/data.py). A run's folder keeps one checkpoint a stage and a log;
+DATA holds the folders train-1, train-2, ... and val (models/cman/data.py). --only trains one encoder and stops, so that
+several can be trained side by side (MG first, the others begin with its weights). A run's folder keeps one checkpoint a stage and a log;
 a stage whose checkpoint is there is not repeated. Stages end after their steps or their share of the time, whichever
 comes first; log.jsonl says which, so a run on a slower machine can be told apart from the released one.
 """
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from casework.engine.bundle import ModelPackage
 from casework.engine.onnxrt import OnnxRunner
 from casework.modelspec import ModelSpec
-from models.cman.data import Sides, open_sides
-from models.cman.encoders import DenseEncoder, Schedule, dense_auc, train_encoder
+from models.cman.data import Sides, open_all, open_sides
+from models.cman.encoders import DenseEncoder, Schedule, dense_auc, save, train_encoder
 from models.cman.export import quantise, write_graphs
 from models.cman.fuse import DenseFusion, Losses, logits_of, train_fusion
 from models.cman.net.cman import Cman
@@ -68,17 +68,13 @@ class Log:
         print(f"[{entry['minutes']:7.2f} min] {text} {values or ''}", flush=True)
 
 
-def _save(path: Path, value: object) -> None:
-    """All or nothing, so that a stopped run resumes from a whole checkpoint."""
-    torch.save(value, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)  # noqa: PTH105  # the atomic one
-
-
 def stage_encoders(
-    run: Path, train: Sides, val: Sides, preset: dict[str, Any], *, budget_s: float, seed: int, log: Log
+    run: Path, data: Path, preset: dict[str, Any], *, budget_s: float, seed: int, log: Log, only: str = ""
 ) -> None:
     """One checkpoint an encoder. MR and US begin with what MG learned: edges and blobs look alike everywhere."""
     for n, modality in enumerate(MODALITIES):
+        if only and modality != only:
+            continue
         path = run / f"encoder-{modality}.pt"
         if path.exists():
             continue
@@ -88,11 +84,25 @@ def stage_encoders(
             _borrow(model, torch.load(run / "encoder-MG.pt", weights_only=True)["state"])
         share = preset["encoder_share"][modality]
         schedule = Schedule(preset["encoder_steps"][modality], share * budget_s, **preset["encoder"])
-        began = time.monotonic()
-        steps = train_encoder(model, train, modality, schedule, seed=seed + n, progress=log)
-        scores = dense_auc(model, val, modality, seed)
-        log(f"encoder {modality}", steps=steps, seconds=round(time.monotonic() - began), dense_auc=scores)
-        _save(path, {"state": model.state_dict(), "steps": steps, "dense_auc": scores, "schedule": asdict(schedule)})
+        began, train = time.monotonic(), open_train(data)
+        steps = train_encoder(
+            model, train, modality, schedule, seed=seed + n, progress=log, checkpoint=run / f"encoder-{modality}.resume"
+        )
+        scores = dense_auc(model, open_sides(data / "val"), modality, seed)
+        log(
+            f"encoder {modality}",
+            steps=steps,
+            sides=len(train.label),
+            seconds=round(time.monotonic() - began),
+            dense_auc=scores,
+        )
+        (run / f"encoder-{modality}.resume").unlink(missing_ok=True)
+        save(path, {"state": model.state_dict(), "steps": steps, "dense_auc": scores, "schedule": asdict(schedule)})
+
+
+def open_train(data: Path) -> Sides:
+    """All training sets that are there."""
+    return open_all(sorted(data.glob("train-*[0-9]")))
 
 
 def _borrow(model: DenseEncoder, state: dict[str, torch.Tensor]) -> None:
@@ -210,7 +220,7 @@ def stage_fusion(
             validate=validate,
         )
     (run / "fusion-best.part").rename(run / "fusion.pt")
-    log("fusion", steps=steps)
+    log("fusion", steps=steps, sides=len(train.label))
 
 
 def main() -> None:
@@ -222,6 +232,7 @@ def main() -> None:
     parser.add_argument("--budget-min", type=float, default=75.0, help="minutes for all stages together")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=MODALITIES, default="", help="train this encoder and stop")
     parser.add_argument("--lr", type=float, help="peak rate of both stages, in place of the preset's")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -230,11 +241,13 @@ def main() -> None:
     preset = PRESETS[options.preset]
     for stage in ("encoder", "fusion"):
         preset[stage] |= {"peak": options.lr} if options.lr else {}
-    train, val = open_sides(options.data / "train"), open_sides(options.data / "val")
     budget_s = options.budget_min * 60
-    log("start", seed=options.seed, preset=options.preset, budget_min=options.budget_min, sides=len(train.label))
+    log("start", seed=options.seed, preset=options.preset, budget_min=options.budget_min)
     began = time.monotonic()
-    stage_encoders(options.run, train, val, preset, budget_s=budget_s, seed=options.seed, log=log)
+    stage_encoders(options.run, options.data, preset, budget_s=budget_s, seed=options.seed, log=log, only=options.only)
+    if options.only:
+        return
+    train, val = open_train(options.data), open_sides(options.data / "val")
     graphs = stage_graphs(options.run, train, options.seed, log)
     runner = runner_of(options.run / "int8", graphs["int8"], CONFIG, options.threads)
     tokens = [stage_tokens(runner, s, options.run / "tokens" / n, log) for s, n in ((train, "train"), (val, "val"))]
