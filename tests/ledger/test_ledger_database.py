@@ -203,6 +203,24 @@ def test_failed_disk_write_stops_writing(tmp_path: Path, monkeypatch: pytest.Mon
     ledger.close()
 
 
+def test_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
+    """With no room left a batch is refused whole, nothing of it stays, and writing goes on once there is room."""
+    ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger.migrate()
+    case_id = new_case(ledger, "1.0")
+    with ledger._database.write(NOW) as tx:
+        pages = one(tx.connection, "PRAGMA page_count")
+        one(tx.connection, f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(Unavailable, match="SQLITE_FULL"):
+        record(ledger, *(f"1.{n}" for n in range(1, 300)))
+    assert ledger.read.metrics().instances == 1
+    with ledger._database.write(NOW) as tx:
+        one(tx.connection, f"PRAGMA max_page_count = {pages * 10}")
+    assert record(ledger, *(f"1.{n}" for n in range(1, 300)))[0].case_id == case_id
+    assert ledger.read.verify_audit().ok
+    ledger.close()
+
+
 MOUNTS = """21 1 8:1 / / rw - ext4 /dev/vda rw
 40 21 0:50 / /data rw - nfs4 server:/x rw
 41 40 0:51 / /data/local\\040disk rw - xfs /dev/vdb rw

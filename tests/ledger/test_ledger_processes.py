@@ -14,7 +14,7 @@ import pytest
 from ledger_help import NOW, at, new_case, queued, record
 
 from casework.errors import Defect, Unavailable
-from casework.ledger import Ledger
+from casework.ledger import Ledger, database
 from casework.ledger.lock import WriteLock
 
 CHILD = Path(__file__).with_name("ledger_child.py")
@@ -186,6 +186,23 @@ def test_lock_gives_up_in_time_and_recovers(tmp_path: Path, start: Start) -> Non
     time.sleep(0.1)
     with WriteLock(tmp_path / "ledger.db", 5).held():
         pass
+
+
+def test_writer_that_hangs_is_an_error_elsewhere(
+    open_ledger: Callable[..., Ledger], url: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a writer hangs, other writers get LEDGER_UNAVAILABLE in time; when it dies they work again."""
+    monkeypatch.setattr(database, "_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(database, "_PG_OPTIONS", "-c synchronous_commit=on -c lock_timeout=300ms")
+    ledger = open_ledger()
+    child = start("stop_inside", url)
+    assert line(child) == "inside"
+    with pytest.raises(Unavailable, match="LEDGER_UNAVAILABLE"):
+        record(ledger, "1.1")
+    child.kill()
+    child.wait()
+    time.sleep(0.2)
+    assert record(ledger, "1.1")[0].instance_id
 
 
 def test_readers_do_not_wait_for_a_writer(ledger: Ledger, url: str, start: Start, dialect: str) -> None:

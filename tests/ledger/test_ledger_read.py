@@ -17,10 +17,11 @@ from ledger_help import (
     record,
     stable,
 )  # fmt: skip
+from sqlalchemy import text
 
 from casework.case import Verdict
-from casework.errors import Refused
-from casework.ledger import Ledger
+from casework.errors import CaseworkError, Refused
+from casework.ledger import Ledger, Selector
 from casework.ledger.read_why import _BY_STATE
 from casework.reasons import REASONS
 
@@ -162,12 +163,38 @@ def test_next_due(ledger: Ledger) -> None:
     assert ledger.read.next_due() == at(65)
 
 
+def test_logs_page_by_page(ledger: Ledger) -> None:
+    """Receipts and deliveries are listed newest first, instances and artefacts by id; each page follows the last."""
+    case_id = delivering(ledger, "1.1", "1.2", "1.3", count=3)
+    record(ledger, "1.1")
+    receipts = ledger.read.receipts(limit=3)
+    assert [r.sop_instance_uid for r in receipts] == ["1.1", "1.3", "1.2"]
+    assert [r.sop_instance_uid for r in ledger.read.receipts(before=receipts[-1].id)] == ["1.1"]
+    assert [r.id for r in ledger.read.receipts(verdict=Verdict.DUPLICATE)] == [receipts[0].id]
+    sent = ledger.read.deliveries(limit=2)
+    assert [d.label for d in sent] == ["object 3", "object 2"]
+    assert [d.label for d in ledger.read.deliveries(before=sent[-1].id)] == ["object 1"]
+    first = ledger.read.instances(limit=2)
+    assert [i.header.sop_instance_uid for i in first + ledger.read.instances(first[-1].id)] == ["1.1", "1.2", "1.3"]
+    made = ledger.read.artefacts(limit=3)
+    assert [a.case_id for a in made + ledger.read.artefacts(made[-1].id)] == [case_id] * 4
+    assert ledger.read.artefact_by_id(made[0].id) == made[0]
+    with pytest.raises(Refused, match="NOT_FOUND"):
+        ledger.read.artefact_by_id(made[-1].id + 99)
+
+
+def test_request_is_answered_again_to_its_actor(ledger: Ledger) -> None:
+    """An earlier request can be looked up by its key, by the one who made it."""
+    case_id = new_case(ledger)
+    ledger.request_analysis("key-1", "hash", Selector(patient_id="P1"), "ris", NOW)
+    assert ledger.read.requested("key-1") == ledger.read.requested("key-1", "ris") == (case_id,)
+    for key, actor in (("key-2", None), ("key-1", "somebody else")):
+        with pytest.raises(Refused, match="NOT_FOUND"):
+            ledger.read.requested(key, actor)
+
+
 def test_reading_never_writes(ledger: Ledger) -> None:
     """The connection that questions use can't change anything."""
-    from sqlalchemy import text
-
-    from casework.errors import CaseworkError
-
     new_case(ledger)
     with pytest.raises(CaseworkError), ledger._database.read() as connection:
         connection.execute(text("UPDATE case_revision SET priority = 5"))

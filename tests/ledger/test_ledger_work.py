@@ -73,6 +73,16 @@ def test_losing_the_race_is_not_an_error(ledger: Ledger) -> None:
     assert ledger.queue_case(case_id, 0, "assemble", NOW) is None
 
 
+def test_decision_on_an_old_look_is_void(ledger: Ledger) -> None:
+    """A case that got an image after somebody looked at it is not moved by what he saw."""
+    case_id = new_case(ledger, "1.1")
+    seen = ledger.read.case(case_id)
+    record(ledger, "1.2", now=at(1))
+    assert not ledger.move_case(case_id, C.RECEIVING, C.STABLE, "", "assemble", at(1), seen=seen)
+    seen = ledger.read.case(case_id)
+    assert ledger.move_case(case_id, C.RECEIVING, C.STABLE, "", "assemble", at(1), seen=seen)
+
+
 @pytest.mark.parametrize("to", [C.QUEUED, C.RUNNING, C.RENDERED, C.DELIVERING, C.DELIVERED, C.SUPERSEDED])
 def test_moves_that_belong_to_work(ledger: Ledger, to: C) -> None:
     """Nobody moves a case into a state that a job or a delivery has to bring about."""

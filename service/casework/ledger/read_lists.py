@@ -2,12 +2,13 @@
 
 from sqlalchemy import select
 
-from casework.case import DeliveryState, Verdict
+from casework.case import Verdict
 from casework.errors import Refused
 from casework.ledger.database import Database
-from casework.ledger.rows import artefact_row, receipt_row
-from casework.ledger.schema import artefact, delivery, receipt, request
-from casework.ledger.types import ArtefactRow, DeliveryRow, ReceiptRow
+from casework.ledger.rows import artefact_row, delivery_columns, delivery_row, receipt_row
+from casework.ledger.schema import artefact, delivery, instance, receipt, request
+from casework.ledger.store_cases import instance_row
+from casework.ledger.types import ArtefactRow, DeliveryRow, InstanceRow, ReceiptRow
 
 
 class ReadLists:
@@ -27,34 +28,23 @@ class ReadLists:
 
     def deliveries(self, limit: int = 50, before: int | None = None) -> list[DeliveryRow]:
         """Deliveries of all cases, newest first; ask again with the last id for the next page."""
-        query = (
-            select(delivery, artefact.c.kind, artefact.c.label, artefact.c.sop_uid)
-            .join_from(delivery, artefact, delivery.c.artefact_id == artefact.c.id)
-            .order_by(delivery.c.id.desc())
-            .limit(limit)
-        )
+        query = delivery_columns().order_by(delivery.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(delivery.c.id < before)
         with self._database.read() as connection:
-            return [
-                DeliveryRow(
-                    id=row.id,
-                    case_id=row.case_id,
-                    artefact_id=row.artefact_id,
-                    kind=row.kind,
-                    label=row.label,
-                    sop_instance_uid=row.sop_uid,
-                    destination=row.destination,
-                    state=DeliveryState(row.state),
-                    attempt=row.attempt,
-                    status=row.status,
-                    code=row.code,
-                    first_at=row.first_at,
-                    next_at=row.next_at,
-                    changed_at=row.changed_at,
-                )
-                for row in connection.execute(query)
-            ]
+            return [delivery_row(row) for row in connection.execute(query)]
+
+    def instances(self, after_id: int = 0, limit: int = 500) -> list[InstanceRow]:
+        """All instances by id; ask again with the last id for the next page."""
+        query = select(instance).where(instance.c.id > after_id).order_by(instance.c.id).limit(limit)
+        with self._database.read() as connection:
+            return [instance_row(row) for row in connection.execute(query)]
+
+    def artefacts(self, after_id: int = 0, limit: int = 500) -> list[ArtefactRow]:
+        """All artefacts by id; ask again with the last id for the next page."""
+        query = select(artefact).where(artefact.c.id > after_id).order_by(artefact.c.id).limit(limit)
+        with self._database.read() as connection:
+            return [artefact_row(row) for row in connection.execute(query)]
 
     def artefact_by_id(self, artefact_id: int) -> ArtefactRow:
         """One artefact of any case.
@@ -68,16 +58,17 @@ class ReadLists:
             raise Refused("NOT_FOUND")
         return artefact_row(row)
 
-    def requested(self, idempotency_key: str) -> tuple[str, ...]:
-        """The cases that an earlier request for analysis was answered with.
+    def requested(self, idempotency_key: str, actor: str | None = None) -> tuple[str, ...]:
+        """The cases that an earlier request for analysis was answered with; keys belong to their actor.
 
         Raises:
             Refused: NOT_FOUND.
         """
+        query = select(request.c.case_ids).where(request.c.key == idempotency_key).order_by(request.c.at)
+        if actor is not None:
+            query = query.where(request.c.actor == actor)
         with self._database.read() as connection:
-            found = (
-                connection.execute(select(request.c.case_ids).where(request.c.key == idempotency_key)).scalars().first()
-            )
+            found = connection.execute(query).scalars().first()
         if found is None:
             raise Refused("NOT_FOUND")
         return tuple(found["ids"])

@@ -73,33 +73,37 @@ def jobs_of(connection: Connection, case_id: str) -> list[JobRow]:
     ]
 
 
+def delivery_columns() -> Any:
+    """SELECT that gives `delivery_row` what it needs."""
+    return select(delivery, artefact.c.kind, artefact.c.label, artefact.c.sop_uid).join_from(
+        delivery, artefact, delivery.c.artefact_id == artefact.c.id
+    )
+
+
+def delivery_row(row: Any) -> DeliveryRow:
+    """Build the row that others see."""
+    return DeliveryRow(
+        id=row.id,
+        case_id=row.case_id,
+        artefact_id=row.artefact_id,
+        kind=row.kind,
+        label=row.label,
+        sop_instance_uid=row.sop_uid,
+        destination=row.destination,
+        state=DeliveryState(row.state),
+        attempt=row.attempt,
+        status=row.status,
+        code=row.code,
+        first_at=row.first_at,
+        next_at=row.next_at,
+        changed_at=row.changed_at,
+    )
+
+
 def deliveries_of(connection: Connection, case_id: str) -> list[DeliveryRow]:
     """Deliveries of a case, in the order of planning."""
-    query = (
-        select(delivery, artefact.c.kind, artefact.c.label, artefact.c.sop_uid)
-        .join_from(delivery, artefact, delivery.c.artefact_id == artefact.c.id)
-        .where(delivery.c.case_id == case_id)
-        .order_by(delivery.c.id)
-    )
-    return [
-        DeliveryRow(
-            id=row.id,
-            case_id=row.case_id,
-            artefact_id=row.artefact_id,
-            kind=row.kind,
-            label=row.label,
-            sop_instance_uid=row.sop_uid,
-            destination=row.destination,
-            state=DeliveryState(row.state),
-            attempt=row.attempt,
-            status=row.status,
-            code=row.code,
-            first_at=row.first_at,
-            next_at=row.next_at,
-            changed_at=row.changed_at,
-        )
-        for row in connection.execute(query)
-    ]
+    query = delivery_columns().where(delivery.c.case_id == case_id).order_by(delivery.c.id)
+    return [delivery_row(row) for row in connection.execute(query)]
 
 
 def findings_of(connection: Connection, case_id: str) -> list[FindingRow]:

@@ -99,9 +99,20 @@ class CaseStore(base.Store):
             return explain(tx, case_id, state, code=reason, detail=detail, actor="assemble")
 
     def move_case(  # noqa: PLR0917 - the contract's signature
-        self, case_id: str, from_: CaseState, to: CaseState, reason: str, actor: str, now: datetime, detail: str = ""
+        self,
+        case_id: str,
+        from_: CaseState,
+        to: CaseState,
+        reason: str,
+        actor: str,
+        now: datetime,
+        detail: str = "",
+        *,
+        seen: CaseRow | None = None,
     ) -> bool:
         """Move a case before or beside the work; False when it was not in `from_` any more.
+
+        seen: what the decision was made on; False too when an image came since.
 
         Raises:
             Defect: ILLEGAL_MOVE, the tables don't list it or it belongs to a job or a delivery.
@@ -109,6 +120,8 @@ class CaseStore(base.Store):
         if to in _WITH_WORK or from_ is _C.RUNNING:
             raise Defect("ILLEGAL_MOVE", f"case {from_} -> {to} moves with its work only")
         with self._database.write(now) as tx:
+            if seen is not None and base.get_case(tx.connection, case_id).last_at != seen.last_at:
+                return False
             if not base.move_case(tx, case_id, from_, to, code=reason, actor=actor, detail=detail):
                 return False
             before_work(tx, case_id, from_, to, actor)
