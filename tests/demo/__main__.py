@@ -26,6 +26,7 @@ from tests.simulators.pacs import SimulatedPacs
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK, OUT = ROOT / ".work" / "demo", ROOT / "demo-out"
+FINISHED = WORK / "finished"
 SEED = 20261120
 WAIT_S = 75.0
 console = Console(highlight=False)
@@ -38,6 +39,9 @@ def main() -> int:
     with ExitStack() as stack:
         with _stage("make the case (deterministic, kept for the next run)", stages):
             images = _case()
+        if not FINISHED.exists():  # the last run did not succeed: begin with an empty PACS and an empty service
+            for name in ("orthanc", "simulator", "service"):
+                shutil.rmtree(WORK / name, ignore_errors=True)
         service = Service(WORK / "service")
         stack.callback(service.stop)
         with _stage("start the PACS", stages):
@@ -64,7 +68,10 @@ def main() -> int:
     console.print(
         f"{'[red]FAILED[/]' if wrong else '[green]OK[/]'}: {count} result objects in {len(found)} studies, {again}; see {OUT.name}/"
     )
-    return 1 if wrong else 0
+    if wrong:
+        return 1
+    FINISHED.touch()
+    return 0
 
 
 def _case() -> dict[str, Dataset]:
@@ -75,7 +82,7 @@ def _case() -> dict[str, Dataset]:
         folder.mkdir(parents=True)
         with _progress() as progress:
             task = progress.add_task("images", total=None)
-            write_case(folder, SEED, progress=lambda done, total: progress.update(task, completed=done, total=total))
+            write_case(folder, SEED, report=lambda _, done, total: progress.update(task, completed=done, total=total))
         (folder / "complete").touch()
     headers = [dcmread(path, stop_before_pixels=True) for path in sorted(folder.rglob("*.dcm"))]
     return {str(ds.SOPInstanceUID): ds for ds in headers}
