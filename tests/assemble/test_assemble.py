@@ -90,7 +90,10 @@ def asking(destination: Destination) -> Destination:
 def series(count: int, modality: str = "MR", **values: Any) -> list[Dataset]:
     """Images of one series."""
     first = dataset(modality, **values)
-    same: dict[str, Any] = {"StudyInstanceUID": str(first.StudyInstanceUID), "SeriesInstanceUID": str(first.SeriesInstanceUID)}
+    same: dict[str, Any] = {
+        "StudyInstanceUID": str(first.StudyInstanceUID),
+        "SeriesInstanceUID": str(first.SeriesInstanceUID),
+    }
     return [first, *(dataset(modality, **values, **same) for _ in range(count - 1))]
 
 

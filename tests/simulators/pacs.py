@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -301,15 +302,21 @@ class SimulatedPacs:
         """Send whole series over one association; False when any instance was not taken."""
         assert self.route_to is not None
         title, host, port = self.route_to
+        objects = [s for members in due.values() for s in members]
+        self.progress["failed"] = 0
+        try:
+            socket.create_connection((host, port), 5).close()
+        except OSError:
+            self.progress["failed"] = len(objects)
+            return False
         ae = AE(self.aet)
         ae.connection_timeout = 5
         ae.dimse_timeout = ae.acse_timeout = ae.network_timeout = 60
-        objects = [s for members in due.values() for s in members]
         for sop_class, syntax in dict.fromkeys((s.sop_class, s.transfer_syntax) for s in objects):
             ae.add_requested_context(sop_class, syntax)
         assoc = ae.associate(host, port, ae_title=title)
         if not assoc.is_established:
-            self.progress["failed"] += len(objects)
+            self.progress["failed"] = len(objects)
             return False
         good = True
         for uid, members in due.items():

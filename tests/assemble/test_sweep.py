@@ -1,0 +1,167 @@
+"""Sweeping with the real ledger and spool: what died comes back, bounds are kept, alarms are raised once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casework.case import CaseState, DeliveryState
+from casework.config import Destination
+from casework.flows.sweep import ROOMS_EVERY_S, Sweeper
+from tests.deliver.objects import dataset
+from tests.deliver.rig import Rig, arrival, dimse
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    with ExitStack() as stack:
+
+        def make(*destinations: Destination, **options: Any) -> Rig:
+            rig = Rig(tmp_path / "rig", *destinations, **options)
+            stack.callback(rig.close)
+            return rig
+
+        yield make
+
+
+MakeRig = Callable[..., Rig]
+
+
+def sweeper(rig: Rig, **storage: Any) -> Sweeper:
+    settings = replace(rig.settings, storage=replace(rig.settings.storage, **storage))
+    return Sweeper(rig.ledger, rig.spool, settings)
+
+
+def test_a_delivery_whose_worker_died_is_sent_again(make_rig: MakeRig) -> None:
+    """A claim whose lease has ended becomes pending again, and the dead worker's word no longer counts."""
+    rig = make_rig(dimse("pacs", 1))
+    case_id = rig.rendered([dataset()], ["pacs"])
+    now = datetime.now(UTC)
+    claim = rig.ledger.claim_delivery("pacs", "dead worker", 10, now)
+    assert claim is not None
+    sweeper(rig).step(now + timedelta(seconds=5), 0.0)
+    assert rig.deliveries(case_id)[0].state is DeliveryState.SENDING
+    sweeper(rig).step(now + timedelta(seconds=11), 0.0)
+    assert rig.deliveries(case_id)[0].state is DeliveryState.PENDING
+    assert not rig.ledger.finish_delivery(
+        claim.delivery_id, claim.fence, DeliveryState.STORED, "", "DELIVERED", None, now
+    )
+
+
+@pytest.mark.parametrize("state", [DeliveryState.RETRY_WAIT, DeliveryState.UNKNOWN])
+def test_a_delivery_that_waits_is_due_at_its_time(make_rig: MakeRig, state: DeliveryState) -> None:
+    """A retry and an unknown outcome become pending at their time, not before."""
+    rig = make_rig(dimse("pacs", 1))
+    case_id = rig.rendered([dataset()], ["pacs"])
+    now = datetime.now(UTC)
+    claim = rig.ledger.claim_delivery("pacs", "worker", 10, now)
+    assert claim is not None
+    due = now + timedelta(seconds=30)
+    assert rig.ledger.finish_delivery(claim.delivery_id, claim.fence, state, "", "PEER_OUTCOME_UNKNOWN", due, now)
+    sweeper(rig).step(now + timedelta(seconds=29), 0.0)
+    assert rig.deliveries(case_id)[0].state is state
+    sweeper(rig).step(now + timedelta(seconds=31), 0.0)
+    assert rig.deliveries(case_id)[0].state is DeliveryState.PENDING
+
+
+def test_a_job_whose_worker_died_is_ready_again(make_rig: MakeRig) -> None:
+    """A job whose lease has ended goes back to the queue, and its case with it."""
+    rig = make_rig()
+    now = datetime.now(UTC)
+    case_id = rig.ledger.record([arrival(dataset("MR"))], now)[0].case_id
+    assert case_id is not None
+    rig.ledger.move_case(case_id, CaseState.RECEIVING, CaseState.STABLE, "QUEUED", "test", now)
+    rig.ledger.queue_case(case_id, 0, "test", now)
+    assert rig.ledger.claim_job("analyse", "dead worker", 10, now) is not None
+    sweeper(rig).step(now + timedelta(seconds=11), 0.0)
+    assert rig.state(case_id) is CaseState.QUEUED
+    assert rig.ledger.claim_job("analyse", "worker", 10, now + timedelta(seconds=12)) is not None
+
+
+def test_leftovers_of_dead_processes_go_at_boot(make_rig: MakeRig) -> None:
+    """A half-written file whose writer is gone is removed; one that is being written stays."""
+    rig = make_rig()
+    living = rig.spool.begin()
+    dead = rig.spool.root / "incoming" / "0123.part"
+    dead.write_bytes(b"half")
+    sweeper(rig).boot()
+    assert not dead.exists()
+    assert living.path.exists()
+    living.abandon()
+
+
+def test_the_prepared_cache_keeps_its_bound(make_rig: MakeRig) -> None:
+    """The oldest entries go until the cache fits; looked at now and then, not at every turn."""
+    rig = make_rig()
+    for n in range(5):
+        path = rig.spool.write_prepared(f"aa{n}", [bytes(1000)])
+        os.utime(path, (n, n))
+    broom = sweeper(rig, prepared_bytes=2500)
+    now = datetime.now(UTC)
+    broom.step(now, 0.0)
+    assert sorted(p.name for p in (rig.spool.root / "prepared").glob("??/*")) == ["aa3", "aa4"]
+    for n in range(5):
+        rig.spool.write_prepared(f"bb{n}", [bytes(1000)])
+    broom.step(now, ROOMS_EVERY_S / 2)
+    assert len(list((rig.spool.root / "prepared").glob("??/*"))) == 7
+    broom.step(now, ROOMS_EVERY_S + 1)
+    assert len(list((rig.spool.root / "prepared").glob("??/*"))) == 2
+
+
+def test_a_full_disk_raises_one_alarm(make_rig: MakeRig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Below the reserve an alarm is raised once, and cleared once when there is room again."""
+    rig = make_rig()
+    broom = sweeper(rig, reserve_bytes=1 << 60)
+    broom.rooms()
+    broom.rooms()
+    assert broom.alarms == {"DISK_LOW"}
+    broom.settings = replace(broom.settings, storage=replace(broom.settings.storage, reserve_bytes=0, watermark=1.0))
+    broom.rooms()
+    assert broom.alarms == set()
+    lines = capsys.readouterr().out + capsys.readouterr().err
+    assert (lines.count("alarm.raised"), lines.count("alarm.cleared")) == (1, 1)
+
+
+def test_results_for_a_destination_that_is_gone_raise_an_alarm(make_rig: MakeRig) -> None:
+    """A destination that was taken out of the settings while results wait for it does not go unnoticed."""
+    rig = make_rig(dimse("kept", 1))
+    rig.rendered([dataset()], ["kept", "gone"])
+    broom = sweeper(rig, reserve_bytes=0, watermark=1.0, hard_watermark=1.0)
+    broom.rooms()
+    assert broom.alarms == {"DESTINATION_UNKNOWN gone"}
+
+
+@pytest.mark.parametrize("door", ["keeper", "deliver_worker"])
+def test_the_doors_end_on_sigterm(make_rig: MakeRig, door: str, tmp_path: Path) -> None:
+    """Each door runs on its own and ends by itself with status 0 soon after SIGTERM."""
+    rig = make_rig()
+    code = (
+        "import sys; from pathlib import Path; from casework.config import load; from casework.observe import setup_logging;"
+        f"from casework.entrypoints import {door} as door; setup_logging('t'); sys.exit(door.main(load(Path(sys.argv[1]))))"
+    )
+    config = tmp_path / "casework.toml"
+    config.write_text(
+        f'[storage]\nroot = "{rig.settings.root}"\n[[destination]]\nname = "p"\nae_title = "P"\nport = 1\n'
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(config)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    started = ""
+    while ".started" not in started:
+        line = process.stderr.readline()
+        assert line, started
+        started += line
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=30)
+    assert process.returncode == 0, rest
+    assert time.monotonic() - began < 5
+    assert ".stopped" in rest
