@@ -93,18 +93,19 @@ def complaints(text: str) -> list[str]:
 )
 def test_validators_over_character_sets(tmp_path: Path, charset: str, language: str) -> None:
     """A case over two studies is valid in each character set and language, and agrees with its sources."""
-    _validate(make(charset, modalities=("MG", "US")), tmp_path, charset, language)
+    validate(make(charset, modalities=("MG", "US")), tmp_path, charset, language)
 
 
 @pytest.mark.parametrize("kind", sorted(CASES))
 def test_validators_over_cases(tmp_path: Path, kind: str) -> None:
     """One modality, one side, a side or a case that was not analysed, a revision: all are valid."""
-    _validate(CASES[kind]("utf8"), tmp_path, "utf8", "en")
+    validate(CASES[kind]("utf8"), tmp_path, "utf8", "en")
 
 
-def _validate(case: Case, folder: Path, charset: str, language: str) -> None:
+def validate(case: Case, folder: Path, charset: str, language: str, sources: Sequence[Path] = ()) -> None:
+    """Run every validator over the case's results, and over them together with their sources."""
     results = written(case, folder / "results", language)
-    sources = case.write(folder / "sources")
+    sources = sources or case.write(folder / "sources")
     for path in readable(results, charset, folder / "readable") if charset.startswith("gb") else results:
         done = tool("dciodvfy", "-new", path)
         assert complaints(done.stderr + done.stdout) == [], path.name
@@ -118,5 +119,6 @@ def _validate(case: Case, folder: Path, charset: str, language: str) -> None:
             assert done.returncode == 0, done.stderr
     both = readable([*results, *sources], charset, folder / "both")
     done = tool("dcentvfy", *both)
+    ours = [f"/{p.name}" for p in results]
     errors = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("Error")]
-    assert errors == []
+    assert [line for line in errors if any(name in line for name in ours)] == []

@@ -90,7 +90,7 @@ SOURCE_FOR_PROCESSING = _dcm("121322", "Source image for image processing operat
 
 LANGUAGES = {
     "en": Code("en-US", "RFC5646", "English (United States)"),
-    "zh": Code("zh-CN", "RFC5646", "Chinese (China)"),
+    "zh": Code("zh-CN", "RFC5646", "Chinese (S)"),
 }
 SIDES = {Side.RIGHT: _sct("24028007", "Right"), Side.LEFT: _sct("7771000", "Left")}
 PRESENCE = {

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from casework.geometry import Affine2
 
 LONG_SIDE = {"MG": 896, "MR": 640, "US": 640}  # of the picture on the canvas, pixels
-OPACITY = 0.62  # of the hottest place
+OPACITY = 0.5  # of the hottest place
 FLOOR = 0.08  # heat below this is not painted
 _ANCHORS = (
     (0.0, (64, 24, 128)),

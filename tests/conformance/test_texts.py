@@ -1,0 +1,54 @@
+"""The table of sentences: whole in both languages, ASCII in English, and never stronger than the number."""
+
+import string
+
+import pytest
+
+from casework.reasons import REASONS
+from casework.report import texts
+from casework.report.charset import Charset
+from casework.report.describe import describe, side_line
+from casework.result import Outcome, Side, SideResult
+from tests.conformance.studies import make
+
+
+def fields(template: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+@pytest.mark.parametrize("key", texts.sentences())
+def test_both_languages_say_the_same(key: str) -> None:
+    """Each sentence has the same blanks in both languages, and English fits every character set."""
+    english, chinese = texts._ROWS[key]
+    assert fields(english) == fields(chinese)
+    assert english.isascii()
+    assert Charset(("ISO_IR 13",), ("ISO_IR 13",)).fits(english)
+
+
+def test_reasons_in_english_are_ascii() -> None:
+    """What the reason catalogue says in English can stand in a report of any character set."""
+    assert [r.code for r in REASONS.values() if not r.en.isascii()] == []
+
+
+@pytest.mark.parametrize("language", texts.LANGUAGES)
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_has_words(outcome: Outcome, language: str) -> None:
+    """Each outcome is said in words, with its probability unless nothing was analysed."""
+    probability = None if outcome is Outcome.INSUFFICIENT else 0.456
+    line = side_line(SideResult(Side.LEFT, outcome, probability, {}, ()), language)
+    assert ("45.6 %" in line) == (probability is not None)
+    assert texts.axilla(Side.LEFT, language) in line
+
+
+def test_not_analysed_reads_unlike_negative() -> None:
+    """The sentence of a side without analysis says that it is no negative result, in both languages."""
+    assert "not a negative result" in texts.outcome(Outcome.INSUFFICIENT, "en")
+    assert "不是阴性" in texts.outcome(Outcome.INSUFFICIENT, "zh")
+
+
+@pytest.mark.parametrize("language", texts.LANGUAGES)
+def test_the_report_says_what_it_is_not(language: str) -> None:
+    """Research use, no diagnosis and synthetic training stand in every report."""
+    words = describe(make(modalities=("MG",)).result, language)
+    for key in ("research", "synthetic", "heat"):
+        assert texts.say(key, language) in words
