@@ -32,7 +32,7 @@ from models.cman.phantom.headers import describe_mammogram, describe_sonogram
 from models.cman.phantom.identity import NAMES, Identity, identify
 from models.cman.phantom.patient import HOSPITALS, Breast, Patient, draw
 
-CINE_FRAMES = 20
+CINE_FRAMES = 12
 _VIEWS = ("CC", "MLO")
 Report = Callable[[str, int, int], None]
 """Called with (what, files done, files in all)."""
@@ -166,7 +166,7 @@ def _sonogram(
 ) -> tuple[Dataset, sonogram.Sonogram]:
     """A still, uncompressed, or a cine, JPEG-LS."""
     cine = kind == "cine"
-    offsets = tuple(np.linspace(-1, 1, CINE_FRAMES)) if cine else (0.0,)
+    offsets = tuple(np.linspace(-0.7, 0.7, CINE_FRAMES)) if cine else (0.0,)
     image = sonogram.render(patient, breast, kind, shape, offsets)
     sop_class = UltrasoundMultiFrameImageStorage if cine else UltrasoundImageStorage
     uid = identity.uid("US", breast.side, kind)

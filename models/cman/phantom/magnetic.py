@@ -36,7 +36,10 @@ class Dynamic:
 
 
 def render(patient: Patient, shape: tuple[int, int, int], *, outer: bool = False) -> Dynamic:
-    """All phases at `shape` (Z, Y, X), or only the first two and the last; the same anatomy at any shape."""
+    """All phases at `shape` (Z, Y, X), or only the first two and the last.
+
+    The same patient at any shape, but not the same noise and texture.
+    """
     rng = np.random.default_rng([patient.seed, 20])
     count = patient.mr_phases
     spacing = (FIELD_MM[0] / shape[0], FIELD_MM[1] / shape[1], FIELD_MM[2] / shape[2])

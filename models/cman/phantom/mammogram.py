@@ -48,7 +48,10 @@ _MAKERS = {
 
 
 def render(patient: Patient, breast: Breast, view: str, rows: int) -> Mammogram:
-    """One view at `rows` rows (columns in the detector's proportion)."""
+    """One view at `rows` rows (columns in the detector's proportion).
+
+    The same patient at any size, but not the same texture, and lesions shift anew; `truth` always fits `stored`.
+    """
     rng = np.random.default_rng([breast.seed, 10 if view == "CC" else 11])
     drawn_rows = min(rows, _DRAWN_ROWS)
     shape = (rows, round(rows * FULL_SHAPE[1] / FULL_SHAPE[0]))

@@ -23,6 +23,7 @@ from casework.preprocess.prepared import VERSION, Preparation, PreparedImage, Pr
 from casework.result import Finding, Side
 
 _EARLY_S, _LATE_S = 120.0, 420.0  # after the first phase
+_LONGEST = 2048  # pixels; a spacing that asks for more is wrong
 _PICTURE = 512  # longest side of a projection's picture, about
 
 
@@ -251,8 +252,8 @@ def _isotropic(
     channels: Sequence[NDArray[np.float32]], mm: tuple[float, ...]
 ) -> tuple[list[NDArray[np.float32]], Affine2]:
     """Stretch the coarser direction so that pixels are square; the way back leads to the grid."""
-    fine = min(mm)
     shape = channels[0].shape
+    fine = max(min(mm), shape[0] * mm[0] / _LONGEST, shape[1] * mm[1] / _LONGEST)
     wanted = (max(1, round(shape[0] * mm[0] / fine)), max(1, round(shape[1] * mm[1] / fine)))
     if wanted == shape:
         return list(channels), Affine2.identity()

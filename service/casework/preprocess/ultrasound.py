@@ -11,6 +11,7 @@ from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from casework.errors import Refused
 from casework.geometry import Affine2
@@ -22,6 +23,7 @@ from casework.result import Finding, Side
 
 FRAMES_LOOKED_AT = 16
 _COARSE = 64
+_LONGEST = 2048  # pixels; a calibration that says more is wrong
 
 
 def sample_frames(count: int, limit: int = FRAMES_LOOKED_AT) -> tuple[int, ...]:
@@ -82,26 +84,28 @@ def _side(facts: InstanceFacts) -> Side:
     return Side(facts.laterality)
 
 
-def _grey(frames: NDArray[np.generic], facts: InstanceFacts) -> NDArray[np.float32]:
-    """(F, H, W) float32 0..255."""
+def _grey(frames: NDArray[np.generic], facts: InstanceFacts) -> NDArray[np.uint8]:
+    """(F, H, W), luminance of colour, more than 8 bits cut to 8."""
     colour = frames.ndim >= 3 and frames.shape[-1] == 3 and frames.shape[-3:-1] == (facts.rows, facts.columns)
     if colour:
-        weights = np.array([0.299, 0.587, 0.114], np.float32)
-        frames = np.tensordot(frames.astype(np.float32), weights, axes=1)
+        parts = (
+            frames[..., n].astype(np.uint32) * np.uint32(w) for n, w in enumerate((77, 150, 29))
+        )  # BT.601 in 256ths
+        frames = np.minimum(np.asarray(sum(parts)) >> 8, 255).astype(np.uint8)
     if frames.ndim == 2:
         frames = frames[None]
     if frames.ndim != 3 or frames.shape[1:] != (facts.rows, facts.columns):
         raise Refused("PIXELS_UNDECODABLE", f"{frames.shape} for {facts.rows} x {facts.columns}")
-    grey = frames.astype(np.float32, copy=False)
-    if not colour and facts.bits_stored != 8:
-        grey = grey * np.float32(255.0 / (2**facts.bits_stored - 1))
-    return 255.0 - grey if facts.photometric == "MONOCHROME1" else grey
+    if not colour and facts.bits_stored > 8:
+        frames = frames.astype(np.int64) >> (facts.bits_stored - 8)
+    grey = np.clip(frames, 0, 255).astype(np.uint8) if frames.dtype != np.uint8 else frames.astype(np.uint8, copy=False)
+    return 255 - grey if facts.photometric == "MONOCHROME1" else grey
 
 
 # --- the region -------------------------------------------------------------------------------------------------
 
 
-def _region(grey: NDArray[np.float32], facts: InstanceFacts) -> tuple[Box, tuple[float, float], tuple[Finding, ...]]:
+def _region(grey: NDArray[np.uint8], facts: InstanceFacts) -> tuple[Box, tuple[float, float], tuple[Finding, ...]]:
     """The picture area (row0, col0, row1, col1), mm per (row, col), and a finding when it was not stated."""
     usable = [r for r in facts.regions if r.spatial_format == 1 and _inside(r, facts)]
     if usable:
@@ -120,9 +124,9 @@ def _inside(r: Region, facts: InstanceFacts) -> bool:
     return in_image and (r.x1 - r.x0) >= 32 and (r.y1 - r.y0) >= 32
 
 
-def _seen_area(grey: NDArray[np.float32]) -> Box:
+def _seen_area(grey: NDArray[np.uint8]) -> Box:
     """The box of the largest area with texture; banners, rulers and logos are thin and fall apart when coarse."""
-    mean = grey.mean(axis=0)
+    mean = grey.mean(axis=0, dtype=np.float32)
     h, w = mean.shape
     shape = (max(8, round(h * _COARSE / max(h, w))), max(8, round(w * _COARSE / max(h, w))))
     coarse = resize(mean, shape)
@@ -144,12 +148,12 @@ def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 # --- frames -----------------------------------------------------------------------------------------------------
 
 
-def _key_frames(cut: NDArray[np.float32], limit: int) -> list[int]:
+def _key_frames(cut: NDArray[np.uint8], limit: int) -> list[int]:
     """Indices of the sharpest frame, then of those that add most: sharpness x difference from the chosen."""
     if cut.shape[0] == 1:
         return [0]
-    small = np.stack([resize(np.ascontiguousarray(f), (48, 48)) for f in cut])
-    middle = np.stack([resize(np.ascontiguousarray(f), (128, 128)) for f in cut])
+    middle = np.stack([_shrunk(f, 128) for f in cut])
+    small = np.stack([_shrunk(f, 32) for f in cut])
     edges = np.abs(np.diff(middle, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(middle, axis=2)).mean(axis=(1, 2))
     sharp = edges / max(float(edges.max()), 1e-6)
     chosen = [int(sharp.argmax())]
@@ -164,8 +168,14 @@ def _key_frames(cut: NDArray[np.float32], limit: int) -> list[int]:
     return chosen
 
 
+def _shrunk(frame: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    """(side, side) float32 of a frame."""
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    return np.asarray(image.resize((side, side), Image.Resampling.BOX), np.float32)
+
+
 def _one(
-    frame: NDArray[np.float32],
+    frame: NDArray[np.uint8],
     facts: InstanceFacts,
     size: int,
     *,
@@ -174,10 +184,10 @@ def _one(
     mm: tuple[float, float],
     place: tuple[Side, str],
 ) -> PreparedImage:
-    fine = min(mm)
+    fine = max(min(mm), max(frame.shape[0] * mm[0], frame.shape[1] * mm[1]) / _LONGEST)
     shape = (max(1, round(frame.shape[0] * mm[0] / fine)), max(1, round(frame.shape[1] * mm[1] / fine)))
     low, high = np.percentile(frame[::2, ::2], (1.0, 99.7))
-    grey = np.clip((frame - low) / max(float(high - low), 8.0), 0.0, 1.0).astype(np.float32)
+    grey = np.clip((frame.astype(np.float32) - low) / max(float(high - low), 8.0), 0.0, 1.0).astype(np.float32)
     even = grey if shape == frame.shape else resize(grey, shape)
     tensor, to_even = square(even, size, left=False)
     return PreparedImage(
