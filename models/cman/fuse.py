@@ -20,6 +20,7 @@ from torch.nn import functional
 from casework.modelspec import SLOTS
 from models.cman.data import Sides
 from models.cman.encoders import WHERE, Schedule
+from models.cman.net.attention import PLANES, AlignmentPrior
 from models.cman.net.cman import Fusion
 from models.cman.net.config import CONCEPTS, MODALITIES, NetConfig
 
@@ -64,6 +65,40 @@ class DenseFusion(nn.Module):
         dense = {m: self.read(t).reshape(-1, len(SLOTS[m]), grid, grid, len(CONCEPTS)) for m, t in tokens.items()}
         assert isinstance(logit, Tensor)
         return logit, {m: d.permute(0, 1, 4, 2, 3) for m, d in dense.items()}
+
+
+def _centres(lesion: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Centre of all lesions of an image as (row, col) in -1..1, (N, 2), from shares (N, g, g); NaN without any."""
+    axis = (np.arange(lesion.shape[1]) + 0.5) / lesion.shape[1] * 2 - 1
+    weight = lesion.astype(np.float64)
+    total = np.where(weight.sum((1, 2)) > 0, weight.sum((1, 2)), np.nan)
+    return np.stack([(weight.sum(2) * axis).sum(1) / total, (weight.sum(1) * axis).sum(1) / total], 1)
+
+
+def aim(prior: AlignmentPrior, sides: Sides) -> dict[str, list[float]]:
+    """Start the alignment prior at the affine map that fits the training set's lesions; returns it per plane.
+
+    Least squares between the centres of all lesions in CC and AX, MLO and SAG: no lesion has to be matched, because an
+    affine map takes a centre to a centre. The halves AX_SUP and AX_INF share AX's geometry.
+    """
+    lesion = CONCEPTS.index("lesion")
+    found = {}
+    for n, (mg, mr, _) in enumerate(PLANES):
+        partner = "AX" if mr.startswith("AX") else mr
+        a = _centres(sides.truth["MG"][:, SLOTS["MG"].index(mg), lesion])
+        b = _centres(sides.truth["MR"][:, SLOTS["MR"].index(partner), lesion])
+        use = np.isfinite(a).all(1) & np.isfinite(b).all(1)
+        with torch.no_grad():
+            for source, target, turn, shift in (
+                (a, b, prior.turn, prior.shift),
+                (b, a, prior.turn_back, prior.shift_back),
+            ):
+                fit = np.linalg.lstsq(np.c_[source[use], np.ones(use.sum())], target[use], rcond=None)[0]
+                turn[n] = torch.from_numpy(fit[:2].T.copy()).float()
+                shift[n] = torch.from_numpy(fit[2].copy()).float()
+                if source is a:
+                    found[f"{mg}-{mr}"] = [round(float(v), 3) for v in fit.T.ravel()]
+    return found
 
 
 def dropped(masks: Mapping[str, NDArray[np.uint8]], losses: Losses, rng: np.random.Generator) -> dict[str, Tensor]:

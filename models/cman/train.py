@@ -26,15 +26,15 @@ from casework.modelspec import ModelSpec
 from models.cman.data import Sides, open_all, open_sides
 from models.cman.encoders import DenseEncoder, Schedule, dense_auc, save, train_encoder
 from models.cman.export import quantise, write_graphs
-from models.cman.fuse import DenseFusion, Losses, logits_of, train_fusion
+from models.cman.fuse import DenseFusion, Losses, aim, logits_of, train_fusion
 from models.cman.net.cman import Cman
 from models.cman.net.config import MODALITIES, RESNET50, NetConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     # CPU, about an hour on two cores.
     "quick": {
-        "encoder_steps": {"MG": 1000, "MR": 1000, "US": 500},
-        "encoder_share": {"MG": 0.26, "MR": 0.26, "US": 0.12},
+        "encoder_steps": {"MG": 700, "MR": 500, "US": 400},
+        "encoder_share": {"MG": 0.4, "MR": 0.3, "US": 0.25},
         "encoder": {"batch": 32, "peak": 1e-3, "weight_decay": 1e-5},
         "fusion_steps": 3000,
         "fusion_share": 0.22,
@@ -203,6 +203,7 @@ def stage_fusion(
     train, val = data
     torch.manual_seed(seed)
     model = DenseFusion(CONFIG)
+    log("alignment", planes=aim(model.fusion.prior, train))
 
     def validate() -> float:
         return float(roc_auc_score(val.label, logits_of(model.fusion, tokens[1], val.masks)))
