@@ -235,6 +235,9 @@ class Lobby:
             self._drop(guest, error.code)
         except OSError:
             self._drop(guest, "")
+        except Exception as error:  # noqa: BLE001 - the lobby's outer guard: one peer's bytes must never close the door for all
+            log.error("lobby.crashed", error_type=type(error).__name__)
+            self._drop(guest, "")
 
     def _announced(self, head: bytearray) -> int:
         kind, _, length = struct.unpack(">BBI", head)
@@ -268,8 +271,8 @@ class Lobby:
             self._drop(guest, "PEER_TOO_SLOW")
 
     def _forget(self, guest: _Guest) -> None:
-        self._selector.unregister(guest.sock)
-        self._guests.pop(guest.sock.fileno(), None)
+        if self._guests.pop(guest.sock.fileno(), None) is not None:
+            self._selector.unregister(guest.sock)
 
     def _drop(self, guest: _Guest, code: str) -> None:
         self._forget(guest)

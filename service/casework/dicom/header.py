@@ -159,7 +159,7 @@ def read_dataset(buffer: Buffer, offset: int, syntax: str, max_frames_bytes: int
         raise Refused("TRANSFER_SYNTAX_NOT_ACCEPTED")
     end = len(buffer)
     if syntax == DEFLATED_LE:
-        buffer, end = inflate(buffer[offset:], limits)
+        buffer, end = inflate(buffer, offset, limits)
         offset = 0
     if end == offset:
         raise Refused("TRUNCATED", "the data set is empty")

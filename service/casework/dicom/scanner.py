@@ -217,22 +217,22 @@ class Scanner:
             self._scan.pixel_bytes, self._scan.encapsulated = total, True
 
 
-def inflate(data: Buffer, limits: Limits) -> tuple[bytes, int]:
+def inflate(data: Buffer, start: int, limits: Limits) -> tuple[bytes, int]:
     """Inflate a deflated data set (PS3.5 A.5) in bounded steps; return its kept beginning and its whole length.
 
     Raises:
         Refused: INFLATES_TOO_FAR beyond the ratio or the byte cap, TRUNCATED when the stream has no end, HEADER_MALFORMED.
     """
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    allowed = min(limits.inflated_bytes, max(len(data), 1 << 10) * limits.inflation_ratio)
-    kept, total, pending = bytearray(), 0, 0
-    tail: Buffer = b""
+    allowed = min(limits.inflated_bytes, max(len(data) - start, 1 << 10) * limits.inflation_ratio)
+    kept, total, pending = bytearray(), 0, start
+    tail = b""
     try:
         while not stream.eof:
             if not tail:
-                tail = data[pending : pending + _CHUNK]
+                tail = bytes(data[pending : pending + _CHUNK])  # a copy: a view in a traceback would pin the memory map
                 pending += len(tail)
-                if not len(tail):
+                if not tail:
                     raise Refused("TRUNCATED", "the deflated stream has no end")
             piece = stream.decompress(tail, 1 << 20)
             tail = stream.unconsumed_tail

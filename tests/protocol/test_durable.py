@@ -1,0 +1,226 @@
+"""Nothing acknowledged is ever missing: failures of the disk and the ledger, crashes between any two steps, drain."""
+
+import errno
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from casework.entrypoints.listener import Listener
+from casework.spool import Usage
+
+from tests.bench import receivers
+from tests.bench.instances import image
+from tests.protocol.conftest import make_settings, migrated
+from tests.protocol.peer import EXPLICIT, MR, Peer, encoded, store_one
+
+SUCCESS, NO_RESOURCES = 0, 0xA700
+BUSY = (3, bytes([0, 2, 3, 2]))
+STEPS = "fsync,fdatasync,rename,pwrite64"
+
+
+def test_failed_fsync_is_final(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one EIO of fsync: 0xA700, the failed call is never repeated, new associations are turned away, health is red."""
+    calls = 0
+
+    def broken(_: int) -> None:
+        nonlocal calls
+        calls += 1
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Peer(listener.port) as peer:
+        peer.associate()
+        first, second = image(), image()
+        with monkeypatch.context() as patch:
+            patch.setattr("casework.spool.os.fsync", broken)
+            assert peer.store(encoded(first), MR, str(first.SOPInstanceUID)) == NO_RESOURCES
+        assert calls == 1
+        assert peer.store(encoded(second), MR, str(second.SOPInstanceUID)) == NO_RESOURCES
+    with Peer(listener.port) as late:
+        assert late.associate() == BUSY
+    assert (listener.health()["ok"], listener.health()["code"]) == (False, "STORAGE_FAILED")
+    assert not listener.intake.probe()
+
+
+def test_ledger_failure_stops_intake_until_it_works_again(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the ledger can't commit nothing is acknowledged; when it can again, intake opens by itself."""
+    ds = image()
+    lock = sqlite3.connect(listener.settings.root / "ledger" / "ledger.db")
+    monkeypatch.setattr("casework.ledger.database._TIMEOUT_S", 0.2)
+    lock.execute("ALTER TABLE receipt RENAME TO receipt_away")
+    lock.commit()
+    with Peer(listener.port) as peer:
+        peer.associate()
+        status = peer.store(encoded(ds), MR, str(ds.SOPInstanceUID))
+        assert status in (NO_RESOURCES, 0x0110)
+        lock.execute("ALTER TABLE receipt_away RENAME TO receipt")
+        lock.commit()
+        lock.close()
+        assert listener.intake.probe()
+        assert peer.store(encoded(ds), MR, str(ds.SOPInstanceUID)) == SUCCESS
+    assert listener.health()["ok"]
+
+
+@pytest.mark.parametrize(("share", "association", "status"), [(0.985, BUSY, None), (0.995, BUSY, NO_RESOURCES)])
+def test_disk_watermarks(
+    listener: Listener,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    association: tuple[int, bytes],
+    status: int | None,
+) -> None:
+    """Above the watermark no association begins; above the hard one an open one's instances get 0xA700; then it recovers."""
+    ds = image()
+    with Peer(listener.port) as peer:
+        peer.associate()
+        with monkeypatch.context() as patch:
+            used = int(share * 1e9)
+            patch.setattr(listener.spool, "usage", lambda: Usage(10**9, used, 10**9 - used))
+            with Peer(listener.port) as late:
+                assert late.associate() == association
+            assert peer.store(encoded(ds), MR, str(ds.SOPInstanceUID)) == (status or SUCCESS)
+        assert peer.store(encoded(ds), MR, str(ds.SOPInstanceUID)) == SUCCESS
+    assert len(set(listener.spool.digests())) == 1
+
+
+def test_disk_that_fills_while_writing(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC in the middle of an instance: 0xA700, no half file, the next one is stored when there is room."""
+    real, ds = os.write, image(rows=256, columns=256)
+
+    def full(fd: int, data: bytes) -> int:
+        if len(data) > 10000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data)
+
+    with Peer(listener.port) as peer:
+        peer.associate()
+        with monkeypatch.context() as patch:
+            patch.setattr("casework.spool.os.write", full)
+            assert peer.store(encoded(ds), MR, str(ds.SOPInstanceUID)) == NO_RESOURCES
+        assert not list((listener.settings.root / "incoming").iterdir())
+        assert peer.store(encoded(ds), MR, str(ds.SOPInstanceUID)) == SUCCESS
+
+
+def test_too_large_an_instance_is_refused_while_it_arrives(start: Callable[..., Listener]) -> None:
+    """An instance above the byte limit is refused without filling the disk, and the association goes on."""
+    listener = start(max_instance_bytes=20_000)
+    big, small = image(rows=256, columns=256), image()
+    with Peer(listener.port) as peer:
+        peer.associate()
+        assert peer.store(encoded(big), MR, str(big.SOPInstanceUID)) == 0xC000
+        assert peer.store(encoded(small), MR, str(small.SOPInstanceUID)) == SUCCESS
+    assert len(set(listener.spool.digests())) == 1
+
+
+def test_start_recovers_what_a_dead_process_left(tmp_path: Path) -> None:
+    """Half files of dead processes go, those of living ones stay; open associations of a dead listener are closed."""
+    settings = migrated(make_settings(tmp_path / "root"))
+    first = Listener(settings)
+    first.intake.open_association("A", "CMAN", "127.0.0.1")
+    alive = first.spool.begin()
+    alive.write(b"x")
+    (settings.root / "incoming" / "dead.part").write_bytes(b"half")
+    second = Listener(settings)
+    assert [p.name for p in (settings.root / "incoming").iterdir()] == [alive.path.name]
+    (row,) = second.ledger.read.associations()
+    assert row.closed_at is not None
+    alive.abandon()
+    for listener in (second, first):
+        listener.server._listening.close()
+        listener.intake.close()
+        listener.ledger.close()
+
+
+def present(folder: Path, sop_uid: str) -> bool:
+    """Whether the ledger has the instance and the spool its bytes."""
+    with sqlite3.connect(folder / "spool" / "ledger" / "ledger.db") as connection:
+        rows = list(connection.execute("SELECT sha256 FROM instance WHERE sop_uid = ?", (sop_uid,)))
+    return bool(rows) and (folder / "spool" / "objects" / rows[0][0][:2] / rows[0][0]).exists()
+
+
+@pytest.mark.parametrize("when", range(1, 9))
+def test_kill_at_each_step_of_a_store(tmp_path: Path, when: int) -> None:
+    """Killed at the n-th fsync, rename or ledger write of a C-STORE, no acknowledged instance is missing after a restart."""
+    receiver = receivers.casework(tmp_path)
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-q", "-o", str(tmp_path / "strace"), "-e", f"trace={STEPS}"]
+        + ["-e", f"inject={STEPS}:signal=SIGKILL:when={when}", "-p", str(receiver.process.pid)]
+    )
+    try:
+        time.sleep(0.5)
+        acknowledged = []
+        for _ in range(3):
+            ds = image()
+            try:
+                if store_one(receiver.port, ds) == SUCCESS:
+                    acknowledged.append(str(ds.SOPInstanceUID))
+            except OSError:
+                break
+        receiver.process.wait(10)
+        assert receiver.process.returncode == -signal.SIGKILL
+    finally:
+        receivers.stop(receiver)
+        tracer.wait(10)
+    with receivers.running(receivers.casework(tmp_path, port=receiver.port)) as again:
+        assert all(present(tmp_path, uid) for uid in acknowledged)
+        assert not list((tmp_path / "spool" / "incoming").iterdir())
+        assert store_one(again.port, image()) == SUCCESS
+
+
+def test_sigterm_drains(tmp_path: Path) -> None:
+    """On SIGTERM the port closes within a second, the open association finishes its instance, exit status 0."""
+    receiver = receivers.casework(tmp_path)
+    with Peer(receiver.port) as peer:
+        peer.associate()
+        os.kill(receiver.process.pid, signal.SIGTERM)
+        time.sleep(1.5)
+        with pytest.raises(OSError, match="refused"):
+            Peer(receiver.port)
+        ds = image()
+        assert peer.store(encoded(ds), MR, str(ds.SOPInstanceUID)) == SUCCESS
+        assert peer.release() == 6
+    assert receiver.process.wait(10) == 0
+    assert present(tmp_path, str(ds.SOPInstanceUID))
+
+
+def test_one_bad_row_fails_alone(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance that the ledger can't take for an unexpected reason fails alone; those in the same batch are stored."""
+    real, poison = listener.ledger.record, image()
+
+    def record(arrivals, now):  # type: ignore[no-untyped-def]  # as the real one
+        if any(a.header and a.header.sop_instance_uid == poison.SOPInstanceUID for a in arrivals):
+            raise ValueError("unexpected")
+        return real(arrivals, now)
+
+    monkeypatch.setattr(listener.ledger, "record", record)
+    statuses: dict[str, int] = {}
+
+    def send(ds) -> None:  # type: ignore[no-untyped-def]  # a Dataset
+        statuses[str(ds.SOPInstanceUID)] = store_one(listener.port, ds)
+
+    threads = [threading.Thread(target=send, args=(ds,)) for ds in [image(), poison, image(), image()]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses.pop(str(poison.SOPInstanceUID)) == 0x0110
+    assert list(statuses.values()) == [SUCCESS] * 3
+    assert listener.health()["ok"]
+
+
+def test_peers_are_checked_before_the_disk(start: Callable[..., Listener]) -> None:
+    """A listener without room tells only known peers so; settings without a shared disk floor behave the same."""
+    listener = start()
+    listener.intake._settings = replace(
+        listener.settings, storage=replace(listener.settings.storage, reserve_bytes=1 << 60)
+    )
+    with Peer(listener.port) as stranger:
+        assert stranger.associate({1: (MR, [EXPLICIT])}, called="WRONG") == (3, bytes([0, 1, 1, 7]))
+    with Peer(listener.port) as known:
+        assert known.associate() == BUSY
