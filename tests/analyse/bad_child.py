@@ -5,10 +5,13 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from casework.preprocess.child import Task, main
+from casework.preprocess.decode import open_header
 from casework.preprocess.tasks import HANDLERS
 
 Answer = tuple[dict[str, Any], bytes]
@@ -70,7 +73,15 @@ def state(_: Task) -> Answer:
     }, b""
 
 
+def dies_on_right(task: Task) -> Answer:
+    """A mammography decoder with a defect that right breasts trigger."""
+    if open_header(Path(task["path"])).ImageLaterality == "R":
+        segfault(task)
+    return HANDLERS["MG"](task)
+
+
 if __name__ == "__main__":
-    main(
-        {**HANDLERS, **{f.__name__: f for f in (segfault, abort, endless, sleepy, greedy, burn, chatty, stray, state)}}
-    )
+    tasks = {f.__name__: f for f in (segfault, abort, endless, sleepy, greedy, burn, chatty, stray, state)}
+    special = {"MG": dies_on_right} if "crash-on-right" in sys.argv else {}
+    sys.argv = [a for a in sys.argv if a != "crash-on-right"]
+    main({**HANDLERS, **tasks, **special})

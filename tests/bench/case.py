@@ -1,6 +1,6 @@
 """How long a case takes from claim to results written: seconds per stage, from cold and prepared ahead.
 
-    python -m tests.bench.case [--model models/cman] [--rounds 3] [--rows 4096] [--json FILE]
+    python -m tests.bench.case [--model models/cman] [--rounds 3] [--small] [--json FILE]
 
 The case is a phantom of full size: four mammograms in lossless JPEG 2000, a dynamic MRI, ultrasound stills and a cine, in the
 real ledger, spool, decode children, engine and report, on this machine, fsync on. Cold: nothing was prepared and no
@@ -19,7 +19,8 @@ from pathlib import Path
 
 from casework.flows.analyse import Ended
 from casework.observe import setup_logging
-from tests.analyse.rig import Rig, dynamic, mammograms, model, patient, sonograms
+from models.cman.phantom.dicom import write_case
+from tests.analyse.rig import Rig, model
 
 TARGET_S = {"cold": 2.0, "warm": 0.8}
 
@@ -52,16 +53,15 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--model", default="models/cman")
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--rows", type=int, default=4096)
-    arguments.add_argument("--slices", type=int, default=60)
+    arguments.add_argument("--seed", type=int, default=7)
+    arguments.add_argument("--small", action="store_true", help="a sixteenth of the size")
     arguments.add_argument("--json", type=Path)
     options = arguments.parse_args()
     setup_logging("bench", "ERROR")
     with tempfile.TemporaryDirectory(prefix="case-bench-files-") as folder:
-        of, place = patient(), Path(folder)
+        place = Path(folder)
         package = model(place / "models", Path(options.model).name)
-        files = [*mammograms(place, of, options.rows), *sonograms(place, of, (600, 800))]
-        files += dynamic(place, of, (options.slices, 320, 320))
+        files = list(write_case(place / "case", options.seed, full_size=not options.small).files)
         megabytes = sum(f.stat().st_size for f in files) / 1e6
         runs = {
             kind: [one(files, package, warm=kind == "warm") for _ in range(options.rounds)] for kind in ("cold", "warm")

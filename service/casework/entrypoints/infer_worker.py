@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -26,7 +26,7 @@ from casework.errors import CaseworkError, Defect
 from casework.flows.analyse import Analyser, Ended, Inputs, PrepareAhead
 from casework.ledger import Ledger
 from casework.observe import log
-from casework.preprocess.child import ChildLimits, DecodePool
+from casework.preprocess.child import COMMAND, ChildLimits, DecodePool
 from casework.preprocess.prepared import VERSION
 from casework.spool import Spool
 
@@ -43,8 +43,8 @@ def _now() -> datetime:
 class Worker:
     """The whole door in one object, so that tests can run it inside their own process."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Open everything; the decode children start while the model loads.
+    def __init__(self, settings: Settings, decoder: Sequence[str] = COMMAND) -> None:
+        """Open everything; the decode children (the program `decoder`) start while the model loads.
 
         Raises:
             Defect: MODEL_INVALID or MODEL_GOLDEN_MISMATCH.
@@ -52,7 +52,7 @@ class Worker:
         work = settings.work
         self.settings = settings
         settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.pool = DecodePool(work.decode_processes, ChildLimits(work.decode_memory_bytes, work.decode_cpu_s))
+        self.pool = DecodePool(work.decode_processes, ChildLimits(work.decode_memory_bytes, work.decode_cpu_s), decoder)
         try:
             self.package = open_package(Path(work.model))
             _check_preprocess(self.package)

@@ -75,6 +75,7 @@ _BROKEN = (
     struct.error,
     zlib.error,
 )
+_LONG_BYTES = 64 << 20
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma
 
 
@@ -134,21 +135,27 @@ def decode(
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the decoders remark on is checked here in our own words
         source = _plain(file, limits)
-        header = _read(source, pixels=False)
-        syntax = _syntax(header.file_meta)
+        streamed = _is_long(source)
+        dataset = _read(source, pixels=not streamed)
+        syntax = _syntax(dataset.file_meta)
         if str(syntax) not in TRANSFER_SYNTAXES:
             raise Refused("TRANSFER_SYNTAX_NOT_ACCEPTED")
-        grid = _grid(header, limits)
+        grid = _grid(dataset, limits)
         indices = _indices(frames, grid, limits)
         try:
+            if syntax in NATIVE and not streamed:
+                plain = _plain_grey(dataset, indices, syntax, grid)
+                if plain is not None:
+                    return Decoded(plain, 0)
             if syntax in NATIVE:
-                return Decoded(_generic(header, source, indices, syntax, grid), 0)
-            source.seek(0)
-            whole = _read(source, pixels=True)
-            stated = _check_streams(whole, indices, syntax, grid)
-            if stated is not None and syntax in _J2K and _pillow_can(stated, whole, grid):
-                return _wavelet(whole, indices, reduce, grid, stated)
-            return Decoded(_generic(whole, None, indices, syntax, grid), 0)
+                return Decoded(_generic(dataset, source if streamed else None, indices, syntax, grid), 0)
+            if streamed:
+                source.seek(0)
+                dataset = _read(source, pixels=True)
+            stated = _check_streams(dataset, indices, syntax, grid)
+            if stated is not None and syntax in _J2K and _pillow_can(stated, dataset, grid):
+                return _wavelet(dataset, indices, reduce, grid, stated)
+            return Decoded(_generic(dataset, None, indices, syntax, grid), 0)
         except _BROKEN as error:
             raise Refused("PIXELS_UNDECODABLE", type(error).__name__) from error
 
@@ -171,6 +178,14 @@ def _plain(file: BinaryIO, limits: Limits) -> BinaryIO:
         file.seek(0)
         return file
     return _inflate(meta, file, limits)
+
+
+def _is_long(source: BinaryIO) -> bool:
+    """Whether the frames of a native file should be read one by one from the file."""
+    at = source.tell()
+    size = source.seek(0, io.SEEK_END)
+    source.seek(at)
+    return size > _LONG_BYTES
 
 
 def _syntax(meta: Dataset) -> uid.UID:
@@ -316,7 +331,7 @@ def _low_pass(stream: bytes, level: int, stated: Stated) -> NDArray[np.generic]:
 def _generic(
     header: Dataset, file: BinaryIO | None, indices: list[int], syntax: str, grid: _Grid
 ) -> NDArray[np.generic]:
-    """Frames (N, h, w) through pydicom: native ones straight from the file, others by the one decoder named for the syntax."""
+    """Frames (N, h, w) through pydicom: from a long native file one by one, others by the one decoder of their syntax."""
     if file is not None:
         file.seek(0)
         frames = cast(Generator[NDArray[np.generic], None, None], iter_pixels(file, indices=indices))
@@ -327,10 +342,28 @@ def _generic(
         indices=indices,
         raw=False,
         validate=True,
-        decoding_plugin=_PLUGINS[uid.UID(syntax)],
+        decoding_plugin=_PLUGINS.get(uid.UID(syntax), ""),
         **as_pixel_options(header),
     )
     return np.stack([_grey(frame, header, grid) for frame, _ in found])
+
+
+def _plain_grey(dataset: Dataset, indices: list[int], syntax: str, grid: _Grid) -> NDArray[np.generic] | None:
+    """Native little-endian grey frames without pydicom's detour, which costs more than the pixels of a small slice.
+
+    None where anything is unusual, also when there are fewer bytes than the header promises.
+    """
+    data = dataset.get("PixelData")
+    size = grid.rows * grid.columns * grid.bits // 8
+    stored = int(dataset.get("BitsStored") or grid.bits)
+    usual = grid.samples == 1 and grid.photometric in ("MONOCHROME1", "MONOCHROME2") and 0 < stored <= grid.bits
+    if syntax == uid.ExplicitVRBigEndian or not usual or not isinstance(data, bytes) or len(data) < size * grid.frames:
+        return None
+    dtype = np.dtype(f"<{'i' if dataset.get('PixelRepresentation', 0) else 'u'}{grid.bits // 8}")
+    shape = (grid.rows, grid.columns)
+    frames = np.stack([np.frombuffer(data, dtype, shape[0] * shape[1], n * size).reshape(shape) for n in indices])
+    unused = grid.bits - stored
+    return (frames << unused) >> unused if unused else frames  # unused bits may hold an overlay (PS3.5 8.1.1)
 
 
 def _grey(frame: NDArray[np.generic], header: Dataset, grid: _Grid) -> NDArray[np.generic]:

@@ -1,11 +1,12 @@
 """What the decode child does when asked: read facts, decode and prepare. Runs only in the child; reads stored files.
 
 Tasks (JSON): {"do": "facts", "paths": [...]}, {"do": "MG" | "US", "path": ..., "size": S},
-{"do": "slice", "path": ...} and {"do": "MR", "items": [[path, decoded path or ""], ...], "size": S}.
+{"do": "slice", "path": ...} and {"do": "MR", "items": [[path, facts path, decoded path or ""], ...], "size": S}.
 """
 
 import dataclasses
 import io
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,9 +69,9 @@ def mri_series(task: Task) -> tuple[dict[str, Any], bytes]:
     all_facts: list[InstanceFacts] = []
     stacks: list[NDArray[np.generic]] = []
     bad: dict[str, str] = {}
-    for n, (path, copy) in enumerate(task["items"]):
+    for n, (path, known, copy) in enumerate(task["items"]):
         try:
-            of, stack = _instance(Path(path), str(copy))
+            of, stack = _instance(Path(path), Path(known), str(copy))
         except Refused as refused:
             bad[str(n)] = refused.code
             continue
@@ -83,9 +84,12 @@ def mri_series(task: Task) -> tuple[dict[str, Any], bytes]:
     return {}, pack(mri.prepare(stacks, all_facts, int(task["size"])))
 
 
-def _instance(path: Path, copy: str) -> tuple[InstanceFacts, NDArray[np.generic]]:
-    """Facts and all frames (N, h, w) of one MR instance."""
-    of = InstanceFacts.from_dataset(open_header(path))
+def _instance(path: Path, known: Path, copy: str) -> tuple[InstanceFacts, NDArray[np.generic]]:
+    """Facts, from the cache where it has them, and all frames (N, h, w) of one MR instance."""
+    try:
+        of = facts_from_json(json.loads(known.read_bytes()))
+    except (OSError, ValueError):
+        of = InstanceFacts.from_dataset(open_header(path))
     stack = _from_cache(copy, of) if copy else None
     return of, decode(path).pixels if stack is None else stack
 

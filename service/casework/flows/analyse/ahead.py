@@ -56,7 +56,13 @@ class PrepareAhead:
 
     def _prepare(self, case: CaseRow, *, quiet: bool) -> None:
         try:
-            self._inputs.ready(self._ledger.case_inputs(case.id), mri=quiet, pause=self._pause)
+            rows = self._ledger.case_inputs(case.id)
+            ready = self._inputs.ready(rows, mri=quiet, pause=self._pause)
+            used = {uid for image in ready.images.values() for uid in image.sources}
+            for row in rows:
+                if row.header.sop_instance_uid in used:
+                    self._pause()
+                    self._inputs.header(row)
         except CaseworkError as error:
             # The case itself will meet the same and say it; here it only costs the head start.
             log.warning("prepare.failed", case_id=case.id, code=error.code)

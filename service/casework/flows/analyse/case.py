@@ -27,18 +27,16 @@ from casework.engine.bundle import ModelPackage
 from casework.engine.runner import Runner, SideInputs, SideOutputs
 from casework.errors import Defect, Refused, Unavailable
 from casework.flows.analyse.heat import heat_images
-from casework.flows.analyse.inputs import Inputs, Ready, Remembered
+from casework.flows.analyse.inputs import Inputs, Ready
 from casework.ledger import CaseRow, ClaimedJob, InstanceRow, Ledger
 from casework.modelspec import CHANNELS, SLOTS
 from casework.observe import STAGE_SECONDS, log
-from casework.preprocess.decode import open_header
 from casework.preprocess.prepared import VERSION
 from casework.report import Rendered, check, render
 from casework.result import CaseResult, Finding, HeatImage, ModelIdentity, Outcome, Side, SideResult
 from casework.spool import Spool
 
 JOB_KIND = "analyse"
-_HEADERS_REMEMBERED = 512
 _FLUSHERS = 8  # threads that wait for the disk
 _TOLD = frozenset(
     # What a report says of images that were left out; the ledger keeps the reasons of all others.
@@ -144,7 +142,6 @@ class Analyser:
     ) -> None:
         self._ledger, self._spool, self._inputs = ledger, spool, inputs
         self._package, self._runner, self._settings, self._now = package, runner, settings, now
-        self._headers: Remembered[Dataset] = Remembered(_HEADERS_REMEMBERED)
         self._identity = identity(package, runner)
         self._flushers = ThreadPoolExecutor(_FLUSHERS, thread_name_prefix="flush")
         self._pipeline = f"{VERSION} casework-{__version__}"
@@ -237,15 +234,12 @@ class Analyser:
         destinations = [d.name for d in self._settings.destination if d.send]
         told = {(f.code, f.subject) for f in result.findings}
         rest = [f for f in left_out(ready) if (f.code, f.subject) not in told]
-        finished = self._ledger.finish_job(
-            job.job_id,
-            job.fence,
-            result_json(rendered, ready, watch),
-            artefacts,
-            [*result.findings, *rest],
-            destinations,
-            self._now(),
-        )
+        document = result_json(rendered, ready, watch)
+        with watch.stage("ledger"):
+            findings = [*result.findings, *rest]
+            finished = self._ledger.finish_job(
+                job.job_id, job.fence, document, artefacts, findings, destinations, self._now()
+            )
         if not finished:
             raise _Overtaken
 
@@ -305,15 +299,8 @@ class Analyser:
     def _sources(self, result: CaseResult, rows: Sequence[InstanceRow]) -> dict[str, Dataset]:
         """The headers of all sources by SOP Instance UID."""
         by_uid = {row.header.sop_instance_uid: row for row in rows}
-        sources: dict[str, Dataset] = {}
-        for uid in dict.fromkeys(u for image in result.images for u in image.sources):
-            row = by_uid[uid]
-            header = self._headers.get(row.sha256)
-            if header is None:
-                header = open_header(self._spool.path(row.sha256))
-                self._headers.put(row.sha256, header)
-            sources[uid] = header
-        return sources
+        uids = dict.fromkeys(uid for image in result.images for uid in image.sources)
+        return {uid: self._inputs.header(by_uid[uid]) for uid in uids}
 
     def _store(self, rendered: Sequence[Rendered]) -> list[Artefact]:
         """Make all objects durable together: their flushes overlap."""

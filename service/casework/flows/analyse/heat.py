@@ -72,29 +72,26 @@ def _clip(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.flo
 def _sample(values: NDArray[np.float32], shape: tuple[int, ...], back: Affine2) -> NDArray[np.float32]:
     """Bilinear samples of `values` on a grid of `shape`; `back` leads from it to `values`. Outside is 0.
 
-    All maps of the preprocessing keep rows as rows, so sampling is two small matrix products.
+    All maps of the preprocessing keep rows as rows, so rows and columns are interpolated one after the other.
     """
     (to_row, mixed, row0), (mixed_too, to_col, col0) = back.matrix
     if abs(mixed) > 1e-9 or abs(mixed_too) > 1e-9:
         raise Defect("INTERNAL", "a preprocessing map turns the image")
-    rows = _weights(shape[0], values.shape[0], float(to_row), float(row0))
-    cols = _weights(shape[1], values.shape[1], float(to_col), float(col0))
-    return (rows @ values @ cols.T).astype(np.float32, copy=False)
+    by_rows = _interpolated(values, shape[0], float(to_row), float(row0))
+    return np.ascontiguousarray(_interpolated(by_rows.T, shape[1], float(to_col), float(col0)).T)
 
 
-def _weights(count: int, cells: int, step: float, start: float) -> NDArray[np.float32]:
-    """(count, cells): how much of each cell a sample takes; rows of zeros outside the cells' area."""
+def _interpolated(values: NDArray[np.float32], count: int, step: float, start: float) -> NDArray[np.float32]:
+    """Linear samples at start + step * n of the first axis; 0 outside its area, the end values up to half a cell out."""
+    cells = values.shape[0]
     at = start + step * np.arange(count)
-    inside = (at >= -0.5) & (at <= cells - 0.5)
+    outside = (at < -0.5) | (at > cells - 0.5)
     at = np.clip(at, 0.0, cells - 1.0)
     low = np.minimum(at.astype(np.intp), max(cells - 2, 0))
-    share = (at - low).astype(np.float32)
-    weights = np.zeros((count, cells), np.float32)
-    rows = np.arange(count)
-    weights[rows, low] = 1.0 - share
-    weights[rows, np.minimum(low + 1, cells - 1)] += share
-    weights[~inside] = 0.0
-    return weights
+    share = (at - low).astype(np.float32)[:, None]
+    sampled: NDArray[np.float32] = values[low] * (1 - share) + values[np.minimum(low + 1, cells - 1)] * share
+    sampled[outside] = 0.0
+    return sampled
 
 
 def _outline(heat: NDArray[np.float32], size: int) -> NDArray[np.float64]:

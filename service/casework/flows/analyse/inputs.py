@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from pydicom.dataset import Dataset
+
 from casework import __version__
 from casework.config import Work
 from casework.errors import Defect, Refused, Unavailable
@@ -22,7 +24,7 @@ from casework.ledger import InstanceRow
 from casework.observe import log
 from casework.preprocess import ultrasound
 from casework.preprocess.child import Answer, DecodePool
-from casework.preprocess.decode import NATIVE
+from casework.preprocess.decode import NATIVE, open_header
 from casework.preprocess.facts import InstanceFacts
 from casework.preprocess.prepared import VERSION, Preparation, PreparedImage, unpack
 from casework.preprocess.select import Plan, choose
@@ -32,6 +34,7 @@ from casework.spool import Spool
 
 _FACTS_IN_ONE_TASK = 16
 _REMEMBERED = 8192
+_HEADERS_REMEMBERED, _PLANS_REMEMBERED = 512, 16
 _TRIES = 2  # of one image's decoding, counted over crashes
 
 V = TypeVar("V")
@@ -92,6 +95,8 @@ class Inputs:
         self._spool, self._pool, self._size = spool, pool, size
         self._timeout_s = work.decode_cpu_s + 30.0
         self._facts: Remembered[InstanceFacts] = Remembered(_REMEMBERED)
+        self._headers: Remembered[Dataset] = Remembered(_HEADERS_REMEMBERED)
+        self._plans: Remembered[Plan] = Remembered(_PLANS_REMEMBERED)
         self._codes: Remembered[str] = Remembered(_REMEMBERED)  # digest (and task) -> why it can't be used
 
     # --- facts ----------------------------------------------------------------------------------------------
@@ -171,12 +176,30 @@ class Inputs:
         facts, codes = self.facts_of(rows, pause)
         without: dict[str, str] = {}
         while True:
-            plan = choose([facts[uid] for uid in sorted(facts)], without)
+            plan = self._plan(rows, facts, without)
             done = _Round() if plan.stop else self._prepare(plan, by_uid, mri=mri, pause=pause)
             if not done.bad:
                 reasons = {**plan.reasons, **codes}
                 return Ready(plan, done.images, facts, reasons, tuple(done.findings))
             without |= done.bad
+
+    def header(self, row: InstanceRow) -> Dataset:
+        """The header of an instance, without pixels; whoever gets it only reads it."""
+        header = self._headers.get(row.sha256)
+        if header is None:
+            header = open_header(self._spool.path(row.sha256))
+            self._headers.put(row.sha256, header)
+        return header
+
+    def _plan(
+        self, rows: Sequence[InstanceRow], facts: Mapping[str, InstanceFacts], without: Mapping[str, str]
+    ) -> Plan:
+        key = _key("plan", *sorted(r.sha256 for r in rows), *sorted(facts), json.dumps(sorted(without.items())))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = choose([facts[uid] for uid in sorted(facts)], without)
+            self._plans.put(key, plan)
+        return plan
 
     def _prepare(self, plan: Plan, rows: Mapping[str, InstanceRow], *, mri: bool, pause: Callable[[], None]) -> _Round:
         done = _Round()
@@ -231,7 +254,14 @@ class Inputs:
     ) -> tuple[str, dict[str, Any]]:
         uids = sorted(plan.mri.instances) if plan.mri is not None else []
         key = _key("MR", *sorted(rows[uid].sha256 for uid in uids), str(self._size))
-        items = [[str(self._spool.path(rows[uid].sha256)), copies.get(uid, "")] for uid in uids]
+        items = [
+            [
+                str(self._spool.path(rows[uid].sha256)),
+                str(self._spool.prepared_path(_key("facts", rows[uid].sha256))),
+                copies.get(uid, ""),
+            ]
+            for uid in uids
+        ]
         return key, {"do": "MR", "items": items, "size": self._size}
 
     def _finish_series(self, waiting: "_Waiting", uids: Sequence[str], done: _Round, pause: Callable[[], None]) -> None:
