@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 import uvicorn
 
 from casework.config import Destination, Http, Settings, Storage
@@ -103,6 +104,14 @@ def run_server(door: Door) -> Iterator[int]:
         thread.join(20)
         listening.close()
         assert not thread.is_alive(), "uvicorn did not stop"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_log() -> Iterator[None]:
+    """Log lines of the server's threads would be printed between the dots."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,120 @@
+// The sections of the page. Each is { element, refresh }: refresh asks again and changes only what changed.
+import { ask, may } from "/static/api.js";
+import { caseView, deliveryTable, findingTable, loadCase, reasonBox, studyTable } from "/static/case.js";
+import { badge, bytes, chips, fit, h, put, t, table, td, time, toast, tone, wide } from "/static/dom.js";
+
+const STATES = ["receiving", "stable", "queued", "running", "rendered", "delivering", "delivered", "rejected", "needs_attention", "superseded", "closed"];
+const VERDICTS = ["accepted", "duplicate", "kept_aside", "refused"];
+const PAGE = 50;
+
+function keeper(holder, load, draw) {
+  let shown = "";
+  return async (force = false) => {
+    const data = await load();
+    const text = JSON.stringify(data);
+    if (text === shown && !force) return;
+    shown = text;
+    put(holder, draw(data));
+  };
+}
+
+export function casesView(chosen) {
+  let state = "", limit = PAGE, open = chosen;
+  const rows = h("div", { class: "rows" });
+  const detail = h("div", { class: "detail" });
+  const select = h("select", { "aria-label": t("state"), onchange: () => { state = select.value; list(true).catch(fail); } },
+    h("option", { value: "" }, t("all_states")), STATES.map((name) => h("option", { value: name }, t(name))));
+  const element = h("div", { class: "split" }, h("section", { class: "list", "aria-label": t("cases") }, h("div", { class: "bar" }, h("h2", {}, t("cases")), select), rows), detail);
+
+  const list = keeper(rows, () => ask(`/v1/cases?limit=${limit}${state ? `&state=${state}` : ""}`), (page) => [
+    page.items.map((item) => row(item, item.id === open)),
+    !page.items.length && h("p", { class: "empty" }, state ? t("no_match") : t("no_cases")),
+    page.next_cursor && limit < 200 && h("button", { type: "button", data: { key: "more" }, onclick: () => { limit += PAGE; list(true).catch(fail); } }, t("more"))]);
+  const show = keeper(detail, () => (open ? loadCase(open) : null), (data) => (data
+    ? [h("a", { class: "back", href: "#/cases" }, `← ${t("back")}`), caseView(data, () => refresh())]
+    : h("p", { class: "panel empty" }, t("choose"))));
+  const refresh = async (force) => { await Promise.all([list(force), show(force)]); };
+  const choose = async (id) => {
+    open = id;
+    element.classList.toggle("open", Boolean(id));
+    for (const each of rows.querySelectorAll(".row")) each.setAttribute("aria-current", String(each.dataset.id === id));
+    await show();
+  };
+  element.classList.toggle("open", Boolean(open));
+  rows.addEventListener("keydown", (event) => {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const all = [...rows.querySelectorAll(".row")];
+    const next = all[all.indexOf(document.activeElement) + step];
+    if (step && next) { event.preventDefault(); next.focus(); }
+  });
+  return { element, refresh, choose };
+}
+
+function row(item, current) {
+  return h("a", { class: `row ${tone(item.state)}`, href: `#/cases/${encodeURIComponent(item.id)}`, data: { key: item.id, id: item.id }, "aria-current": String(current) },
+    h("div", { class: "line" }, h("span", { class: "who" }, item.patient_id || t("unknown_patient")), badge(item.state, t(item.state))),
+    item.reason && h("p", { class: "why" }, item.reason.text),
+    h("div", { class: "chips" }, item.priority === "stat" && h("span", { class: "chip stat" }, t("stat")), chips(item.modalities),
+      item.accession_numbers.map((each) => h("span", { class: "chip" }, each)), item.revision > 1 && h("span", { class: "chip" }, `${t("revision")} ${item.revision}`),
+      !item.newest && h("span", { class: "chip old" }, t("replaced")), h("span", { class: "chip" }, time(item.changed_at))));
+}
+
+function logView(title, path, draw, empty, filter) {
+  let limit = PAGE;
+  const body = h("div");
+  const address = () => `${path}?limit=${limit}${filter?.value ? `&verdict=${filter.value}` : ""}`;
+  const refresh = keeper(body, () => ask(address()), (page) => [
+    page.items.length ? draw(page.items) : h("p", { class: "empty" }, empty),
+    page.next_cursor && limit < 200 && h("button", { type: "button", data: { key: "more" }, onclick: () => { limit += PAGE; refresh(true).catch(fail); } }, t("more"))]);
+  filter?.addEventListener("change", () => refresh(true).catch(fail));
+  return { element: h("section", { class: "panel" }, h("div", { class: "bar" }, h("h2", {}, title), filter), body), refresh };
+}
+
+export function receiptsView() {
+  const filter = h("select", { "aria-label": t("verdict") }, h("option", { value: "" }, t("all_verdicts")), VERDICTS.map((name) => h("option", { value: name }, t(`verdict_${name}`))));
+  return logView(t("receipts"), "/v1/receipts", receiptTable, t("no_receipts"), filter);
+}
+
+function receiptTable(items) {
+  return table([t("when"), t("verdict"), t("modality"), t("accession"), t("from"), t("size"), t("study")], items.map((each) => [
+    fit(time(each.received_at)), wide(badge(each.verdict, t(`verdict_${each.verdict}`)), each.reason && h("div", { class: "muted small" }, `${each.reason.text} ${each.reason.next}`), each.reason && h("div", { class: "code muted" }, each.reason.code)),
+    fit(each.modality), td(each.accession_number), td(each.peer, h("div", { class: "muted small" }, each.door)), fit(bytes(each.size)), td(h("span", { class: "code" }, each.study_instance_uid))]));
+}
+
+export const deliveriesView = () => logView(t("deliveries"), "/v1/deliveries", (items) => deliveryTable(items, true), t("no_deliveries"));
+export const associationsView = () => logView(t("associations"), "/v1/associations", associationTable, t("no_associations"));
+
+function associationTable(items) {
+  const counts = (found) => Object.entries(found).map(([name, count]) => h("span", { class: "chip" }, `${t(`verdict_${name}`)} ${count}`));
+  const lasted = (each) => (each.closed_at ? `${((new Date(each.closed_at) - new Date(each.opened_at)) / 1000).toFixed(1)} s` : t("open_now"));
+  return table([t("opened_at"), t("calling"), t("called"), t("address"), t("lasted"), t("counts"), t("end")], items.map((each) => [
+    fit(time(each.opened_at)), td(each.calling), td(each.called), fit(each.address), fit(lasted(each)), td(h("div", { class: "chips" }, counts(each.counts))), td(each.end, each.reason && h("div", { class: "muted small" }, each.reason.text))]));
+}
+
+export function whyView(term) {
+  const element = h("div", { "aria-live": "polite" }, h("p", { class: "empty" }, t("loading")));
+  const refresh = keeper(element, () => ask("/v1/why", { method: "POST", body: { q: term } }), whyAnswer);
+  return { element, refresh };
+}
+
+function whyAnswer(answer) {
+  const title = h("h2", {}, `${t("why_title")}: ${answer.query}`);
+  if (!answer.matched_by) return h("section", { class: "panel" }, title, h("p", { class: "empty" }, t("why_nothing")));
+  return [
+    h("section", { class: "panel" }, title, h("p", { class: "muted small" }, t(`by_${answer.matched_by}`)), !answer.cases.length && reasonBox(answer.next)),
+    answer.cases.map(whyCase),
+    answer.receipts.length ? h("section", { class: "panel" }, h("h3", {}, t("why_arrivals")),
+      h("div", { class: "chips" }, Object.entries(answer.receipt_counts).map(([name, count]) => h("span", { class: "chip" }, `${t(`verdict_${name}`)} ${count}`))), receiptTable(answer.receipts.slice(0, 50))) : null,
+    may("admin") && answer.associations.length ? h("section", { class: "panel" }, h("h3", {}, t("associations")), associationTable(answer.associations)) : null];
+}
+
+function whyCase(found) {
+  const wait = found.waiting_until && h("p", { class: "small" }, `${t("waiting_until")}: `, time(found.waiting_until));
+  return h("section", { class: "panel" },
+    h("div", { class: "bar" }, badge(found.state, t(found.state)), h("a", { class: "link", href: `#/cases/${encodeURIComponent(found.id)}` }, t("open_case"))),
+    reasonBox(found.reason, "", wait), h("h3", { class: "spaced" }, t("studies")), studyTable(found.studies),
+    found.findings.length ? [h("h3", { class: "spaced" }, t("findings")), findingTable(found.findings)] : null,
+    found.deliveries.length ? [h("h3", { class: "spaced" }, t("where")), deliveryTable(found.deliveries)] : null);
+}
+
+export function fail(error) { toast(error.message, true); }

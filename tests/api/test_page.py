@@ -1,0 +1,268 @@
+"""The status page in a real browser: it shows what the API says, in two languages, by keyboard, and runs nothing else."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from casework.case import CaseState, DeliveryState, JobState, Verdict
+from casework.entrypoints.api import page as page_module
+from casework.result import Finding
+from tests.api.browser import chromium
+from tests.api.conftest import Api
+from tests.api.samples import case_of, finish, mammogram, store
+from tests.api.test_cases_http import RESULT
+
+STATIC = Path(page_module.__file__).parent / "static"
+EVIL = ("<img src=x onerror=hit()>", '"><script>hit()</script>', "javascript:hit()", "'-hit()-'", "<svg/onload=hit()>")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, api: Api) -> Iterator[Page]:
+    """A fresh tab that notes every script error, dialog and request to elsewhere, and fails the test for them."""
+    context = browser.new_context(viewport={"width": 1300, "height": 900}, locale="en-GB")
+    tab = context.new_page()
+    wrong: list[str] = []
+    tab.add_init_script("window.hits = 0; window.hit = () => { window.hits += 1; };")
+    tab.on("pageerror", lambda error: wrong.append(f"error {error}"))
+    tab.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    tab.on("console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None)
+    tab.on(
+        "request",
+        lambda request: None if request.url.startswith((api.base_url, "blob:")) else wrong.append(request.url),
+    )
+    tab.goto(api.base_url + "/")
+    yield tab
+    assert tab.evaluate("window.hits") == 0
+    context.close()
+    assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def case_id(api: Api) -> str:
+    """A finished case."""
+    store(
+        api,
+        mammogram(AccessionNumber="PAGE-1", PatientID="PAGE-P"),
+        mammogram(AccessionNumber="PAGE-1", PatientID="PAGE-P"),
+    )
+    found = case_of(api, "PAGE-1")
+    finish(api, found, json.dumps(RESULT))
+    return found
+
+
+def enter(page: Page, api: Api, role: str = "admin") -> None:
+    """Sign in."""
+    page.fill("#key", api.keys[role])
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#tabs a")
+
+
+def test_sign_in(page: Page, api: Api) -> None:
+    """A wrong key is refused in words; a right one opens the page, lives in the tab only, and can be given back."""
+    page.fill("#key", "cw_wrong")
+    page.keyboard.press("Enter")
+    expect(page.locator(".wrong")).to_have_text("This key is not known.")
+    enter(page, api)
+    assert page.evaluate("sessionStorage.length") == 1
+    assert api.keys["admin"] not in page.evaluate("JSON.stringify({...localStorage})")
+    assert api.keys["admin"] not in page.url
+    page.reload()
+    page.wait_for_selector("#tabs a")
+    page.click("#leave")
+    expect(page.locator("#key")).to_be_focused()
+    assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_a_case_with_its_result(page: Page, api: Api, case_id: str) -> None:
+    """Both sides are shown with outcome, probability and the warning on each; previews load; the timeline is in words."""
+    enter(page, api)
+    page.click(f'.row[data-id="{case_id}"]')
+    sides = page.locator(".side")
+    expect(sides).to_have_count(2)
+    expect(sides.nth(0)).to_contain_text("Right axilla")
+    expect(sides.nth(0)).to_contain_text("Positive")
+    expect(sides.nth(0)).to_contain_text("83 %")
+    expect(sides.nth(1)).to_contain_text("Not enough images")
+    for n in range(2):
+        expect(sides.nth(n)).to_contain_text("AI research output, unverified. Not for diagnosis.")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.gallery img')].filter((i) => i.naturalWidth === 200).length === 2"
+    )
+    expect(page.locator(".timeline").first).to_contain_text("Case opened")
+    expect(page.locator("#notice")).to_have_text("AI research, unverified, not for diagnosis")
+    page.locator(".picture").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#viewer")).to_be_visible()
+    expect(page.locator("#viewer")).to_contain_text("unverified")
+    page.keyboard.press("Escape")
+    expect(page.locator("#viewer")).to_be_hidden()
+    expect(page.locator(".picture").first).to_be_focused()
+
+
+def test_downloads_have_our_names(page: Page, api: Api, case_id: str) -> None:
+    """A file is saved under our own identifier with the bytes that the API serves."""
+    enter(page, api)
+    page.goto(f"{api.base_url}/#/cases/{case_id}")
+    page.click("summary:has-text('Files')")
+    with page.expect_download() as waiting:
+        page.locator("button:has-text('Download')").first.click()
+    assert re.fullmatch(r"casework-\d+\.dcm", waiting.value.suggested_filename)
+    assert Path(waiting.value.path()).read_bytes()[128:132] == b"DICM"
+
+
+def test_two_languages(page: Page, api: Api, case_id: str) -> None:
+    """Chinese is one press away, for the page's words and the service's reasons, and is remembered."""
+    enter(page, api)
+    page.goto(f"{api.base_url}/#/cases/{case_id}")
+    page.click("[data-language=zh]")
+    expect(page.locator(".side").first).to_contain_text("阳性")
+    expect(page.locator(".side").first).to_contain_text("未经核实")
+    expect(page.locator(".reason").first).to_contain_text("结果正在发送")
+    expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
+    page.reload()
+    expect(page.locator("#tabs a").first).to_have_text("病例")
+
+
+def test_every_word_exists_in_both_languages() -> None:
+    """The two tables have the same keys, and every state, verdict and outcome has its words."""
+    text = (STATIC / "texts.js").read_text("utf-8")
+    english, chinese = text.split("\n  zh: {")
+    keys = [set(re.findall(r'(?:^|[{,])\s*"?([\w.\-]+)"?: "', part, re.MULTILINE)) for part in (english, chinese)]
+    assert keys[0] == keys[1]
+    needed = {state.value for state in CaseState} | {f"d_{state}" for state in DeliveryState}
+    needed |= {f"j_{state}" for state in JobState} | {f"verdict_{verdict}" for verdict in Verdict}
+    assert needed | {"positive", "negative", "indeterminate", "insufficient"} <= keys[0]
+
+
+def test_why(page: Page, api: Api, case_id: str) -> None:
+    """The question box answers by accession number, says so when nothing is known, and keeps the term out of the address."""
+    enter(page, api)
+    page.keyboard.press("/")
+    expect(page.locator("#term")).to_be_focused()
+    page.fill("#term", "PAGE-1")
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_contain_text("The results are being sent.")
+    assert "PAGE-1" not in page.url
+    page.fill("#term", "NEVER-SENT")
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_contain_text("Nothing is known of this.")
+    page.fill("#term", "PAGE-1")
+    page.keyboard.press("Enter")
+    page.click("text=Open the case")
+    expect(page).to_have_url(f"{api.base_url}/#/cases/{case_id}")
+
+
+def test_by_keyboard(page: Page, api: Api, case_id: str) -> None:
+    """The list is walked with the arrow keys and a case is opened with Enter, without a mouse."""
+    store(api, mammogram(AccessionNumber="PAGE-2", PatientID="PAGE-Q"))
+    enter(page, api)
+    page.locator(".row").first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".row").nth(1)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main h2").nth(1)).to_have_text("PAGE-P")
+    page.wait_for_timeout(3500)
+    expect(page.locator(".row").nth(1)).to_be_focused()
+
+
+def test_actions_follow_the_role(page: Page, api: Api, case_id: str) -> None:
+    """An operator starts a waiting case from the page; a viewer sees no buttons and no association log."""
+    store(api, mammogram(AccessionNumber="PAGE-3", PatientID="PAGE-R"))
+    waiting = case_of(api, "PAGE-3")
+    enter(page, api, "viewer")
+    page.goto(f"{api.base_url}/#/cases/{waiting}")
+    expect(page.locator("main h2").nth(1)).to_have_text("PAGE-R")
+    expect(page.locator(".actions")).to_have_count(0)
+    expect(page.locator("#tabs a")).to_have_count(3)
+    page.click("#leave")
+    enter(page, api, "operator")
+    page.goto(f"{api.base_url}/#/cases/{waiting}")
+    page.click("text=Start now")
+    expect(page.locator("#toast")).to_have_text("Done.")
+    assert api.ledger.read.case(waiting).requested_at is not None
+
+
+def test_it_keeps_up(page: Page, api: Api) -> None:
+    """What arrives while the page is open appears without a reload, and a change of state is shown."""
+    enter(page, api)
+    store(api, mammogram(AccessionNumber="PAGE-4", PatientID="PAGE-S"))
+    expect(page.locator(".row", has_text="PAGE-4")).to_be_visible(timeout=8000)
+    found = case_of(api, "PAGE-4")
+    api.ledger.move_case(found, CaseState.RECEIVING, CaseState.REJECTED, "NO_USABLE_IMAGE", "test", datetime.now(UTC))
+    expect(page.locator(".row", has_text="PAGE-4")).to_contain_text("Not analysed", timeout=8000)
+
+
+@pytest.mark.parametrize("width", [390, 800, 1300])
+def test_no_sideways_scroll(width: int, page: Page, api: Api, case_id: str) -> None:
+    """From a telephone to a desk, no section is wider than the window."""
+    page.set_viewport_size({"width": width, "height": 900})
+    enter(page, api)
+    sections = {"cases": ".row", f"cases/{case_id}": ".timeline", "receipts": "table", "deliveries": "table"}
+    for address, sign in sections.items():
+        page.goto(f"{api.base_url}/#/{address}")
+        page.locator(f"main {sign}").first.wait_for()
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), address
+
+
+def test_hostile_values_are_only_text(page: Page, api: Api) -> None:
+    """Markup and scripts in identifiers, names, AE titles, labels, findings and results are shown as text; none runs."""
+    now = datetime.now(UTC)
+    for n, evil in enumerate(EVIL):
+        short = evil[:16]
+        names = {"PatientID": evil, "PatientName": evil, "AccessionNumber": short, "StudyInstanceUID": f"1.2.66.{n}"}
+        store(api, mammogram(SpecificCharacterSet="ISO_IR 192", IssuerOfPatientID=evil, StudyDescription=evil, **names))
+        api.ledger.open_association(f"evil-{n}", evil, evil, evil, now)
+        api.ledger.close_association(f"evil-{n}", evil, "TRUNCATED", {evil: 1}, now)
+        found = api.ledger.read.list_cases(q=evil).items[0].case.id
+        api.ledger.add_findings(found, [Finding("PIXELS_UNDECODABLE", evil, evil)], "test", now)
+        result = json.loads(json.dumps(RESULT))
+        result["model"]["name"] = result["words"]["en"] = result["sides"][0]["modalities"][0] = evil
+        result["sides"][0]["evidence"] = {evil: 1.0}
+        finish(api, found, json.dumps(result), (evil, evil))
+    enter(page, api)
+    for evil in EVIL:
+        page.goto(f"{api.base_url}/#/cases/{api.ledger.read.list_cases(q=evil).items[0].case.id}")
+        page.wait_for_selector(".gallery img[src]")
+        expect(page.locator("main h2").nth(1)).to_have_text(evil)
+        for summary in page.locator("summary").all():
+            summary.click()
+        page.fill("#term", evil)
+        page.keyboard.press("Enter")
+        expect(page.locator("main h2")).to_contain_text(evil)
+    for section in ("receipts", "deliveries", "associations"):
+        page.goto(f"{api.base_url}/#/{section}")
+        page.wait_for_selector("main table")
+    assert page.locator("main script, main svg, main img[src=x], main iframe").count() == 0
+
+
+def test_the_source_never_parses_html() -> None:
+    """No script of the page turns text into markup or code, and no file names another host."""
+    files = sorted(STATIC.iterdir())
+    assert {file.suffix for file in files} == {".html", ".css", ".js", ".svg"}
+    for file in files:
+        text = file.read_text("utf-8")
+        for word in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "srcdoc",
+            "DOMParser",
+        ):
+            assert word not in text, f"{file.name}: {word}"
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text), file.name
+        assert not re.search(r"<script(?![^>]*src=)|\son\w+=|\sstyle=", text), file.name
