@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, expect
 
 from casework.case import CaseState, DeliveryState, JobState, Verdict
 from casework.entrypoints.api import page as page_module
@@ -33,14 +33,24 @@ def page(browser: Browser, api: Api) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1300, "height": 900}, locale="en-GB")
     tab = context.new_page()
     wrong: list[str] = []
+
+    def on_dialog(dialog: Dialog) -> None:
+        wrong.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
+    def on_console(message: ConsoleMessage) -> None:
+        if "Content Security Policy" in message.text:
+            wrong.append(message.text)
+
+    def on_request(request: Request) -> None:
+        if not request.url.startswith((api.base_url, "blob:")):
+            wrong.append(request.url)
+
     tab.add_init_script("window.hits = 0; window.hit = () => { window.hits += 1; };")
     tab.on("pageerror", lambda error: wrong.append(f"error {error}"))
-    tab.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    tab.on("console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None)
-    tab.on(
-        "request",
-        lambda request: None if request.url.startswith((api.base_url, "blob:")) else wrong.append(request.url),
-    )
+    tab.on("dialog", on_dialog)
+    tab.on("console", on_console)
+    tab.on("request", on_request)
     tab.goto(api.base_url + "/")
     yield tab
     assert tab.evaluate("window.hits") == 0
