@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from casework.entrypoints.listener import Listener
 from casework.spool import Usage
-
 from tests.bench import receivers
 from tests.bench.instances import image
 from tests.protocol.conftest import make_settings, migrated
@@ -144,18 +144,31 @@ def present(folder: Path, sop_uid: str) -> bool:
     return bool(rows) and (folder / "spool" / "objects" / rows[0][0][:2] / rows[0][0]).exists()
 
 
-@pytest.mark.parametrize("when", range(1, 9))
+def traced(pid: int) -> None:
+    """Wait until strace holds every thread of a process."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        states = [p.read_text() for p in Path(f"/proc/{pid}/task").glob("*/status")]
+        if states and not any("TracerPid:\t0\n" in state for state in states):
+            return
+        time.sleep(0.02)
+    raise TimeoutError("strace did not attach")
+
+
+@pytest.mark.parametrize("when", range(1, 7))
 def test_kill_at_each_step_of_a_store(tmp_path: Path, when: int) -> None:
     """Killed at the n-th fsync, rename or ledger write of a C-STORE, no acknowledged instance is missing after a restart."""
     receiver = receivers.casework(tmp_path)
     tracer = subprocess.Popen(
-        ["strace", "-f", "-q", "-o", str(tmp_path / "strace"), "-e", f"trace={STEPS}"]
-        + ["-e", f"inject={STEPS}:signal=SIGKILL:when={when}", "-p", str(receiver.process.pid)]
+        [
+            *("strace", "-f", "-q", "-o", str(tmp_path / "strace"), "-e", f"trace={STEPS}"),
+            *("-e", f"inject={STEPS}:signal=SIGKILL:when={when}", "-p", str(receiver.process.pid)),
+        ]
     )
     try:
-        time.sleep(0.5)
+        traced(receiver.process.pid)
         acknowledged = []
-        for _ in range(3):
+        for _ in range(6):
             ds = image()
             try:
                 if store_one(receiver.port, ds) == SUCCESS:
