@@ -1,6 +1,7 @@
 """Delivery against real peers over sockets, with the real ledger: each class of answer, and what becomes of the case."""
 
 import hashlib
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -333,6 +334,55 @@ def test_breaker_lets_one_through_and_tries_more_rarely() -> None:
     assert breaker.probe_at == now + 60
     breaker.good()
     assert (breaker.open, breaker.failures) == (False, 0)
+
+
+@pytest.mark.parametrize(("fault", "longest_s"), [({"refuse": "transient"}, 60), ({"status": 0xA700}, 1800)])
+def test_a_pacs_that_comes_back_is_not_kept_waiting(
+    make_pacs: MakePacs, make_rig: MakeRig, fault: dict[str, Any], longest_s: float
+) -> None:
+    """After many tries an object still goes within a minute of the first good probe; one that was refused backs off."""
+    pacs = make_pacs()
+    pacs.faults.update(**fault)
+    destination = dimse("pacs", pacs.port)
+    rig = make_rig(destination, work=Work())
+    case_id = rig.rendered([dataset()], ["pacs"])
+    clock = {"now": datetime.now(UTC)}
+    waits = []
+    for _ in range(10):  # ten tries in ten hours, each by a worker whose breaker is closed
+        rig.worker(destination, probe_s=60, now=lambda: clock["now"]).step()
+        (row,) = rig.deliveries(case_id)
+        assert row.next_at is not None
+        waits.append((row.next_at - clock["now"]).total_seconds())
+        clock["now"] += timedelta(hours=1)
+        rig.ledger.promote_due(clock["now"])
+    assert waits == [min(30 * 2.0**n, longest_s) for n in range(10)]
+
+
+@pytest.mark.parametrize("said", [b"", b"\x02\x00\x00\x00\xff", b"\x02\x00\x00\x00\x00\xff\x00\x01"])
+def test_a_peer_that_stops_in_the_middle_of_its_answer(make_rig: MakeRig, said: bytes) -> None:
+    """A peer that accepts the connection and then says nothing, or half a PDU, costs its deadline and no more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        destination = dimse("pacs", server.getsockname()[1], timeout_s=0.5)
+        rig = make_rig(destination)
+        case_id = rig.rendered([dataset()], ["pacs"])
+        peers: list[socket.socket] = []
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            peers.append(peer)
+            peer.recv(65536)
+            peer.sendall(said)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        started = time.monotonic()
+        rig.worker(destination).step()
+        took = time.monotonic() - started
+        thread.join(5)
+        for peer in peers:
+            peer.close()
+    assert took < 8
+    assert one(rig, case_id)[:2] == (D.RETRY_WAIT, "PEER_REJECTED")
 
 
 def test_a_destination_without_a_host_is_unreachable(make_rig: MakeRig) -> None:

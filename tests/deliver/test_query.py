@@ -74,6 +74,16 @@ def test_a_pacs_without_series_counts(make_pacs: MakePacs, tmp_path: Path) -> No
     assert asked(there, "P1") == want
 
 
+def test_a_pacs_that_matches_too_much_is_not_believed(make_pacs: MakePacs, tmp_path: Path) -> None:
+    """A PACS that answers with other patients' studies too: only those whose Patient ID is exactly ours count."""
+    pacs = make_pacs()
+    there = dimse("p", pacs.port)
+    want = fill(lambda items: scu.store(there, items, "MODALITY"), tmp_path / "out", "P1")
+    pacs.faults.update(ignore_patient_id=True)
+    assert asked(there, "P1") == want
+    assert asked(there, "p1") == []
+
+
 def test_another_issuer_is_another_patient(make_pacs: MakePacs, tmp_path: Path) -> None:
     """The same Patient ID of another issuer is left out; a study without an issuer may be ours."""
     pacs = make_pacs()

@@ -64,6 +64,7 @@ class Faults:
     only_implicit: bool = False
     find_delay_s: float = 0.0
     find_status: int = 0
+    ignore_patient_id: bool = False  # C-FIND answers with everybody's studies
     no_series_counts: bool = False  # C-FIND leaves NumberOfSeriesRelatedInstances out
     http_status: int = 0  # answer STOW with this status and no body
     http_failure_reason: int = 0  # answer STOW 409 with this FailureReason
@@ -237,7 +238,10 @@ class SimulatedPacs:
         if self.faults.find_status or level not in LEVELS:
             yield self.faults.find_status or 0xA900, None
             return
-        for answer in self.archive.answers(event.identifier, level):
+        query = event.identifier
+        if self.faults.ignore_patient_id and "PatientID" in query:
+            query.PatientID = ""
+        for answer in self.archive.answers(query, level):
             if self.faults.no_series_counts and "NumberOfSeriesRelatedInstances" in answer:
                 del answer.NumberOfSeriesRelatedInstances
             answer.QueryRetrieveLevel = level

@@ -104,7 +104,7 @@ class StoreSession:
         self._message_id = self._message_id % 0xFFFF + 1
         assoc.dimse_timeout = limit_s
         try:
-            with _deadline(assoc, limit_s):
+            with _deadline(assoc.ae, limit_s):
                 answer = assoc.send_c_store(payload, msg_id=self._message_id)
         except RuntimeError:  # the peer dropped the association between two objects: nothing was sent
             return ended(item.sop_instance_uid, "aborted_before")
@@ -140,7 +140,7 @@ def echo(destination: Destination, calling: str) -> StoreResult:
         return ended("", how)
     try:
         assoc.dimse_timeout = destination.timeout_s
-        with _deadline(assoc, destination.timeout_s):
+        with _deadline(assoc.ae, destination.timeout_s):
             status = assoc.send_c_echo().get("Status")
     except RuntimeError:
         status = None
@@ -175,7 +175,7 @@ class FindSession:
         found: list[Dataset] = []
         self._assoc.dimse_timeout = self._limit_s
         try:
-            with _deadline(self._assoc, self._limit_s):
+            with _deadline(self._assoc.ae, self._limit_s):
                 for status, match in self._assoc.send_c_find(identifier, self._model):
                     code = status.get("Status")
                     if code in (0xFF00, 0xFF01) and match is not None and len(found) < FIND_LIMIT:
@@ -208,7 +208,8 @@ def associate(
     Returns: it and "", or None and a key of answers.ENDS that says why not.
     """
     ae = _Client(ae_title=calling)
-    ae.connection_timeout = min(CONNECT_S, destination.timeout_s)
+    connect_s = min(CONNECT_S, destination.timeout_s)
+    ae.connection_timeout = connect_s
     ae.acse_timeout = destination.timeout_s
     ae.network_timeout = None  # an open association may wait for the next object; each object has its own deadline
     seen: set[str] = set()
@@ -217,10 +218,16 @@ def associate(
         (evt.EVT_ACCEPTED, lambda _: seen.add("accepted")),
     ]
     try:
-        assoc = ae.associate(
-            destination.host, destination.port, contexts, destination.ae_title, evt_handlers=handlers, max_pdu=1 << 17
-        )
-    except (OSError, RuntimeError):  # the name does not resolve
+        with _deadline(ae, connect_s + destination.timeout_s):
+            assoc = ae.associate(
+                destination.host,
+                destination.port,
+                contexts,
+                destination.ae_title,
+                evt_handlers=handlers,
+                max_pdu=1 << 17,
+            )
+    except (OSError, RuntimeError, ValueError):  # the name does not resolve, the AE title is not one
         return None, "unreachable"
     if assoc.is_established:
         return assoc, ""
@@ -242,13 +249,13 @@ def _context(abstract_syntax: str, transfer_syntax: str) -> PresentationContext:
 
 
 @contextlib.contextmanager
-def _deadline(assoc: Association, seconds: float) -> Iterator[None]:
-    """Cut the connection when the block takes longer.
+def _deadline(ae: AE, seconds: float) -> Iterator[None]:
+    """Cut the connection of the client's association when the block takes longer.
 
-    The library's own timeout only bounds the wait for the answer; a peer that stops reading would block its sending
-    thread, and with it every abort, for ever.
+    The library's own timeouts only bound the wait for whole PDUs: a peer that stops reading, or stops in the middle of
+    its answer, blocks the library's socket thread, and with it every abort, for ever.
     """
-    timer = threading.Timer(seconds + 1.0, _cut, (assoc,))
+    timer = threading.Timer(seconds + 1.0, _cut, (ae,))
     timer.daemon = True
     timer.start()
     try:
@@ -257,9 +264,9 @@ def _deadline(assoc: Association, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _cut(assoc: Association) -> None:
-    """Shut the socket down; wakes a thread that is blocked in send()."""
-    raw = getattr(assoc.ae, "raw", None)
+def _cut(ae: AE) -> None:
+    """Shut the socket down; wakes a thread that is blocked in it."""
+    raw = getattr(ae, "raw", None)
     if raw is not None:
         with contextlib.suppress(OSError):
             raw.shutdown(socket.SHUT_RDWR)
@@ -270,7 +277,7 @@ def _release(assoc: Association) -> None:
     if not assoc.is_established:
         return
     assoc.acse_timeout = RELEASE_S
-    with _deadline(assoc, 2 * RELEASE_S):
+    with _deadline(assoc.ae, 2 * RELEASE_S):
         assoc.release()
         started = time.monotonic()
         while assoc.dul.is_alive() and time.monotonic() - started < RELEASE_S:
