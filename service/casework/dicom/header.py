@@ -29,6 +29,7 @@ from casework.errors import Refused
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_IR, _IR_2022 = re.compile(r"\bISO.IR."), re.compile(r"\bISO.2022.IR.")  # vendors write ISO-IR 100, ISO IR 192
 _IMPLEMENTATION_UID = derive_uid("implementation")  # never changes: it is part of the stored bytes and so of the digest
 _MAX_META = 64 << 10
 
@@ -206,7 +207,8 @@ def _values(scan: Scan, *, big_endian: bool) -> dict[str, str]:
 
 def _encodings(raw: bytes) -> list[str]:
     """Python's names of a Specific Character Set's terms; unknown terms are read as Latin-1, which always decodes."""
-    terms = [term.strip() for term in raw.decode("ascii", "replace").rstrip("\0 ").split("\\")]
+    text = _IR.sub("ISO_IR ", _IR_2022.sub("ISO 2022 IR ", raw.decode("ascii", "replace").rstrip("\0 ")))
+    terms = [term.strip() for term in text.split("\\")]
     return [python_encoding.get(term, "latin_1") for term in terms] or ["latin_1"]
 
 

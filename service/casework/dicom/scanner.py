@@ -32,7 +32,7 @@ class Limits:
     """Bounds of one walk."""
 
     depth: int = 64  # DCMTK's default since CVE-2026-10528
-    elements: int = 500_000
+    elements: int = 300_000  # a dynamic series of 2,000 frames in one object has about 160,000
     inflated_bytes: int = 1 << 30
     inflated_header_bytes: int = 16 << 20  # what is held in memory of an inflated data set
     inflation_ratio: int = 100
