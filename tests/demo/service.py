@@ -1,5 +1,7 @@
 """The demo's own casework: settings for free ports, the process, and its REST API as any client would use it."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -40,8 +42,10 @@ query = true
 class Service:
     """`casework serve` in a folder, on free ports."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
+        self.environment = environment  # CASEWORK_... settings that win over the file
+        self.config = folder / "casework.toml"
         self.dicom_port, self.http_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.http_port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,7 +54,6 @@ class Service:
     def start(self, pacs_aet: str, pacs_port: int) -> None:
         """Write the settings, start, and wait until it says ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        config = self.folder / "casework.toml"
         root = self.folder / "storage"
         names = {
             "dicom_port": self.dicom_port,
@@ -58,10 +61,10 @@ class Service:
             "pacs_aet": pacs_aet,
             "pacs_port": pacs_port,
         }
-        config.write_text(CONFIG.format(root=root, **names), "utf-8")
+        self.config.write_text(CONFIG.format(root=root, **names), "utf-8")
         with (self.folder / "service.log").open("ab") as log:
-            command = [sys.executable, "-m", "casework", "serve", "--config", str(config)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            command = [sys.executable, "-m", "casework", "serve", "--config", str(self.config)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | self.environment)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
@@ -76,17 +79,27 @@ class Service:
             time.sleep(0.1)
         raise SystemExit(f"the service did not become ready; see {self.folder / 'service.log'}")
 
-    def stop(self) -> None:
-        """Drain it; a service that does not end within a minute is killed."""
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self) -> int | None:
+        """Drain it and return its exit status; a service that does not end within a minute is killed."""
         if self._client is not None:
             self._client.close()
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
+            self._client = None
+        if self._process is None:
+            return None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
             try:
                 self._process.wait(70)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        return self._process.returncode
 
     def get(self, path: str, **parameters: str) -> Any:
         """GET of a JSON answer."""
