@@ -5,12 +5,12 @@ moment: compare ratios within one run, not seconds across runs.
 """
 
 import argparse
-import datetime
 import os
 import platform
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import casework
@@ -34,7 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     failed = []
-    print(f"casework {casework.__version__}, {datetime.date.today()}, {_machine()}, load {os.getloadavg()[0]:.1f}")
+    print(f"casework {casework.__version__}, {datetime.now(UTC):%Y-%m-%d}, {_machine()}, load {os.getloadavg()[0]:.1f}")
     for name in options.names or BENCHES:
         arguments = BENCHES[name][options.quick]
         print(f"\n=== {name}: python -m tests.bench.{' '.join(arguments)}", flush=True)
