@@ -52,6 +52,8 @@ NAMES: Mapping[str, Names] = {
     ),
     "latin1": Names(["ISO_IR 100"], "Müller^Jörg".encode("latin-1"), b"Mammographie"),
     "none": Names([], b"Doe^Jane", b"Mammogram"),
+    "unlabelled gbk": Names([], "Wang^XiaoDong=王^小东".encode("gbk"), "乳腺".encode("gbk")),
+    "unlabelled escapes": Names([], b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", b"\x1b$BF}K<\x1b(B"),
     "mislabelled": Names(["ISO_IR 100"], "Wang^XiaoDong=王^小东".encode("gbk"), "乳腺".encode("gbk")),
 }
 

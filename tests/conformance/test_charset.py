@@ -13,7 +13,7 @@ from casework.report import check, render
 from casework.report.charset import Charset, choose
 from tests.conformance.studies import NAMES, NOW, Case, make
 
-KEPT = ("utf8", "gb18030", "gbk", "ir87", "latin1", "none", "mislabelled")
+KEPT = ("utf8", "gb18030", "gbk", "ir87", "latin1", "none", "mislabelled", "unlabelled gbk", "unlabelled escapes")
 
 
 def rendered(case: Case, language: str) -> list[bytes]:
@@ -29,14 +29,16 @@ def raw(data: bytes, tag: int) -> bytes:
 
 
 @pytest.mark.parametrize("touched", [False, True], ids=["raw", "decoded"])
+@pytest.mark.filterwarnings("ignore:Found unknown escape sequence")  # pydicom says so of the unlabelled ones
 @pytest.mark.parametrize("charset", KEPT)
 def test_names_survive_byte_for_byte(charset: str, touched: bool) -> None:
     """Patient name and study description are the source's bytes, even when mislabelled, even when someone read them."""
     case = make(charset, modalities=("MG",), sides=("R",))
-    if touched:
+    if touched and charset != "unlabelled escapes":  # what a reader makes of those can't be turned back
         for source in case.sources.values():
             assert str(source.PatientName)
             assert str(source.StudyDescription)
+    rendered(case, "en")  # neither rendering nor checking may change what the next rendering carries
     for data in rendered(case, "en"):
         assert raw(data, 0x00100010) == NAMES[charset].name.rstrip(b" ")
         assert raw(data, 0x00081030) == NAMES[charset].description.rstrip(b" ")
@@ -50,7 +52,7 @@ def test_iso_2022_ir_58_becomes_utf8(touched: bool) -> None:
         for source in case.sources.values():
             assert str(source.PatientName)
             assert str(source.StudyDescription)
-    for data in rendered(case, "zh"):
+    for data in [*rendered(case, "en"), *rendered(case, "zh")]:
         ds = dcmread(BytesIO(data), stop_before_pixels=True)
         assert ds.SpecificCharacterSet == "ISO_IR 192"
         assert str(ds.PatientName) == "Zhang^XiaoDong=张^小东"

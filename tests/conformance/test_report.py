@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from io import BytesIO
 
+import highdicom
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -73,6 +74,8 @@ def test_flags_say_that_no_physician_verified_it() -> None:
         assert flags == ("COMPLETE", "PRELIMINARY", "UNVERIFIED")
         assert (name(ds), ds.ContentTemplateSequence[0].TemplateIdentifier) == ("126000", "1500")
         assert ds.SeriesDescription.startswith("AI ")
+        procedures = [(i.RelationshipType, i.ConceptCodeSequence[0].CodeValue) for i in walk(ds) if name(i) == "121058"]
+        assert procedures in [[("HAS CONCEPT MOD", code)] for code in ("71651007", "241615005", "47079000")]
         assert ds.SeriesNumber == 9001
 
 
@@ -266,3 +269,17 @@ def test_the_order_is_named() -> None:
     """The report refers to the request with the study's accession number."""
     for ds in reports(make()):
         assert ds.ReferencedRequestSequence[0].AccessionNumber == ds.AccessionNumber
+
+
+def test_another_library_reads_the_measurements() -> None:
+    """highdicom, which builds none of this, finds the same groups, sides, numbers and regions in the tree."""
+    case = make(modalities=("MG",))
+    (data,) = [r.data for r in render(case.result, case.sources, Report(), NOW) if r.kind == "sr"]
+    content = highdicom.sr.srread(BytesIO(data)).content
+    whole = content.get_image_measurement_groups()
+    assert [g.get_measurements()[0].value for g in whole] == [81.2, 3.7]
+    assert [g.finding_sites[0].laterality.meaning for g in whole] == ["Right", "Left"]
+    regions = content.get_planar_roi_measurement_groups()
+    assert [g.finding_type.value for g in regions] == ["68171009", "68171009"]
+    assert regions[0].roi.graphic_type.value == "POLYLINE"
+    assert regions[0].roi.value[0] == pytest.approx([198.5, 80.5])

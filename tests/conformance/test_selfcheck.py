@@ -358,3 +358,13 @@ def test_a_region_outside_its_image_is_not_rendered(case: Case) -> None:
     wrong = replace(case.result, images=(replace(image, region=image.region + 1000), *case.result.images[1:]))
     with pytest.raises(Defect, match="RESULT_SELF_CHECK"):
         render(wrong, case.sources, Report(), NOW)
+
+
+def test_a_projection_shown_the_wrong_way_round_is_stopped() -> None:
+    """An MR projection whose directions are not those of its plane is found."""
+    case = make(modalities=("MR",))
+    good = render(case.result, case.sources, Report(), NOW)
+    check(good, case.result, case.sources)
+    for wrong in (["R", "P"], ["P", "F"], None):
+        with pytest.raises(Defect, match=r"\(view"):
+            check(seeded(good, "capture", put("PatientOrientation", wrong)), case.result, case.sources)

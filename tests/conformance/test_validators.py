@@ -21,7 +21,7 @@ PACKAGES = {
     "dcmconv": "dcmtk",
     "dcmj2pnm": "dcmtk",
 }
-# Newer than this dciodvfy (June 2022), or a part of the standard that it does not know: see docs of the report room.
+# Newer than this dciodvfy (June 2022): Device UID of contributing equipment (IHE AIR), Frame of Reference of an SC.
 KNOWN_WARNINGS = (
     r"</ContributingEquipmentSequence\(0018,a001\)\[1\]/DeviceUID\(0018,1002\)> - Attribute is not present",
     r"</FrameOfReferenceUID\(0020,0052\)> - Attribute is not present",  # SC with a Frame of Reference

@@ -206,14 +206,21 @@ def _sources_of(ds: Dataset) -> list[str]:
 
 
 def _view(ds: Dataset, source: Dataset, image: HeatImage) -> None:
-    stated = source.get("ViewCodeSequence")
-    ours = ds.get("ViewCodeSequence")
-    if stated:
-        same = bool(ours) and (ours[0].CodeValue, ours[0].CodingSchemeDesignator) == (
+    stated, code = source.get("ViewCodeSequence"), ds.get("ViewCodeSequence")
+    if stated and image.modality == "MG":
+        same = bool(code) and (code[0].CodeValue, code[0].CodingSchemeDesignator) == (
             stated[0].CodeValue,
             stated[0].CodingSchemeDesignator,
         )
         need(same, "view", "not the source's view code")
+    ours = [str(v) for v in ds.PatientOrientation] if ds.PatientOrientation else []
+    if image.modality == "MR":  # projections are always shown the radiological way round
+        need(
+            ours in (["L", "P"], ["P", "F"]) and (ours == ["P", "F"]) == (" SAG " in ds.ImageComments),
+            "view",
+            "orientation",
+        )
+        return
     directions = source.get("PatientOrientation")
-    if image.modality == "MG" and directions is not None and not isinstance(directions, str) and len(directions) == 2:
-        need(list(ds.PatientOrientation) == list(directions), "view", "orientation")
+    theirs = [] if directions is None or isinstance(directions, str) else [str(v) for v in directions]
+    need(ours == (theirs if len(theirs) == 2 else []), "view", "orientation")

@@ -3,7 +3,8 @@
 Written apart from what builds the objects: the lists below are this check's own.
 """
 
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.charset import convert_encodings
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
@@ -88,11 +89,11 @@ def _same(ds: Dataset, reference: Dataset, tag: int, same_set: bool) -> bool:
 
 
 def _shown(ds: Dataset, tag: int) -> str:
-    element = ds.get(tag)
-    text = "" if not isinstance(element, DataElement) or element.value is None else str(element.value)
-    for escape in _STRAY:
-        text = text.replace(escape, "")
-    return text.rstrip(" \0")
+    """An element as read. The data set keeps its raw bytes: a later rendering carries them as they are."""
+    element = ds.get_item(Tag(tag))
+    if isinstance(element, RawDataElement):
+        element = convert_raw_data_element(element, encoding=convert_encodings(list(_terms(ds)) or ["ISO_IR 6"]))
+    return _clean(element.value).rstrip(" \0") if isinstance(element, DataElement) else ""
 
 
 def _plain(sequence: object) -> list[object] | None:
@@ -112,22 +113,22 @@ def _clean(value: object) -> str:
     text = "" if value is None else str(value)
     for escape in _STRAY:
         text = text.replace(escape, "")
-    return text.strip()
+    return text.strip(" \0")
 
 
 def _characters(ds: Dataset, reference: Dataset) -> None:
-    """No damaged text anywhere at the top level; nested text of ours is checked with the tree."""
+    """No damaged text at the top level, other than what the source itself shows; nested text is the tree's check."""
     terms = _terms(ds)
-    damaged = "\ufffd" in "".join(_shown(reference, t) for t in (*_PATIENT.values(), *_STUDY.values()))
     for tag in ds.keys():  # noqa: SIM118 - iterating a Dataset would read every raw element, the pixels too
         raw = ds.get_item(tag)
         if raw is None or raw.VR not in _TEXT:
             continue
         text = _shown(ds, tag)
+        if text == _shown(reference, tag):
+            continue  # a source that is mislabelled is carried as it is
         need("\x1b" not in text, "charset", f"escape sequence in {tag}")
-        need(damaged or "\ufffd" not in text, "charset", f"undecodable text in {tag}")
-        unlabelled = not terms and not text.isascii() and _shown(reference, tag) != text
-        need(not unlabelled, "charset", f"text of an undeclared character set in {tag}")
+        need("\ufffd" not in text, "charset", f"undecodable text in {tag}")
+        need(bool(terms) or text.isascii(), "charset", f"text of an undeclared character set in {tag}")
 
 
 def _elements(ds: Dataset) -> None:
