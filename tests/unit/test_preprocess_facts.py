@@ -81,6 +81,9 @@ def test_enhanced_frames_have_their_own_planes_and_times() -> None:
     shared, measures, orientation = Dataset(), Dataset(), Dataset()
     measures.PixelSpacing, orientation.ImageOrientationPatient = [0.8, 0.7], [1, 0, 0, 0, 1, 0]
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    elsewhere = Dataset()
+    elsewhere.ImagePositionPatient = [9, 9, 9]
+    shared.PlanePositionSequence = [elsewhere]
     frames = []
     for n in range(3):
         frame, position, content = Dataset(), Dataset(), Dataset()
