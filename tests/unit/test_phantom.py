@@ -97,6 +97,22 @@ def test_mri_shows_its_lesions_where_the_truth_says(case: CaseTruth) -> None:
         assert set(image.sources) == set(case.mr_slices[1])
 
 
+def test_an_enhanced_object_is_valid_and_gives_the_same_tensors(case: CaseTruth, tmp_path: Path) -> None:
+    """The same phases as one Enhanced MR: no validator error, and the network can't tell the difference."""
+    truth = write_case(tmp_path, 7, full_size=False, enhanced=True)
+    path = tmp_path / "mr_enhanced.dcm"
+    said = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False).stderr
+    assert not [line for line in said.splitlines() if line.startswith("Error")], said
+    one = pydicom.dcmread(path)
+    new = mri.prepare([one.pixel_array], [InstanceFacts.from_dataset(one)], 64)
+    slices = [pydicom.dcmread(p) for p in case.files if p.name.startswith("mr")]
+    old = mri.prepare([ds.pixel_array for ds in slices], [InstanceFacts.from_dataset(ds) for ds in slices], 64)
+    assert not new.findings
+    for key, image in old.images.items():
+        np.testing.assert_allclose(image.tensor, new.images[key].tensor, atol=1e-4)
+        assert new.images[key].sources == (one.SOPInstanceUID,) == tuple(set(truth.mr_slices[0]))
+
+
 def test_ultrasound_shows_its_node_where_the_truth_says(case: CaseTruth) -> None:
     """The cortex is darker than what lies around the node; the cine's frames carry their own truth."""
     for path in (p for p in case.files if p.name.startswith("us") and "lesion" not in p.name):

@@ -1,6 +1,6 @@
 """A phantom patient as three studies of DICOM files, as a hospital's scanners would send them.
 
-    python -m models.cman.phantom.dicom --seed 7 --out DIR [--small] [--character-set utf8|gb18030|japanese|latin]
+    python -m models.cman.phantom.dicom --seed 7 --out DIR [--small] [--enhanced] [--character-set utf8|gb18030|japanese|latin]
 
 Owns the folder it writes. The same seed and character set give the same bytes: a second run sends the same instances.
 """
@@ -28,6 +28,7 @@ from pydicom.uid import (
 from rich.progress import Progress
 
 from models.cman.phantom import magnetic, mammogram, modules, sonogram
+from models.cman.phantom.enhanced import enhanced_mr
 from models.cman.phantom.headers import describe_mammogram, describe_sonogram
 from models.cman.phantom.identity import NAMES, Identity, identify
 from models.cman.phantom.patient import HOSPITALS, Breast, Patient, draw
@@ -88,25 +89,26 @@ def write_case(
     character_set: str = "utf8",
     hospital: str = "A",
     series_per_phase: bool | None = None,
+    enhanced: bool = False,
     report: Report | None = None,
 ) -> CaseTruth:
     """Write one patient: four mammograms, a dynamic MRI, ultrasound of both sides.
 
     full_size: mammograms of 4096 x 3328, 60 slices a phase; else about a sixteenth of it, for tests. series_per_phase:
-    None leaves it to the seed. Existing files of the same names are overwritten.
+    None leaves it to the seed. enhanced: all phases in one Enhanced MR object instead. Existing files of the same names are overwritten.
     """
     patient = draw(seed, HOSPITALS[hospital])
     identity = identify(patient, character_set)
     sizes = _FULL if full_size else _SMALL
     split = bool(seed % 2) if series_per_phase is None else series_per_phase
     dynamic = magnetic.render(patient, sizes.mr)
-    total = 4 + dynamic.stored.shape[0] * dynamic.stored.shape[1] + 6
+    total = 10 + (1 if enhanced else dynamic.stored.shape[0] * dynamic.stored.shape[1])
     files: list[Path] = []
     masks: dict[str, NDArray[np.uint8]] = {}
     makers = (
         partial(_mammograms, patient, identity, sizes.mg_rows),
         partial(_sonograms, patient, identity, sizes.us),
-        partial(_slices, dynamic, identity, split=split),
+        partial(_enhanced, dynamic, identity) if enhanced else partial(_slices, dynamic, identity, split=split),
     )
     folder.mkdir(parents=True, exist_ok=True)
     for maker in makers:
@@ -127,7 +129,10 @@ def write_case(
         files=tuple(files),
         masks=masks,
         mr_mask=dynamic.truth,
-        mr_slices=tuple(tuple(identity.uid("MR", p, z) for z in range(planes)) for p in range(phases)),
+        mr_slices=tuple(
+            tuple(identity.uid("MR", "enhanced") if enhanced else identity.uid("MR", p, z) for z in range(planes))
+            for p in range(phases)
+        ),
     )
 
 
@@ -201,6 +206,10 @@ def _slices(image: magnetic.Dynamic, identity: Identity, *, split: bool) -> _Mad
             yield f"mr_{phase}_{plane:03d}.dcm", ds, None
 
 
+def _enhanced(image: magnetic.Dynamic, identity: Identity) -> _Made:
+    yield "mr_enhanced.dcm", enhanced_mr(image, identity), None
+
+
 def _save(ds: Dataset, path: Path) -> Path:
     ds.save_as(path, enforce_file_format=True, overwrite=True)
     return path
@@ -212,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--enhanced", action="store_true", help="MRI as one Enhanced MR object")
     parser.add_argument("--character-set", choices=sorted(NAMES), default="utf8")
     parser.add_argument("--hospital", choices=sorted(HOSPITALS), default="A")
     asked = parser.parse_args(arguments)
@@ -227,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             full_size=not asked.small,
             character_set=asked.character_set,
             hospital=asked.hospital,
+            enhanced=asked.enhanced,
             report=show,
         )
     for modality, accession in truth.accessions.items():
