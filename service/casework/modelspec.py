@@ -19,8 +19,8 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
 """Slot names per modality, in the order of the tensors' second axis. Shapes for B sides and input size S:
 MG (B, 2, 1, S, S), MR (B, 4, 3, S, S) with channels pre, early minus pre, late minus pre, US (B, 3, 1, S, S);
 masks (B, slots) with 1.0 where an image is present. Tensors are float32 in 0..1. Every side is shown the same way
-round: images of the LEFT breast are mirrored so that the chest wall lies at the left edge of MG, and so that
-lateral is at the left of an axial MR projection."""
+round: MG is mirrored where the chest wall lies at the right (so it lies at the left edge), and axial MR projections of
+the left breast are mirrored (so lateral is at the left)."""
 
 
 CHANNELS: Mapping[str, int] = {"MG": 1, "MR": 3, "US": 1}
