@@ -29,10 +29,14 @@ LOSSLESS = [
 RNG = np.random.default_rng(20260101)
 
 
-def refusal(path: Path, **options: Any) -> str:
+def refused(path: Path, **options: Any) -> Refused:
     with pytest.raises(Refused) as caught:
         decode(path, **options)
-    return caught.value.code
+    return caught.value
+
+
+def refusal(path: Path, **options: Any) -> str:
+    return refused(path, **options).code
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS)
@@ -82,6 +86,17 @@ def test_a_reduced_pixel_lies_on_the_source_pixel_it_is_named_after(tmp_path: Pa
     rows, cols = np.mgrid[0 : small.shape[0], 0 : small.shape[1]]
     centre = np.array([(small * rows).sum(), (small * cols).sum()]) / small.sum() * 2**reduce
     assert np.allclose(centre, (120, 88), atol=0.3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_bits_above_the_stored_ones_are_not_part_of_the_value(tmp_path: Path, dtype: type) -> None:
+    """Old overlays live in the unused high bits of native pixels: they never reach the grey values."""
+    image: NDArray[Any] = RNG.integers(-2048 if dtype is np.int16 else 0, 2047, (40, 32)).astype(dtype)
+    noisy: NDArray[Any] = (
+        (image.view(np.uint16) & 0x0FFF) | (RNG.integers(0, 16, image.shape) << 12).astype(np.uint16)
+    ).view(dtype)
+    path = write(tmp_path / "a.dcm", noisy, uid.ExplicitVRLittleEndian, bits=12)
+    assert np.array_equal(decode(path).pixels[0], image)
 
 
 @pytest.mark.parametrize("shape", [(401, 333), (402, 335), (403, 337), (97, 1000)])
@@ -185,8 +200,9 @@ def test_a_codestream_larger_than_its_header_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.dcm", smooth(64, 48), uid.JPEG2000Lossless, bits=12)
     data = path.read_bytes()
     at = data.index(b"\xff\x4f\xff\x51") + 8
-    path.write_bytes(data[:at] + struct.pack(">2I", 60000, 60000) + data[at + 8 :])
-    assert refusal(path) == "PIXELS_UNDECODABLE"
+    path.write_bytes(data[:at] + struct.pack(">2I", 1280, 1280) + data[at + 8 :])
+    error = refused(path)
+    assert (error.code, error.detail) == ("PIXELS_UNDECODABLE", "codestream and header differ in size")
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.99])
@@ -199,7 +215,8 @@ def test_a_cut_jpeg_2000_stream_is_refused(tmp_path: Path, keep: float) -> None:
     ds.PixelData = encapsulate([stream[: int(len(stream) * keep)]])
     ds["PixelData"].VR = "OB"
     ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    assert refusal(tmp_path / "a.dcm", reduce=2) == "PIXELS_UNDECODABLE"
+    error = refused(tmp_path / "a.dcm", reduce=2)
+    assert (error.code, error.detail) == ("PIXELS_UNDECODABLE", "JPEG 2000 stream is cut short")
 
 
 @pytest.mark.parametrize("syntax", [*LOSSLESS, uid.JPEGBaseline8Bit])
