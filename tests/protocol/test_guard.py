@@ -198,10 +198,13 @@ def test_allow_list(settings: Dicom, calling: str, called: str, address: str, ex
 
 
 def test_stranger_is_rejected_for_echo_too(start: Start) -> None:
-    """A peer that is not on the list can't even verify: permanent rejection, calling AE title not recognised."""
+    """A peer that is not on the list can't even verify: permanent rejection, with a row that an administrator can read."""
     listener = start(peer=(PeerRow("PACS", "127.0.0.1"),))
     with Peer(listener.port) as stranger:
         assert stranger.associate(calling="STRANGER") == (3, bytes([0, 1, 1, 3]))
+    wait_until(lambda: len(listener.ledger.read.associations()) == 1)
+    (row,) = listener.ledger.read.associations()
+    assert (row.calling, row.address, row.end, row.code) == ("STRANGER", "127.0.0.1", "rejected", "AE_NOT_ALLOWED")
     with Peer(listener.port) as known:
         assert known.associate(calling="PACS")[0] == 2
         assert known.echo() == 0

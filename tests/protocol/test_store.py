@@ -14,6 +14,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, generate_uid
+from pynetdicom import AE
 
 from casework.dicom.classes import IMAGE_CLASSES, TRANSFER_SYNTAXES
 from casework.dicom.header import parse_file_meta, part10_prefix
@@ -345,3 +346,23 @@ def test_requests_that_are_no_requests(listener: Listener) -> None:
             peer.send(broken)
             assert peer.receive()[0] in (0, 2, 3, 7)
     assert store_one(listener.port, image(SOPInstanceUID=generate_uid())) == SUCCESS
+
+
+def test_pynetdicom_sends(listener: Listener) -> None:
+    """Pynetdicom's requestor understands our acceptance, stores, verifies and releases."""
+    ae = AE(ae_title="PYNET")
+    ae.add_requested_context(MR, [EXPLICIT, IMPLICIT])
+    ae.add_requested_context(ECHO)
+    ae.add_requested_context(CT_CLASS)
+    assoc = ae.associate("127.0.0.1", listener.port, ae_title="CMAN")
+    assert assoc.is_established
+    assert [c.abstract_syntax for c in assoc.accepted_contexts] == [MR, ECHO]
+    assert assoc.send_c_echo().Status == SUCCESS
+    assert assoc.send_c_store(image()).Status == SUCCESS
+    rejected = assoc.send_c_store(image(PatientID="P", StudyInstanceUID="not.a.uid"))
+    assert (rejected.Status, rejected.ErrorComment) == (
+        NOT_UNDERSTOOD,
+        "UID_INVALID: An identifier is missing or not a valid UID.",
+    )
+    assoc.release()
+    assert assoc.is_released

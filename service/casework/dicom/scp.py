@@ -1,10 +1,10 @@
 """The storage and verification SCP: one thread per association, bytes from the socket straight to the caller's sink.
 
-Why not pynetdicom's own acceptor: it polls with sleeps, copies every PDU four times, hands data sets from thread to thread and
-reads without bounds. Here the lobby (guard.py) brings a whole A-ASSOCIATE-RQ, pynetdicom's codec decodes it, and from then on
-one loop reads PDUs into one buffer and writes their fragments onwards. The acceptor's half of the upper layer's state machine
-(PS3.8 9.2) is small: data, release, abort; anything else is a violation. Group 0000 is always implicit little endian
-(PS3.7 6.3.1). Nothing here stores anything: `StoreSink` does.
+Why not pynetdicom's acceptor: it polls with sleeps, copies every PDU four times, hands data sets from thread to thread and
+reads without bounds. Here the lobby (guard.py) brings a whole A-ASSOCIATE-RQ, and from then on one loop reads PDUs into one
+buffer and writes their fragments onwards. The acceptor's half of the upper layer's state machine (PS3.8 9.2) is small: data,
+release, abort; anything else is a violation. Group 0000 is always implicit little endian (PS3.7 6.3.1).
+Nothing here stores anything: the caller's `Sink` does.
 """
 
 import contextlib
@@ -15,8 +15,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
-
-from pynetdicom.pdu import A_ASSOCIATE_RQ
 
 from casework.case import derive_uid
 from casework.config import Dicom
@@ -65,6 +63,9 @@ class Store(Protocol):
 
     def opened(self, caller: Caller) -> str:
         """An association begins; return its id. Raises CaseworkError when it can't be recorded."""
+
+    def rejected(self, caller: Caller, code: str) -> None:
+        """An association was turned away; must not block."""
 
     def closed(self, association_id: str, end: str, code: str, counts: dict[str, int]) -> None:
         """An association ended."""
@@ -146,6 +147,7 @@ class Server:
             threading.Thread(target=self._run, args=(sock, caller, request), name=name, daemon=True).start()
             return
         self._reject(sock, address, rejection)
+        self._store.rejected(caller, rejection.code)
 
     def _reject(self, sock: socket.socket, address: str, rejection: Rejection) -> None:
         log.warning("association.rejected", code=rejection.code, host=address)
@@ -161,6 +163,10 @@ class Server:
         self._wires[id(wire)] = wire
         try:
             self._associate(wire, sock, caller, request)
+        except Refused as error:
+            log.warning("association.refused", code=error.code, host=caller.address)
+            with contextlib.suppress(Closed):
+                wire.send(guard.abort_pdu(6))
         except Exception as error:  # noqa: BLE001 - the outer guard for DIMSE: one peer's bytes must never end the service
             log.error("association.crashed", error_type=type(error).__name__)
             with contextlib.suppress(Closed):
@@ -292,18 +298,9 @@ def negotiate(request: bytes, max_pdu: int) -> tuple[bytes, dict[int, tuple[str,
     Raises:
         Refused: PROTOCOL_VIOLATION when it can't be decoded.
     """
-    pdu = A_ASSOCIATE_RQ()
-    try:
-        pdu.decode(request)
-        proposed = [
-            (int(c.context_id or 0), str(c.abstract_syntax), [str(s) for s in c.transfer_syntax])
-            for c in pdu.presentation_context
-        ]
-    except Exception as error:  # the decoder answers hostile bytes with whatever exception comes first
-        raise Refused("PROTOCOL_VIOLATION", "association request") from error
     accepted: dict[int, tuple[str, str]] = {}
     items = _item(0x10, _APPLICATION_CONTEXT.encode())
-    for context_id, abstract, syntaxes in proposed:
+    for context_id, abstract, syntaxes in _proposed(request):
         syntax = choose_syntax(abstract, syntaxes)
         if syntax is not None:
             accepted[context_id] = (abstract, syntax)
@@ -316,6 +313,35 @@ def negotiate(request: bytes, max_pdu: int) -> tuple[bytes, dict[int, tuple[str,
     user = _item(0x51, struct.pack(">I", max_pdu)) + _item(0x52, _IMPLEMENTATION_UID.encode())
     body = struct.pack(">HH", 1, 0) + request[10:74] + items + _item(0x50, user)
     return struct.pack(">BBI", guard.ASSOCIATE_AC, 0, len(body)) + body, accepted
+
+
+def _proposed(request: bytes) -> list[tuple[int, str, list[str]]]:
+    """The presentation contexts of an A-ASSOCIATE-RQ (PS3.8 9.3.2.2): id, abstract syntax, transfer syntaxes."""
+    contexts: list[tuple[int, str, list[str]]] = []
+    for kind, body in _items(request[74:]):
+        if kind != 0x20:
+            continue
+        if len(body) < 4 or len(contexts) == 128:
+            raise Refused("PROTOCOL_VIOLATION", "presentation context")
+        inner = [(k, v.rstrip(b"\0 ").decode("latin_1")) for k, v in _items(body[4:])]
+        abstract = next((v for k, v in inner if k == 0x30), "")
+        contexts.append((body[0], abstract, [v for k, v in inner if k == 0x40]))
+    return contexts
+
+
+def _items(data: bytes) -> list[tuple[int, bytes]]:
+    """Split a run of items into types and bodies."""
+    items, position = [], 0
+    while position < len(data):
+        if len(data) - position < 4:
+            raise Refused("PROTOCOL_VIOLATION", "item")
+        kind, _, length = struct.unpack_from(">BBH", data, position)
+        position += 4
+        if length > len(data) - position:
+            raise Refused("PROTOCOL_VIOLATION", "item")
+        items.append((kind, data[position : position + length]))
+        position += length
+    return items
 
 
 def _item(kind: int, body: bytes) -> bytes:

@@ -1,7 +1,8 @@
 """The DICOM door: wires spool, ledger, intake and the SCP together, recovers at start, drains on SIGTERM.
 
 Start: half-written files of dead processes go (nobody was told that they are here), associations that a dead process left
-open are closed, objects that reached the spool but not the ledger are adopted. Health and metrics: <root>/health/listener.json
+open are closed. An object that reached the spool but not the ledger was never acknowledged: its sender repeats it, and it
+then gets its row under the same digest. Health and metrics: <root>/health/listener.json
 (rewritten each second, atomically) and the same metrics as text beside it, so that the door opens no second port.
 """
 
@@ -60,6 +61,10 @@ class DimseDoor:
         """Record the association."""
         return self._intake.open_association(caller.calling, caller.called, caller.address)
 
+    def rejected(self, caller: Caller, code: str) -> None:
+        """Record an association that was turned away."""
+        self._intake.note_rejection(caller.calling, caller.called, caller.address, code)
+
     def closed(self, association_id: str, end: str, code: str, counts: dict[str, int]) -> None:
         """Record its end."""
         self._intake.close_association(association_id, end, code, counts)
@@ -80,7 +85,8 @@ class Listener:
         self.ledger = Ledger.open(settings.ledger_url, window_days=settings.assembly.window_days)
         swept = self.spool.sweep_incoming()
         stale = self.ledger.close_stale_associations(datetime.now(UTC))
-        log.info("listener.recovered", count=swept, associations=stale)
+        log.info("listener.recovered", kind="half files", count=swept)
+        log.info("listener.recovered", kind="associations", count=stale)
         self.intake = Intake(self.spool, self.ledger, settings)
         self.door = DimseDoor(self.intake)
         self.server = Server(settings.dicom, self.door)

@@ -266,6 +266,22 @@ class Intake:
         now = self._now()
         self._submit(_Pending(call=lambda: self._ledger.close_association(association_id, end, code, counts, now)))
 
+    def note_rejection(self, calling: str, called: str, address: str, code: str) -> None:
+        """Write a row for an association that was turned away, without waiting.
+
+        Dropped when too many are queued: a peer that hammers the port can't fill the ledger faster than it is written.
+        """
+        association_id, now = str(uuid.uuid4()), self._now()
+
+        def call() -> None:
+            self._ledger.open_association(association_id, calling, called, address, now)
+            self._ledger.close_association(association_id, "rejected", code, {}, now)
+
+        with self._wake:
+            if len(self._waiting) < MAX_BATCH and not self._closing:
+                self._waiting.append(_Pending(call=call))
+                self._wake.notify()
+
     def probe(self) -> bool:
         """Try an empty transaction after the ledger failed; True when intake works."""
         if self.failure == "LEDGER_UNAVAILABLE":
