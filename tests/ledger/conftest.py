@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from postgres_cluster import Cluster
 from sqlalchemy import create_engine, text
 
-from casework.ledger import Ledger
+from casework.ledger import Ledger, migrations
+from casework.ledger.audit import GENESIS
+from casework.ledger.schema import metadata
 
 _numbers = itertools.count(1)
 
@@ -46,38 +49,42 @@ def dialect(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def empty_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without any table."""
-    if dialect == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
-    running: Cluster = request.getfixturevalue("cluster")
-    name = f"t{next(_numbers)}"
-    _admin(running, f"CREATE DATABASE {name}")
-    return running.url(name)
+def folder() -> Iterator[Path]:
+    """A folder in memory where there is one: hundreds of fully synchronised ledgers would only measure the disk."""
+    memory = Path("/dev/shm")  # noqa: S108 - emptied below
+    path = Path(tempfile.mkdtemp(prefix="ledger", dir=memory if memory.is_dir() else None))
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture
-def second_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Another database without any table."""
-    if dialect == "sqlite":
-        return f"sqlite:///{tmp_path / 'second.db'}"
-    running: Cluster = request.getfixturevalue("cluster")
-    name = f"t{next(_numbers)}"
-    _admin(running, f"CREATE DATABASE {name}")
-    return running.url(name)
+def new_url(dialect: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Callable[[], str]]:
+    """Make databases without any table; they are dropped at the test's end."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"t{next(_numbers)}")
+        if dialect == "sqlite":
+            return f"sqlite:///{folder / made[-1] / 'ledger.db'}"
+        running: Cluster = request.getfixturevalue("cluster")
+        _admin(running, f"CREATE DATABASE {made[-1]}")
+        return running.url(made[-1])
+
+    yield make
+    for name in made if dialect == "postgresql" else ():
+        _admin(request.getfixturevalue("cluster"), f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A migrated database."""
+def url(dialect: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """A migrated database without content."""
     if dialect == "sqlite":
-        path = tmp_path / "ledger.db"
+        path = folder / "ledger.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
         return f"sqlite:///{path}"
     running: Cluster = request.getfixturevalue("cluster")
-    name = f"t{next(_numbers)}"
-    _admin(running, f"CREATE DATABASE {name} TEMPLATE migrated")
-    return running.url(name)
+    _wipe(running.url("migrated"))
+    return running.url("migrated")
 
 
 @pytest.fixture
@@ -104,4 +111,27 @@ def _admin(running: Cluster, statement: str) -> None:
     engine = create_engine(running.url("postgres"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(statement))
+    engine.dispose()
+
+
+def _newest() -> str:
+    """The newest migration's number."""
+    folder = Path(migrations.__file__).parent / "versions"
+    return max(path.name for path in folder.glob("0*.py"))[:4]
+
+
+def _wipe(url: str) -> None:
+    """Empty a database as its superuser can: guards and foreign keys are off in this session only."""
+    others = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'migrated' AND pid <> pg_backend_pid()"
+    )
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text(others))
+        connection.execute(text("SET session_replication_role = replica"))
+        for table in metadata.tables:
+            connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - own names
+        connection.execute(text("INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, :start)"), {"start": GENESIS})
+        connection.execute(text("SELECT setval(c.oid, 1, false) FROM pg_class c WHERE c.relkind = 'S'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = :head"), {"head": _newest()})
     engine.dispose()

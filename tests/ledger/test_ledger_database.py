@@ -3,7 +3,7 @@
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,12 @@ from casework.ledger import Ledger, database
 from casework.ledger.schema import metadata
 
 CHILD = Path(__file__).with_name("ledger_child.py")
+
+
+@pytest.fixture
+def empty_url(new_url: Callable[[], str]) -> str:
+    """A database without tables."""
+    return new_url()
 
 
 @pytest.fixture
@@ -49,13 +55,15 @@ def test_up_down_up(empty: Ledger, empty_url: str) -> None:
     assert empty.read.verify_audit().ok
 
 
-def test_migrations_make_the_schema(url: str, second_url: str) -> None:
+def test_migrations_make_the_schema(url: str, new_url: Callable[[], str]) -> None:
     """The migrated database is what the code's tables say; a change without a migration fails here."""
     with raw(url) as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
         found = checks(connection)
-        with raw(second_url) as other:
+        second = new_url()
+        Ledger.open(second).close()
+        with raw(second) as other:
             metadata.create_all(other)
             assert found == checks(other)
             assert len(found) == 5

@@ -4,7 +4,6 @@ Owns the database and its lock files. `Ledger` is the one object that others use
 """
 
 from casework.ledger.database import Database
-from casework.ledger.migrate import current, downgrade, upgrade
 from casework.ledger.read import Read
 from casework.ledger.store_cases import CaseStore
 from casework.ledger.store_delivery import DeliveryStore
@@ -95,10 +94,14 @@ class Ledger(IntakeStore, CaseStore, JobStore, DeliveryStore, PeopleStore):
         Raises:
             Defect: LEDGER_CORRUPT; CONFIG_INVALID, the ledger was made by a newer version.
         """
+        from casework.ledger.migrate import upgrade  # Alembic only where it is used: doors stay small
+
         upgrade(self._database)
 
     def unmigrate(self, revision: str) -> None:
         """Take the schema back to an older version ("base" removes everything)."""
+        from casework.ledger.migrate import downgrade
+
         downgrade(self._database, revision)
 
     def info(self) -> DatabaseInfo:
@@ -106,7 +109,7 @@ class Ledger(IntakeStore, CaseStore, JobStore, DeliveryStore, PeopleStore):
         notes: tuple[str, ...] = ()
         if self._database.dialect == "sqlite":
             notes = ("WAL, synchronous=FULL; writes and checkpoints are serialised by a file lock",)
-        return DatabaseInfo(self._database.dialect, self._database.version(), current(self._database), notes)
+        return DatabaseInfo(self._database.dialect, self._database.version(), self._database.schema(), notes)
 
     def close(self) -> None:
         """Close this process's connections."""

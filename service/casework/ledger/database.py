@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -176,6 +176,13 @@ class Database:
             return sqlite3.sqlite_version
         with self.read() as connection:
             return str(connection.execute(text("SHOW server_version")).scalar_one())
+
+    def schema(self) -> str:
+        """The schema's version, "" before the first migration."""
+        with self.read() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return ""
+            return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none() or "")
 
     def _check_usable(self, *, reading: bool = False) -> None:
         if os.getpid() != self._pid:

@@ -41,12 +41,6 @@ def downgrade(database: Database, revision: str) -> None:
         command.downgrade(_config(connection), revision)
 
 
-def current(database: Database) -> str:
-    """The schema's version, "" before the first migration."""
-    with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision() or ""
-
-
 def _quick_check(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
