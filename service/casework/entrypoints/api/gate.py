@@ -148,6 +148,10 @@ class Gate:
         if sum(len(name) + len(value) for name, value in exchange.scope["headers"]) > HEADER_BYTES:
             await exchange.refuse("REQUEST_TOO_LARGE", "headers", 431)
             return
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            # Two lengths of one body: whatever stands in front may have believed the other one (RFC 9112 6.3).
+            await exchange.refuse("REQUEST_INVALID", "two body lengths")
+            return
         exchange.route, needed = _route_of(self.app, exchange.scope)
         if needed != PUBLIC:
             principal = self._keys.identify(headers.get(b"authorization", ""))
