@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, build_role, evt
@@ -34,7 +35,7 @@ class Pacs:
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
         return ae
 
-    def _associate(self, ae: AE, **options: object) -> Association:
+    def _associate(self, ae: AE, **options: Any) -> Association:
         assoc = ae.associate(self.host, self.port, ae_title=self.ae_title, **options)
         if not assoc.is_established:
             raise SystemExit(f"the PACS {self.ae_title} at {self.host}:{self.port} did not accept an association")

@@ -37,7 +37,7 @@ class Hospital:
 
     def send(self, truth: CaseTruth, only: Callable[[Dataset], bool] = lambda _: True) -> list[Dataset]:
         """Send a case's images to the PACS, study by study; return their headers."""
-        headers = [dcmread(path, stop_before_pixels=True) for path in truth.files]
+        headers: list[Dataset] = [dcmread(path, stop_before_pixels=True) for path in truth.files]
         chosen = [ds for ds in headers if only(ds)]
         for study in dict.fromkeys(str(ds.StudyInstanceUID) for ds in chosen):
             self.client.store([Path(str(ds.filename)) for ds in chosen if ds.StudyInstanceUID == study], lambda _: None)
