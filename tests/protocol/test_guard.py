@@ -202,7 +202,7 @@ def test_stranger_is_rejected_for_echo_too(start: Start) -> None:
     listener = start(peer=(PeerRow("PACS", "127.0.0.1"),))
     with Peer(listener.port) as stranger:
         assert stranger.associate(calling="STRANGER") == (3, bytes([0, 1, 1, 3]))
-    wait_until(lambda: len(listener.ledger.read.associations()) == 1)
+    wait_until(lambda: [r.end for r in listener.ledger.read.associations()] == ["rejected"])
     (row,) = listener.ledger.read.associations()
     assert (row.calling, row.address, row.end, row.code) == ("STRANGER", "127.0.0.1", "rejected", "AE_NOT_ALLOWED")
     with Peer(listener.port) as known:
