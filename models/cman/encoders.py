@@ -106,6 +106,11 @@ def crops(
         yield torch.from_numpy(pixels).float() / 255.0, torch.from_numpy(dense).float() / 255.0
 
 
+def _checkpoints(checkpoint: Path | None) -> tuple[Path, ...]:
+    """Where a state may be, the newest first; the one after 100 steps is kept under a name of its own."""
+    return (checkpoint, checkpoint.with_suffix(".start")) if checkpoint else ()
+
+
 def _corner(dense: NDArray[np.uint8], grid: int, cut: int, rng: np.random.Generator) -> tuple[int, int]:
     there = np.argwhere(dense[[CONCEPTS.index("lesion"), CONCEPTS.index("node")]].max(0) > 50)
     if len(there) and rng.random() < 0.6:
@@ -133,8 +138,9 @@ def train_encoder(
     began, mean = time.monotonic(), 0.0
     batches = crops(sides, modality, schedule.batch, crop, rng)
     done = 0
-    if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    start = next((p for p in _checkpoints(checkpoint) if p.exists()), None)
+    if start:
+        state = torch.load(start, weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         # The crops after a resume are new ones, not the same again: a resumed run is no bit-exact copy.
@@ -160,7 +166,8 @@ def train_encoder(
             progress(f"{modality} step {step}/{schedule.steps} loss {mean:.3f} {time.monotonic() - began:.0f} s")
         if checkpoint and step % 100 == 0:
             now = {"step": step, "seconds": time.monotonic() - began}
-            save(checkpoint, now | {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
+            where = _checkpoints(checkpoint)[0 if step > 100 else 1]
+            save(where, now | {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
     _settle(model, sides, modality, rng)
     return step
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from casework.modelspec import SLOTS
 from models.cman.net.cman import Cman
-from models.cman.net.config import CHANNELS, MODALITIES
+from models.cman.net.config import CHANNELS, MODALITIES, NetConfig
 
 OPSET = 18
 logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # its notes on torchvision, which is not used
@@ -61,21 +61,24 @@ def _write(  # noqa: PLR0917  # private, called twice
     onnx.save(model, str(path))
 
 
-def write_graphs(net: Cman, folder: Path) -> dict[str, str]:
-    """Write encoder-mg.onnx, encoder-mr.onnx, encoder-us.onnx and fusion.onnx; role -> file name."""
-    config = net.config
-    names = {}
-    size, grid = config.input_size, config.grid
-    for modality in MODALITIES:
-        names[modality] = f"encoder-{modality.lower()}.onnx"
-        example = torch.rand(2, CHANNELS[modality], size, size)
-        _write(net.encoders[modality], (example,), ["images"], ["tokens"], "n", folder / names[modality])
+NAMES = {**{m: f"encoder-{m.lower()}.onnx" for m in MODALITIES}, "fusion": "fusion.onnx"}
+
+
+def write_encoder(encoder: nn.Module, modality: str, config: NetConfig, folder: Path) -> Path:
+    """Write one encoder in float under its name."""
+    path = folder / NAMES[modality]
+    example = torch.rand(2, CHANNELS[modality], config.input_size, config.input_size)
+    _write(encoder, (example,), ["images"], ["tokens"], "n", path)
+    return path
+
+
+def write_fusion(net: Cman, folder: Path) -> None:
+    """Write the fusion under its name."""
+    config, grid = net.config, net.config.grid
     maps = tuple(torch.rand(2, len(SLOTS[m]), config.width, grid, grid) for m in MODALITIES)
     masks = tuple(torch.ones(2, len(SLOTS[m])) for m in MODALITIES)
     inputs = [m.lower() for m in MODALITIES] + [f"{m.lower()}_mask" for m in MODALITIES]
-    names["fusion"] = "fusion.onnx"
-    _write(net.fusion, (*maps, *masks), inputs, list(FUSION_OUTPUTS), "sides", folder / names["fusion"])
-    return names
+    _write(net.fusion, (*maps, *masks), inputs, list(FUSION_OUTPUTS), "sides", folder / NAMES["fusion"])
 
 
 class _Images(CalibrationDataReader):

@@ -24,7 +24,7 @@ from casework.engine.runner import SideInputs
 from casework.modelspec import SLOTS
 from models.cman import card, evaluate, statements
 from models.cman.data import Sides, open_sides
-from models.cman.export import write_graphs
+from models.cman.export import NAMES, write_fusion
 from models.cman.fuse import logits_of
 from models.cman.net.cman import Cman, Fusion
 from models.cman.net.config import MODALITIES
@@ -154,22 +154,18 @@ def main() -> None:
     sets = {
         n: open_sides(options.data / n) for n in ("train", "val", "test", "external") if (options.data / n).exists()
     }
-    graphs = json.loads((options.run / "int8" / "graphs.json").read_text("utf-8"))
-    tokens_by = runner_of(options.run / "int8", graphs, CONFIG)
+    tokens_by = runner_of(options.run / "int8")
     tokens = {n: stage_tokens(tokens_by, s, options.run / "tokens" / n, log) for n, s in sets.items() if n != "train"}
     net = load_net(options.run)
     chosen = choose(net.fusion, tokens["val"], sets["val"])
     log("calibration", **chosen)
     net = shifted(net, chosen["shift"])
     numbers = {n: by_subset(net.fusion, t, sets[n], chosen, options.seed) for n, t in tokens.items()}
-    exact_folder = options.run / "release-fp32"
-    exact_folder.mkdir(exist_ok=True)
-    graphs = write_graphs(net, exact_folder)
-    fast_folder = options.run / "release-int8"
-    fast_folder.mkdir(exist_ok=True)
-    for role, name in graphs.items():
-        shutil.copyfile((exact_folder if role == "fusion" else options.run / "int8") / name, fast_folder / name)
-    fast, exact = (runner_of(f, graphs, CONFIG) for f in (fast_folder, exact_folder))
+    folders = {p: options.run / f"release-{p}" for p in ("int8", "fp32")}
+    for name, folder in folders.items():
+        shutil.copytree(options.run / name, folder, dirs_exist_ok=True)
+        write_fusion(net, folder)
+    fast, exact = (runner_of(f) for f in folders.values())
     at_positive = chosen["positive_at"]
     evaluation = {
         "seed": options.seed,
@@ -182,22 +178,20 @@ def main() -> None:
         "pointing_game": pointing(fast, sets["test"]),
         "machine": {"processor": platform.processor() or platform.machine(), "onnxruntime": onnxruntime.__version__},
     }
-    write(options.out, fast_folder, exact_folder, net, graphs, chosen, evaluation, sets["test"])
+    write(options.out, folders, net, chosen, evaluation, sets["test"])
 
 
 def write(  # noqa: PLR0917  # private in all but name, called once
     out: Path,
-    fast: Path,
-    exact: Path,
+    folders: Mapping[str, Path],
     net: Cman,
-    graphs: dict[str, str],
     chosen: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     test: Sides,
 ) -> None:
     """Put graphs, golden samples, evaluation, card and manifest into `out`."""
-    for name in graphs.values():
-        shutil.copyfile(fast / name, out / name)
+    for name in NAMES.values():
+        shutil.copyfile(folders["int8"] / name, out / name)
     manifest: dict[str, Any] = {
         "name": "cman",
         "version": statements.VERSION,
@@ -207,7 +201,7 @@ def write(  # noqa: PLR0917  # private in all but name, called once
         "input_size": CONFIG.input_size,
         "precision": "int8",
         "preprocess": test.preprocess,
-        "graphs": graphs,
+        "graphs": NAMES,
         "golden": [],
         "golden_tolerance": TOLERANCE,
         "thresholds": {k: chosen[k] for k in ("positive_at", "negative_below")},
@@ -219,11 +213,11 @@ def write(  # noqa: PLR0917  # private in all but name, called once
     }
     first = test.part(np.arange(min(8, len(test.label))))
     case = {m: np.asarray(first.images[m]) for m in MODALITIES} | {f"{m}_mask": first.masks[m] for m in MODALITIES}
-    manifest["parity"] = parity(net, exact, manifest, case)
+    manifest["parity"] = parity(net, folders["fp32"], manifest, case)
     manifest["golden"] = record_golden(out, manifest, test)
     (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1) + "\n", "utf-8")
     (out / "MODEL_CARD.md").write_text(card.write(manifest, evaluation), "utf-8")
-    files = itertools.chain(graphs.values(), manifest["golden"], ["evaluation.json", "MODEL_CARD.md"])
+    files = itertools.chain(NAMES.values(), manifest["golden"], ["evaluation.json", "MODEL_CARD.md"])
     write_manifest(out, manifest, list(files))
 
 

@@ -2,21 +2,22 @@
 
     python -m models.cman.train --data DATA --run models/cman/runs/NAME [--budget-min 75] [--preset quick] [--only MG]
 
-DATA holds the folders train-1, train-2, ... and val (models/cman/data.py). --only trains one encoder and stops, so that
-several can be trained side by side (MG first, the others begin with its weights). A run's folder keeps one checkpoint a stage and a log;
+DATA holds the folders train-1, train-2, ... and val (models/cman/data.py). --only trains one encoder, keeps its tokens and stops, so that
+several can be trained side by side (MG first: the others begin with its weights after 100 steps). A run's folder keeps one checkpoint a stage and a log;
 a stage whose checkpoint is there is not repeated. Stages end after their steps or their share of the time, whichever
 comes first; log.jsonl says which, so a run on a slower machine can be told apart from the released one.
 """
 
 import argparse
 import json
+import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ from casework.engine.onnxrt import OnnxRunner
 from casework.modelspec import ModelSpec
 from models.cman.data import Sides, open_all, open_sides
 from models.cman.encoders import DenseEncoder, Schedule, dense_auc, save, train_encoder
-from models.cman.export import quantise, write_graphs
+from models.cman.export import NAMES, quantise, write_encoder
 from models.cman.fuse import DenseFusion, Losses, aim, logits_of, train_fusion
 from models.cman.net.cman import Cman
 from models.cman.net.config import MODALITIES, RESNET50, NetConfig
@@ -34,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # CPU, about an hour on two cores.
     "quick": {
         "encoder_steps": {"MG": 700, "MR": 500, "US": 400},
-        "encoder_share": {"MG": 0.4, "MR": 0.3, "US": 0.25},
+        "encoder_share": {"MG": 0.4, "MR": 0.4, "US": 0.3},
         "encoder": {"batch": 32, "peak": 1e-3, "weight_decay": 1e-5},
         "fusion_steps": 3000,
         "fusion_share": 0.22,
@@ -71,7 +72,7 @@ class Log:
 def stage_encoders(
     run: Path, data: Path, preset: dict[str, Any], *, budget_s: float, seed: int, log: Log, only: str = ""
 ) -> None:
-    """One checkpoint an encoder. MR and US begin with what MG learned: edges and blobs look alike everywhere."""
+    """One checkpoint an encoder. MR and US begin with what MG knew after 100 steps: edges and blobs look alike."""
     for n, modality in enumerate(MODALITIES):
         if only and modality != only:
             continue
@@ -81,7 +82,7 @@ def stage_encoders(
         torch.manual_seed(seed + n)
         model = DenseEncoder(modality, CONFIG)
         if modality != "MG":
-            _borrow(model, torch.load(run / "encoder-MG.pt", weights_only=True)["state"])
+            _borrow(model, torch.load(run / "encoder-MG.start", weights_only=True)["model"])
         share = preset["encoder_share"][modality]
         schedule = Schedule(preset["encoder_steps"][modality], share * budget_s, **preset["encoder"])
         began, train = time.monotonic(), open_train(data)
@@ -112,10 +113,10 @@ def _borrow(model: DenseEncoder, state: dict[str, torch.Tensor]) -> None:
     model.load_state_dict(state)
 
 
-def load_net(run: Path) -> Cman:
-    """The network with the run's encoders, and its fusion where there is one."""
+def load_net(run: Path, encoders: tuple[str, ...] = MODALITIES) -> Cman:
+    """The network with the run's encoders (or some of them), and its fusion where there is one."""
     net = Cman(CONFIG)
-    for modality in MODALITIES:
+    for modality in encoders:
         state = torch.load(run / f"encoder-{modality}.pt", weights_only=True)["state"]
         own = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
         net.encoders[modality].load_state_dict(own)
@@ -133,57 +134,51 @@ def calibration_images(sides: Sides, modality: str, seed: int, count: int = 64) 
     return pixels / np.float32(255.0)
 
 
-def stage_graphs(run: Path, train: Sides, seed: int, log: Log) -> dict[str, dict[str, str]]:
-    """Encoders as ONNX in run/fp32 and run/int8."""
-    names: dict[str, dict[str, str]] = {}
-    net = load_net(run)
-    for precision in ("fp32", "int8"):
-        folder = run / precision
-        done = folder / "graphs.json"
-        if not done.exists():
-            folder.mkdir(exist_ok=True)
-            graphs = write_graphs(net, folder)
-            if precision == "int8":
-                for modality in MODALITIES:
-                    quantise(folder / graphs[modality], calibration_images(train, modality, seed))
-            done.write_text(json.dumps(graphs), "utf-8")
-            log(f"graphs {precision}")
-        names[precision] = json.loads(done.read_text("utf-8"))
-    return names
+def stage_graph(run: Path, modality: str, train: Sides, seed: int, log: Log) -> Path:
+    """The encoder's graph in run/fp32 and run/int8; returns the latter."""
+    done = run / "int8" / NAMES[modality]
+    if not done.exists():
+        for folder in ("fp32", "int8"):
+            (run / folder).mkdir(exist_ok=True)
+        exact = write_encoder(load_net(run, (modality,)).encoders[modality], modality, CONFIG, run / "fp32")
+        part = done.with_suffix(".part")
+        shutil.copyfile(exact, part)
+        quantise(part, calibration_images(train, modality, seed))
+        part.rename(done)
+        log(f"graph {modality}")
+    return done
 
 
-def runner_of(folder: Path, graphs: dict[str, str], config: NetConfig, threads: int = 2) -> OnnxRunner:
+def runner_of(folder: Path, config: NetConfig = CONFIG, threads: int = 2) -> OnnxRunner:
     """The service's runner over graphs that are no package yet."""
     spec = ModelSpec.from_manifest(
         {"name": "x", "version": "0", "input_size": config.input_size, "precision": "", "preprocess": "", "files": {}}
-        | {"graphs": graphs, "golden": [], "golden_tolerance": 0.02, "temperature": 1.0, "requires": [["MG"]]}
+        | {"graphs": NAMES, "golden": [], "golden_tolerance": 0.02, "temperature": 1.0, "requires": [["MG"]]}
         | {"thresholds": {"positive_at": 0.5, "negative_below": 0.5}}
     )
-    return OnnxRunner(ModelPackage(spec, "", {r: (folder / n).read_bytes() for r, n in graphs.items()}, ()), threads)
+    return OnnxRunner(ModelPackage(spec, "", {r: (folder / n).read_bytes() for r, n in NAMES.items()}, ()), threads)
 
 
-def stage_tokens(
-    runner: OnnxRunner, sides: Sides, folder: Path, log: Callable[..., None]
-) -> dict[str, NDArray[np.float16]]:
-    """Token maps of all present images, (N, slots, d, g, g) per modality, cached on disk."""
+def stage_tokens(graph: Path, modality: str, sides: Sides, folder: Path, log: Log, threads: int) -> NDArray[np.float16]:
+    """Token maps of all present images of a modality, (N, slots, d, g, g), cached on disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = {}
-    for modality in MODALITIES:
-        path = folder / f"{modality}.npy"
-        if not path.exists():
-            mask = sides.masks[modality]
-            shape = (*mask.shape, CONFIG.width, CONFIG.grid, CONFIG.grid)
-            array = np.zeros(shape, np.float16)
-            side, slot = np.nonzero(mask)
-            for n in range(0, len(side), 16):
-                at = (side[n : n + 16], slot[n : n + 16])
-                images = np.stack([sides.images[modality][i, j] for i, j in zip(*at, strict=True)])
-                array[at] = runner.encode(modality, images.astype(np.float32) / np.float32(255.0))
-            np.save(path.with_suffix(".part.npy"), array)
-            path.with_suffix(".part.npy").rename(path)
-            log(f"tokens {folder.name} {modality}", images=len(side))
-        tokens[modality] = np.load(path, mmap_mode="r")
-    return tokens
+    path = folder / f"{modality}.npy"
+    if not path.exists():
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
+        mask = sides.masks[modality]
+        array = np.zeros((*mask.shape, CONFIG.width, CONFIG.grid, CONFIG.grid), np.float16)
+        side, slot = np.nonzero(mask)
+        for n in range(0, len(side), 16):
+            at = (side[n : n + 16], slot[n : n + 16])
+            images = sides.images[modality][at].astype(np.float32) / np.float32(255.0)
+            array[at] = session.run(["tokens"], {"images": images})[0]
+        np.save(path.with_suffix(".part.npy"), array)
+        path.with_suffix(".part.npy").rename(path)
+        log(f"tokens {folder.name} {modality}", images=len(side))
+    return np.load(path, mmap_mode="r")
 
 
 def stage_fusion(
@@ -246,12 +241,16 @@ def main() -> None:
     log("start", seed=options.seed, preset=options.preset, budget_min=options.budget_min)
     began = time.monotonic()
     stage_encoders(options.run, options.data, preset, budget_s=budget_s, seed=options.seed, log=log, only=options.only)
+    chosen = (options.only,) if options.only else MODALITIES
+    train, val = open_train(options.data), open_sides(options.data / "val")
+    tokens: list[dict[str, NDArray[np.float16]]] = [{}, {}]
+    for modality in chosen:
+        graph = stage_graph(options.run, modality, train, options.seed, log)
+        for n, (name, sides) in enumerate((("train", train), ("val", val))):
+            folder = options.run / "tokens" / name
+            tokens[n][modality] = stage_tokens(graph, modality, sides, folder, log, options.threads)
     if options.only:
         return
-    train, val = open_train(options.data), open_sides(options.data / "val")
-    graphs = stage_graphs(options.run, train, options.seed, log)
-    runner = runner_of(options.run / "int8", graphs["int8"], CONFIG, options.threads)
-    tokens = [stage_tokens(runner, s, options.run / "tokens" / n, log) for s, n in ((train, "train"), (val, "val"))]
     left_s = min(preset["fusion_share"] * budget_s, budget_s - (time.monotonic() - began))
     schedule = Schedule(preset["fusion_steps"], max(left_s, 60.0), **preset["fusion"])
     stage_fusion(options.run, (train, val), (tokens[0], tokens[1]), schedule, seed=options.seed, log=log)
