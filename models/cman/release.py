@@ -29,10 +29,11 @@ from models.cman.fuse import logits_of
 from models.cman.net.cman import Cman, Fusion
 from models.cman.net.config import MODALITIES
 from models.cman.package import TOLERANCE, parity, write_golden, write_manifest
-from models.cman.train import CONFIG, Log, load_net, runner_of, stage_tokens
+from models.cman.train import CONFIG, Log, load_net, open_train, runner_of, stage_tokens
 
 Tokens = Mapping[str, NDArray[np.float16]]
 PRECISION_SIDES = 120
+HELD_OUT = ("test", "external")
 GOLDEN = (("full", MODALITIES), ("mammography-ultrasound", ("MG", "US")), ("mri", ("MR",)))
 
 
@@ -151,11 +152,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     log = Log(options.run / "log.jsonl")
-    sets = {
-        n: open_sides(options.data / n) for n in ("train", "val", "test", "external") if (options.data / n).exists()
-    }
-    tokens_by = runner_of(options.run / "int8")
-    tokens = {n: stage_tokens(tokens_by, s, options.run / "tokens" / n, log) for n, s in sets.items() if n != "train"}
+    sets = {n: open_sides(options.data / n) for n in ("val", *HELD_OUT) if (options.data / n).exists()}
+    tokens = {n: {m: stage_tokens(options.run, m, s, n, log) for m in MODALITIES} for n, s in sets.items()}
+    sets["train"] = open_train(options.data, options.run)
     net = load_net(options.run)
     chosen = choose(net.fusion, tokens["val"], sets["val"])
     log("calibration", **chosen)

@@ -101,9 +101,15 @@ def stage_encoders(
         save(path, {"state": model.state_dict(), "steps": steps, "dense_auc": scores, "schedule": asdict(schedule)})
 
 
-def open_train(data: Path) -> Sides:
-    """All training sets that are there."""
-    return open_all(sorted(data.glob("train-*[0-9]")))
+def open_train(data: Path, run: Path | None = None) -> Sides:
+    """All training sets that are there; with a run, those that its fusion began with."""
+    names = sorted(p.name for p in data.glob("train-*[0-9]"))
+    if run:
+        record = run / "sets.json"
+        if not record.exists():
+            record.write_text(json.dumps(names), "utf-8")
+        names = json.loads(record.read_text("utf-8"))
+    return open_all([data / n for n in names])
 
 
 def _borrow(model: DenseEncoder, state: dict[str, torch.Tensor]) -> None:
@@ -134,8 +140,8 @@ def calibration_images(sides: Sides, modality: str, seed: int, count: int = 64) 
     return pixels / np.float32(255.0)
 
 
-def stage_graph(run: Path, modality: str, train: Sides, seed: int, log: Log) -> Path:
-    """The encoder's graph in run/fp32 and run/int8; returns the latter."""
+def stage_graph(run: Path, modality: str, train: Sides, seed: int, log: Log) -> None:
+    """The encoder's graph in run/fp32 and run/int8."""
     done = run / "int8" / NAMES[modality]
     if not done.exists():
         for folder in ("fp32", "int8"):
@@ -146,7 +152,6 @@ def stage_graph(run: Path, modality: str, train: Sides, seed: int, log: Log) -> 
         quantise(part, calibration_images(train, modality, seed))
         part.rename(done)
         log(f"graph {modality}")
-    return done
 
 
 def runner_of(folder: Path, config: NetConfig = CONFIG, threads: int = 2) -> OnnxRunner:
@@ -159,13 +164,14 @@ def runner_of(folder: Path, config: NetConfig = CONFIG, threads: int = 2) -> Onn
     return OnnxRunner(ModelPackage(spec, "", {r: (folder / n).read_bytes() for r, n in NAMES.items()}, ()), threads)
 
 
-def stage_tokens(graph: Path, modality: str, sides: Sides, folder: Path, log: Log, threads: int) -> NDArray[np.float16]:
-    """Token maps of all present images of a modality, (N, slots, d, g, g), cached on disk."""
+def stage_tokens(run: Path, modality: str, sides: Sides, name: str, log: Log) -> NDArray[np.float16]:
+    """Token maps of all present images of a modality, (N, slots, d, g, g), by the int8 encoder, cached in run/tokens."""
+    folder, graph = run / "tokens" / name, run / "int8" / NAMES[modality]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{modality}.npy"
     if not path.exists():
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
         mask = sides.masks[modality]
@@ -177,7 +183,7 @@ def stage_tokens(graph: Path, modality: str, sides: Sides, folder: Path, log: Lo
             array[at] = session.run(["tokens"], {"images": images})[0]
         np.save(path.with_suffix(".part.npy"), array)
         path.with_suffix(".part.npy").rename(path)
-        log(f"tokens {folder.name} {modality}", images=len(side))
+        log(f"tokens {name} {modality}", images=len(side))
     return np.load(path, mmap_mode="r")
 
 
@@ -242,13 +248,12 @@ def main() -> None:
     began = time.monotonic()
     stage_encoders(options.run, options.data, preset, budget_s=budget_s, seed=options.seed, log=log, only=options.only)
     chosen = (options.only,) if options.only else MODALITIES
-    train, val = open_train(options.data), open_sides(options.data / "val")
+    train, val = open_train(options.data, options.run), open_sides(options.data / "val")
     tokens: list[dict[str, NDArray[np.float16]]] = [{}, {}]
     for modality in chosen:
-        graph = stage_graph(options.run, modality, train, options.seed, log)
+        stage_graph(options.run, modality, train, options.seed, log)
         for n, (name, sides) in enumerate((("train", train), ("val", val))):
-            folder = options.run / "tokens" / name
-            tokens[n][modality] = stage_tokens(graph, modality, sides, folder, log, options.threads)
+            tokens[n][modality] = stage_tokens(options.run, modality, sides, name, log)
     if options.only:
         return
     left_s = min(preset["fusion_share"] * budget_s, budget_s - (time.monotonic() - began))
