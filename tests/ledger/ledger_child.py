@@ -1,6 +1,5 @@
 """What the ledger's tests do in other processes. Run as `python ledger_child.py NAME URL ARGUMENTS...`."""
 
-import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -82,27 +81,11 @@ def count_up(folder: str, rounds: str) -> None:
             file.write_text(str(number + 1))
 
 
-def greedy(folder: str) -> None:
-    """Hold the write lock all the time, letting go for an instant only."""
-    lock = WriteLock(Path(folder) / "x.db", 30)
-    print("ready", flush=True)
-    while True:
-        with lock.held():
-            time.sleep(0.002)
-
-
 def hold(folder: str) -> None:
     """Take the write lock and keep it."""
     with WriteLock(Path(folder) / "ledger.db", 30).held():
         print("ready", flush=True)
         time.sleep(60)
-
-
-def check_file(path: str) -> None:
-    """Print what SQLite says of a file."""
-    connection = sqlite3.connect(path)
-    print(connection.execute("PRAGMA integrity_check").fetchone()[0])
-    connection.close()
 
 
 if __name__ == "__main__":
