@@ -18,7 +18,9 @@ from casework.dicom import scu
 from casework.dicom.query import HeldStudy
 from casework.entrypoints import keeper
 from casework.errors import Unavailable
+from casework.flows import assemble
 from casework.flows.assemble import Assembler
+from casework.flows.expected import PacsWatch, Question
 from tests.deliver.objects import dataset, write
 from tests.deliver.rig import Rig, arrival, dimse
 from tests.simulators import orthanc, pacs
@@ -125,6 +127,51 @@ def test_an_open_association_holds_the_case(make_desk: MakeDesk) -> None:
     assert desk.case(case_id) == (C.RECEIVING, "ASSOCIATION_OPEN")
     desk.rig.ledger.close_association("a1", "released", "", {"accepted": 2}, datetime.now(UTC))
     desk.run_until(lambda: desk.case(case_id)[0] is C.QUEUED)
+
+
+@pytest.mark.parametrize(("modality", "verdict"), [("MR", C.STABLE), ("OT", C.REJECTED)])
+def test_an_image_that_comes_during_the_look_is_not_closed_in(
+    make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch, modality: str, verdict: CaseState
+) -> None:
+    """A verdict about a case to which an image came meanwhile is not carried out: the next look decides anew."""
+    desk = make_desk(rules=Assembly(quiet_s=0.0, settle_s=0.0))
+    first = dataset(modality)
+    case_id = desk.receive(first)
+    real = assemble.judge
+
+    def slow(*arguments: Any) -> Any:
+        found = real(*arguments)
+        assert found.state is verdict
+        desk.receive(dataset("MG", PatientID=str(first.PatientID)))
+        return found
+
+    monkeypatch.setattr(assemble, "judge", slow)
+    desk.step()
+    assert desk.case(case_id)[0] is C.RECEIVING
+    monkeypatch.setattr(assemble, "judge", real)
+    desk.step()
+    assert desk.case(case_id)[0] is C.QUEUED
+    assert len(desk.rig.ledger.case_inputs(case_id)) == 2
+
+
+def test_an_answer_that_cannot_be_read_does_not_end_the_asking(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a PACS answers, it is asked again later, and no value of the answer reaches the log."""
+    asked = []
+
+    def ask(*_: object) -> list[HeldStudy]:
+        asked.append(time.monotonic())
+        if len(asked) == 1:
+            raise TypeError("Zhang^Xiaodong")
+        return []
+
+    watch = PacsWatch(dimse("pacs", 1), "CMAN", first_interval_s=0.01, ask=ask, rest_s=0.05)
+    until = time.monotonic() + 10
+    while watch.look("c") is None:
+        assert time.monotonic() < until, f"asked {len(asked)} times"
+        watch.want(Question("c", "P", "", time.monotonic()), urgent=True)
+        time.sleep(0.02)
+    watch.close()
+    assert "Zhang" not in "".join(capsys.readouterr())
 
 
 @pytest.fixture(params=["simulator-find", "simulator-qido", "orthanc-find", "orthanc-qido"])

@@ -123,11 +123,11 @@ def test_a_full_disk_raises_one_alarm(make_rig: MakeRig, capsys: pytest.CaptureF
     """Below the reserve an alarm is raised once, and cleared once when there is room again."""
     rig = make_rig()
     broom = sweeper(rig, reserve_bytes=1 << 60)
-    broom.rooms()
-    broom.rooms()
+    broom.rooms(datetime.now(UTC))
+    broom.rooms(datetime.now(UTC))
     assert broom.alarms == {"DISK_LOW"}
     broom.settings = replace(broom.settings, storage=replace(broom.settings.storage, reserve_bytes=0, watermark=1.0))
-    broom.rooms()
+    broom.rooms(datetime.now(UTC))
     assert broom.alarms == set()
     lines = capsys.readouterr().out + capsys.readouterr().err
     assert (lines.count("alarm.raised"), lines.count("alarm.cleared")) == (1, 1)
@@ -138,8 +138,33 @@ def test_results_for_a_destination_that_is_gone_raise_an_alarm(make_rig: MakeRig
     rig = make_rig(dimse("kept", 1))
     rig.rendered([dataset()], ["kept", "gone"])
     broom = sweeper(rig, reserve_bytes=0, watermark=1.0, hard_watermark=1.0)
-    broom.rooms()
+    broom.rooms(datetime.now(UTC))
     assert broom.alarms == {"DESTINATION_UNKNOWN gone"}
+
+
+def test_results_for_a_destination_that_is_gone_end_with_a_person(make_rig: MakeRig) -> None:
+    """They wait and their case says why; after the horizon it needs attention, can be cancelled, and a retry waits anew."""
+    rig = make_rig(dimse("kept", 1))
+    case_id = rig.rendered([dataset()], ["gone"])
+    broom = sweeper(rig, reserve_bytes=0, watermark=1.0, hard_watermark=1.0)
+    now = datetime.now(UTC)
+    broom.step(now, 0.0)
+    row = rig.deliveries(case_id)[0]
+    assert (row.state, row.code) == (DeliveryState.RETRY_WAIT, "DESTINATION_UNKNOWN")
+    case = rig.ledger.read.case(case_id)
+    assert (case.state, case.reason, case.detail) == (
+        CaseState.DELIVERING,
+        "RETRY_LATER",
+        "gone DESTINATION_UNKNOWN",
+    )
+    late = now + timedelta(seconds=rig.settings.work.retry_horizon_s)
+    broom.step(late, ROOMS_EVERY_S + 1)
+    case = rig.ledger.read.case(case_id)
+    assert (case.state, case.reason) == (CaseState.NEEDS_ATTENTION, "DESTINATION_UNKNOWN")
+    rig.ledger.retry_case(case_id, "test", late)
+    broom.step(late, 3 * ROOMS_EVERY_S)
+    assert rig.deliveries(case_id)[0].state is DeliveryState.RETRY_WAIT
+    assert rig.state(case_id) is CaseState.DELIVERING
 
 
 @pytest.mark.parametrize("door", ["keeper", "deliver_worker"])

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from casework.case import CaseState, DeliveryState
 from casework.config import Destination, Work
 from casework.entrypoints import deliver_worker
-from casework.flows.deliver import FAILURES_TO_OPEN, Breaker, backoff_s
+from casework.errors import Unavailable
+from casework.flows.deliver import FAILURES_TO_OPEN, Breaker, _Heartbeat, backoff_s
 from tests.deliver.objects import SC, body, dataset
 from tests.deliver.rig import Rig, dimse
 from tests.simulators.orthanc import free_port
@@ -303,6 +305,58 @@ def test_bytes_that_rotted_are_not_sent(make_pacs: MakePacs, make_rig: MakeRig) 
     rig.worker(destination).step()
     assert one(rig, case_id)[:2] == (D.DEAD, "SPOOL_CORRUPT")
     assert pacs.seen["associations"] == 0
+
+
+def test_an_object_that_breaks_the_sender_reaches_its_horizon(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unexpected failure of one sending is a try like any other: it waits, and ends with a person after the horizon."""
+
+    class Broken:
+        def send(self, _: object) -> None:
+            raise KeyError("Zhang^Xiaodong")
+
+        def close(self) -> None:
+            """Nothing to close."""
+
+    monkeypatch.setattr("casework.flows.deliver.open_sender", lambda *_: Broken())
+    destination = dimse("pacs", 1)
+    rig = make_rig(destination)
+    case_id = rig.rendered([dataset("SR")], ["pacs"])
+    clock = {"now": datetime.now(UTC)}
+    worker = rig.worker(destination, now=lambda: clock["now"])
+    worker.step()
+    assert rig.deliveries(case_id)[0].state is D.UNKNOWN
+    clock["now"] += timedelta(hours=73)
+    rig.ledger.promote_due(clock["now"])
+    worker.step()
+    assert rig.state(case_id) is CaseState.NEEDS_ATTENTION
+    assert "Zhang" not in "".join(capsys.readouterr())
+
+
+def test_a_ledger_that_is_away_for_a_moment_ends_no_heartbeat(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender goes on to prolong its claim once the ledger answers again."""
+    rig = make_rig(dimse("pacs", 1))
+    rig.rendered([dataset("SR")], ["pacs"])
+    claim = rig.ledger.claim_delivery("pacs", "t", 2, datetime.now(UTC))
+    assert claim is not None
+    real, calls = rig.ledger.heartbeat_delivery, []
+
+    def away_once(*arguments: Any) -> bool:
+        calls.append(1)
+        if len(calls) == 1:
+            raise Unavailable("LEDGER_UNAVAILABLE")
+        return real(*arguments)
+
+    monkeypatch.setattr(rig.ledger, "heartbeat_delivery", away_once)
+    work = replace(rig.settings.work, heartbeat_s=0.02)
+    with _Heartbeat(rig.ledger, claim, work, lambda: datetime.now(UTC)):
+        until = time.monotonic() + 10
+        while len(calls) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
 
 def test_backoff_doubles_with_full_jitter_up_to_its_bound() -> None:

@@ -7,7 +7,8 @@
    said so twice at least settle_s apart, the second time after the last image came, and that nothing came for settle_s.
    The association need not be closed then: many PACS keep it open for a while. Short of the count, the case waits until
    give_up_s after the last image, and then runs with what is there and with the finding COUNT_INCOMPLETE;
- - otherwise, or when there is more here than the PACS knows of: all associations closed and quiet_s without an image.
+ - otherwise, or when there is more here than the PACS knows of: all associations closed and quiet_s without an image;
+ - an association that brought nothing for give_up_s holds nobody up: the row of a door that was killed stays open.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +88,7 @@ def judge(facts: Facts, rules: Assembly) -> Verdict:
 
 def _quiet(facts: Facts, rules: Assembly) -> Verdict | None:
     """Why the case is not quiet, None when it is."""
-    if facts.open_associations:
+    if facts.open_associations and facts.idle_s < rules.give_up_s:
         return Verdict(CaseState.RECEIVING, "ASSOCIATION_OPEN")
     if facts.idle_s < rules.quiet_s:
         return Verdict(CaseState.RECEIVING, "QUIET_TIME")
@@ -104,10 +105,8 @@ def _missing(received: Mapping[str, int], expected: Mapping[str, int]) -> tuple[
 
 
 def _short(facts: Facts, rules: Assembly, missing: tuple[Note, ...]) -> Verdict:
-    if facts.open_associations:
-        return Verdict(CaseState.RECEIVING, "ASSOCIATION_OPEN")
     if facts.idle_s < rules.give_up_s:
-        return Verdict(CaseState.RECEIVING, "COUNT_INCOMPLETE")
+        return Verdict(CaseState.RECEIVING, "ASSOCIATION_OPEN" if facts.open_associations else "COUNT_INCOMPLETE")
     return Verdict(CaseState.STABLE, "QUEUED", missing)
 
 
@@ -169,12 +168,16 @@ class Assembler:
                 return 0
             case CaseState.STABLE:
                 self._ledger.add_findings(case.id, verdict.notes, ACTOR, now)
-                moved = self._ledger.move_case(case.id, CaseState.RECEIVING, CaseState.STABLE, verdict.code, ACTOR, now)
-                return self._queue(case, now) if moved else 0
+                return self._queue(case, now) if self._move(case, verdict, now) else 0
             case _:
-                self._ledger.move_case(case.id, CaseState.RECEIVING, verdict.state, verdict.code, ACTOR, now)
-                log.warning("case.stopped", case_id=case.id, state=str(verdict.state), code=verdict.code)
+                if self._move(case, verdict, now):
+                    log.warning("case.stopped", case_id=case.id, state=str(verdict.state), code=verdict.code)
                 return 0
+
+    def _move(self, case: CaseRow, verdict: Verdict, now: datetime) -> bool:
+        """Carry the verdict out, unless an image came while it was made: then the next look decides anew."""
+        from_, to = CaseState.RECEIVING, verdict.state
+        return self._ledger.move_case(case.id, from_, to, verdict.code, ACTOR, now, seen=case)
 
     def _queue(self, case: CaseRow, now: datetime) -> int:
         job_id = self._ledger.queue_case(case.id, case.priority, ACTOR, now)

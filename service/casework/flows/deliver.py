@@ -18,6 +18,7 @@ from casework.case import DeliveryState
 from casework.config import Destination, Settings, Work
 from casework.dicom import scu, web
 from casework.dicom.answers import PEER_LEVEL, Answer, StoreItem, StoreResult, ended
+from casework.errors import Unavailable
 from casework.ledger import ClaimedDelivery, Ledger
 from casework.observe import log
 from casework.spool import Spool
@@ -204,8 +205,13 @@ class DestinationWorker:
             self._sender = self._sender or open_sender(self.destination, self._calling)
         except OSError:  # the token file
             return ended(artefact.sop_instance_uid, "unreachable")
-        with _Heartbeat(self._ledger, claim, self._work, self._now):
-            return self._sender.send(item)
+        try:
+            with _Heartbeat(self._ledger, claim, self._work, self._now):
+                return self._sender.send(item)
+        except Exception as error:  # noqa: BLE001 - outer guard: one object must reach its horizon like any other
+            log.error("deliver.crashed", destination=self.destination.name, error_type=type(error).__name__)
+            self.close()
+            return ended(artefact.sop_instance_uid, "broken")
 
     def _finish(self, claim: ClaimedDelivery, result: StoreResult) -> None:
         """Tell the ledger, then the breaker."""
@@ -278,9 +284,12 @@ class _Heartbeat:
 
     def _run(self) -> None:
         while not self._done.wait(self._work.heartbeat_s):
-            held = self._ledger.heartbeat_delivery(
-                self._claim.delivery_id, self._claim.fence, self._work.lease_s, self._now()
-            )
+            try:
+                held = self._ledger.heartbeat_delivery(
+                    self._claim.delivery_id, self._claim.fence, self._work.lease_s, self._now()
+                )
+            except Unavailable:
+                continue  # the ledger may come back before the lease ends; the fence decides
             if not held:
                 return
 

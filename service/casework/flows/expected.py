@@ -111,7 +111,7 @@ class PacsWatch:
         while (question := self._questions.get()) is not None:
             try:
                 studies = self._ask(self._destination, self._calling, question.patient_id, question.issuer)
-            except (CaseworkError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - outer guard: an answer that can't be read must not end the asking
                 self._failed(question, error)
             else:
                 self._answered(question, tuple(sorted(studies, key=lambda s: s.study_uid)))
@@ -130,7 +130,8 @@ class PacsWatch:
             self._resting_until = time.monotonic() + self._rest_s
             self._rest_s = min(self._rest_s * 2, LONGEST_REST_S)
         code = error.code if isinstance(error, CaseworkError) else "PEER_UNREACHABLE"
-        log.warning("assemble.count_unknown", destination=self._destination.name, case_id=question.case_id, code=code)
+        kind, name = type(error).__name__, self._destination.name
+        log.warning("assemble.count_unknown", destination=name, case_id=question.case_id, code=code, error_type=kind)
 
 
 def counts(look: Look, wanted: Callable[[HeldStudy], bool]) -> Mapping[str, int]:

@@ -4,7 +4,7 @@ Everything here is safe to repeat and to stop at any moment. Alarms are raised o
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from casework.case import DeliveryState
 from casework.config import Settings
@@ -39,7 +39,7 @@ class Sweeper:
             self.leases(now)
         if clock - self._rooms_at >= ROOMS_EVERY_S:
             self._rooms_at = clock
-            self.rooms()
+            self.rooms(now)
 
     def leases(self, now: datetime) -> None:
         """Jobs and deliveries whose owner is gone, then those whose time has come."""
@@ -50,7 +50,7 @@ class Sweeper:
         if due.total:
             log.info("sweep.due", count=due.total)
 
-    def rooms(self) -> None:
+    def rooms(self, now: datetime) -> None:
         """The prepared cache's bound, the disk floor, results that no configured destination will take."""
         trimmed = self.spool.trim_prepared(self.settings.storage.prepared_bytes)
         if trimmed:
@@ -63,6 +63,17 @@ class Sweeper:
         for name in waiting:
             count = sum(waiting[name].get(state, 0) for state in _OPEN)
             self._alarm("DESTINATION_UNKNOWN", name, on=name not in known and count > 0, detail=count)
+            if name not in known:
+                self._hold(name, now)
+
+    def _hold(self, destination: str, now: datetime) -> None:
+        """Settle what nobody sends: it waits, its case says why, and after the horizon a person has to decide."""
+        work = self.settings.work
+        horizon, later = timedelta(seconds=work.retry_horizon_s), now + timedelta(seconds=work.retry_max_s)
+        while claim := self.ledger.claim_delivery(destination, "sweep", work.lease_s, now):
+            overdue = now - claim.first_at >= horizon
+            state, again = (DeliveryState.DEAD, None) if overdue else (DeliveryState.RETRY_WAIT, later)
+            self.ledger.finish_delivery(claim.delivery_id, claim.fence, state, "", "DESTINATION_UNKNOWN", again, now)
 
     def _alarm(self, code: str, destination: str, *, on: bool, detail: int) -> None:
         key = f"{code} {destination}".strip()
