@@ -23,13 +23,13 @@ from casework.engine.onnxrt import OnnxRunner
 from casework.engine.runner import SideInputs
 from casework.modelspec import SLOTS
 from models.cman import card, evaluate, statements
-from models.cman.data import Sides, open_sides
+from models.cman.data import Sides, open_all, open_sides
 from models.cman.export import NAMES, write_fusion
 from models.cman.fuse import logits_of
 from models.cman.net.cman import Cman, Fusion
 from models.cman.net.config import MODALITIES
 from models.cman.package import TOLERANCE, parity, write_golden, write_manifest
-from models.cman.train import CONFIG, Log, load_net, open_train, runner_of, stage_tokens
+from models.cman.train import CONFIG, Log, load_net, runner_of, stage_tokens, train_sets
 
 Tokens = Mapping[str, NDArray[np.float16]]
 PRECISION_SIDES = 120
@@ -153,8 +153,8 @@ def main() -> None:
     torch.set_num_threads(2)
     log = Log(options.run / "log.jsonl")
     sets = {n: open_sides(options.data / n) for n in ("val", *HELD_OUT) if (options.data / n).exists()}
-    tokens = {n: {m: stage_tokens(options.run, m, s, n, log) for m in MODALITIES} for n, s in sets.items()}
-    sets["train"] = open_train(options.data, options.run)
+    tokens = {n: {m: stage_tokens(options.run, m, options.data / n, log) for m in MODALITIES} for n in sets}
+    sets["train"] = open_all(train_sets(options.data, options.run))
     net = load_net(options.run)
     chosen = choose(net.fusion, tokens["val"], sets["val"])
     log("calibration", **chosen)

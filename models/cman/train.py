@@ -85,7 +85,7 @@ def stage_encoders(
             _borrow(model, torch.load(run / "encoder-MG.start", weights_only=True)["model"])
         share = preset["encoder_share"][modality]
         schedule = Schedule(preset["encoder_steps"][modality], share * budget_s, **preset["encoder"])
-        began, train = time.monotonic(), open_train(data)
+        began, train = time.monotonic(), open_all(train_sets(data))
         steps = train_encoder(
             model, train, modality, schedule, seed=seed + n, progress=log, checkpoint=run / f"encoder-{modality}.resume"
         )
@@ -101,7 +101,7 @@ def stage_encoders(
         save(path, {"state": model.state_dict(), "steps": steps, "dense_auc": scores, "schedule": asdict(schedule)})
 
 
-def open_train(data: Path, run: Path | None = None) -> Sides:
+def train_sets(data: Path, run: Path | None = None) -> list[Path]:
     """All training sets that are there; with a run, those that its fusion began with."""
     names = sorted(p.name for p in data.glob("train-*[0-9]"))
     if run:
@@ -109,7 +109,7 @@ def open_train(data: Path, run: Path | None = None) -> Sides:
         if not record.exists():
             record.write_text(json.dumps(names), "utf-8")
         names = json.loads(record.read_text("utf-8"))
-    return open_all([data / n for n in names])
+    return [data / n for n in names]
 
 
 def _borrow(model: DenseEncoder, state: dict[str, torch.Tensor]) -> None:
@@ -164,12 +164,13 @@ def runner_of(folder: Path, config: NetConfig = CONFIG, threads: int = 2) -> Onn
     return OnnxRunner(ModelPackage(spec, "", {r: (folder / n).read_bytes() for r, n in NAMES.items()}, ()), threads)
 
 
-def stage_tokens(run: Path, modality: str, sides: Sides, name: str, log: Log) -> NDArray[np.float16]:
+def stage_tokens(run: Path, modality: str, data: Path, log: Log) -> NDArray[np.float16]:
     """Token maps of all present images of a modality, (N, slots, d, g, g), by the int8 encoder, cached in run/tokens."""
-    folder, graph = run / "tokens" / name, run / "int8" / NAMES[modality]
+    folder, graph = run / "tokens" / data.name, run / "int8" / NAMES[modality]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{modality}.npy"
     if not path.exists():
+        sides = open_sides(data)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -183,7 +184,7 @@ def stage_tokens(run: Path, modality: str, sides: Sides, name: str, log: Log) ->
             array[at] = session.run(["tokens"], {"images": images})[0]
         np.save(path.with_suffix(".part.npy"), array)
         path.with_suffix(".part.npy").rename(path)
-        log(f"tokens {name} {modality}", images=len(side))
+        log(f"tokens {data.name} {modality}", images=len(side))
     return np.load(path, mmap_mode="r")
 
 
@@ -247,15 +248,15 @@ def main() -> None:
     log("start", seed=options.seed, preset=options.preset, budget_min=options.budget_min)
     began = time.monotonic()
     stage_encoders(options.run, options.data, preset, budget_s=budget_s, seed=options.seed, log=log, only=options.only)
-    chosen = (options.only,) if options.only else MODALITIES
-    train, val = open_train(options.data, options.run), open_sides(options.data / "val")
+    sets = train_sets(options.data, None if options.only else options.run)
     tokens: list[dict[str, NDArray[np.float16]]] = [{}, {}]
-    for modality in chosen:
-        stage_graph(options.run, modality, train, options.seed, log)
-        for n, (name, sides) in enumerate((("train", train), ("val", val))):
-            tokens[n][modality] = stage_tokens(options.run, modality, sides, name, log)
+    for modality in (options.only,) if options.only else MODALITIES:
+        stage_graph(options.run, modality, open_sides(sets[0]), options.seed, log)
+        parts = [stage_tokens(options.run, modality, folder, log) for folder in (*sets, options.data / "val")]
+        tokens[0][modality], tokens[1][modality] = np.concatenate(parts[:-1]), parts[-1]
     if options.only:
         return
+    train, val = open_all(sets), open_sides(options.data / "val")
     left_s = min(preset["fusion_share"] * budget_s, budget_s - (time.monotonic() - began))
     schedule = Schedule(preset["fusion_steps"], max(left_s, 60.0), **preset["fusion"])
     stage_fusion(options.run, (train, val), (tokens[0], tokens[1]), schedule, seed=options.seed, log=log)
