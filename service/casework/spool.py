@@ -24,6 +24,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREPARED_KEY = re.compile(r"[0-9a-z][0-9a-z_-]{1,127}")
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # of handles or memory, for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,10 @@ class Spool:
         """
         for number in range(256):
             Path(self._objects, f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
-        for directory in (self._objects, str(self.root), str(self.root.parent)):
+        for directory in (self._objects, str(self.root)):
             self._fsync_directory(directory)
+        with contextlib.suppress(PermissionError):  # a parent that we may only pass through is not ours to flush
+            self._fsync_directory(str(self.root.parent))
 
     # --- writing ------------------------------------------------------------------------------------------
 
@@ -118,7 +121,7 @@ class Spool:
         """Open a new file in incoming/, locked for as long as it is being written (see `sweep_incoming`).
 
         Raises:
-            Unavailable: STORAGE_FAILED or DISK_LOW.
+            Unavailable: STORAGE_FAILED, DISK_LOW, or RATE_LIMITED when this process has no handle left for the moment.
         """
         self._check()
         while True:
@@ -126,7 +129,7 @@ class Spool:
             try:
                 fd = os.open(path, _CREATE, 0o600)
             except OSError as error:
-                raise Unavailable("DISK_LOW" if error.errno in _FULL else "STORAGE_FAILED") from error
+                raise _cannot_open(error) from error
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
                 return Incoming(path, fd)
@@ -276,8 +279,20 @@ class Spool:
             raise self._fail(error) from error
 
     def _fsync_directory(self, directory: str) -> None:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            raise
+        except OSError as error:
+            raise _cannot_open(error) from error
         try:
             self._fsync(fd)
         finally:
             os.close(fd)
+
+
+def _cannot_open(error: OSError) -> Unavailable:
+    """Why nothing could be opened. Being short of handles passes by itself and says nothing about the disk."""
+    if error.errno in _SHORT:
+        return Unavailable("RATE_LIMITED", error.strerror or "")
+    return Unavailable("DISK_LOW" if error.errno in _FULL else "STORAGE_FAILED", error.strerror or "")

@@ -236,3 +236,76 @@ def test_peers_are_checked_before_the_disk(start: Callable[..., Listener]) -> No
         assert stranger.associate({1: (MR, [EXPLICIT])}, called="WRONG") == (3, bytes([0, 1, 1, 7]))
     with Peer(listener.port) as known:
         assert known.associate() == BUSY
+
+
+def test_short_of_handles_only_this_instance_fails(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the process has no handle left an instance gets 0xA700, and the next one is taken: intake does not stop."""
+    real, broken = os.open, [True]
+
+    def short(path: str, *arguments: int, **more: int) -> int:
+        if str(path).endswith(".part") and broken:
+            broken.clear()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, *arguments, **more)
+
+    first, second = image(), image()
+    with Peer(listener.port) as peer:
+        peer.associate()
+        monkeypatch.setattr("casework.spool.os.open", short)
+        assert peer.store(encoded(first), MR, str(first.SOPInstanceUID)) == NO_RESOURCES
+        assert peer.store(encoded(second), MR, str(second.SOPInstanceUID)) == SUCCESS
+    assert listener.health()["ok"]
+
+
+def test_a_header_that_breaks_the_reader_leaves_nothing(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unexpected error while an instance is judged ends its association, and its half file is gone at once."""
+
+    def broken(*_: object) -> None:
+        raise ArithmeticError
+
+    ds = image()
+    monkeypatch.setattr("casework.flows.intake.read_mapped", broken)
+    with Peer(listener.port) as peer:
+        peer.associate()
+        assert peer.store(encoded(ds), MR, str(ds.SOPInstanceUID)) == -1
+    assert not list((listener.settings.root / "incoming").iterdir())
+
+
+def test_the_probe_asks_the_ledger(listener: Listener) -> None:
+    """Intake does not open again while the ledger still can't write."""
+    intake = listener.intake
+    with listener.ledger._database.exclusive():
+        listener.ledger._database._failed = "SQLITE_IOERR_FSYNC"
+    intake.failure = "LEDGER_UNAVAILABLE"
+    assert not intake.probe()
+    assert intake.admit() == "LEDGER_UNAVAILABLE"
+    listener.ledger._database._failed = ""
+    assert intake.probe()
+    assert intake.admit() == ""
+
+
+def test_a_hammered_port_does_not_fill_the_ledger(listener: Listener) -> None:
+    """Of many associations that are turned away at once only the first few get a row."""
+    for _ in range(200):
+        listener.intake.note_rejection("X", "Y", "127.0.0.1", "AE_NOT_ALLOWED")
+    listener.intake.open_association("LAST", "CMAN", "127.0.0.1")
+    rejected = [row for row in listener.ledger.read.associations(500) if row.end == "rejected"]
+    assert 15 <= len(rejected) <= 30
+
+
+def test_a_thread_that_cannot_start_gives_its_place_back(
+    start: Callable[..., Listener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the system gives no more threads the peer is turned away, and its place is free for the next."""
+    listener = start(max_associations=1)
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("casework.dicom.scp.threading.Thread.start", none)
+        with Peer(listener.port) as peer:
+            assert peer.associate() == BUSY
+    with Peer(listener.port) as peer:
+        assert peer.associate()[0] == 2
+        assert peer.echo() == SUCCESS

@@ -49,6 +49,19 @@ def test_honest_echo_among_500_silent_peers(start: Start) -> None:
             sock.close()
 
 
+def test_silent_peers_leave_handles_for_others(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lobby takes at most half of the process's handles: the stranger who came first makes room."""
+    monkeypatch.setattr("casework.dicom.guard.resource.getrlimit", lambda _: (16, 16))
+    listener = start()
+    silent = [socket.create_connection(("127.0.0.1", listener.port), 5) for _ in range(12)]
+    silent[0].settimeout(10)
+    assert silent[0].recv(1) == b""
+    with Peer(listener.port) as peer:
+        assert peer.associate()[0] == 2
+    for sock in silent:
+        sock.close()
+
+
 def test_silent_and_dripping_peers_are_dropped(start: Start) -> None:
     """A silent peer and one that drips its request byte by byte are both cut at the association deadline."""
     listener = start(association_deadline_s=0.6)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,40 @@ def test_full_disk_is_not_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             spool.put(b"abc")
     assert not list((tmp_path / "incoming").iterdir())
     spool.put(b"abc")
+
+
+@pytest.mark.parametrize("broken_open", [1, 2])
+def test_being_short_of_handles_is_not_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_open: int) -> None:
+    """EMFILE, for the file or for its folder, fails this call alone: nothing is wrong with the disk."""
+    spool, calls = Spool(tmp_path), 0
+    real = os.open
+
+    def broken(*arguments: Any, **more: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == broken_open:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("casework.spool.os.open", broken)
+        with pytest.raises(Unavailable, match="RATE_LIMITED"):
+            spool.put(b"abc")
+    assert not list((tmp_path / "incoming").iterdir())
+    spool.put(b"abc")
+
+
+def test_a_parent_that_may_only_be_passed_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A root inside a folder that we can't read is used all the same."""
+    real = os.open
+
+    def closed(path: Any, *arguments: Any, **more: Any) -> int:
+        if str(path) == str(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr("casework.spool.os.open", closed)
+    assert Spool(tmp_path / "root").put(b"abc")
 
 
 def test_sweep_spares_the_living(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ thread. During an association every PDU has a cap by its type and an absolute de
 import contextlib
 import ipaddress
 import re
+import resource
 import selectors
 import socket
 import ssl
@@ -155,6 +156,8 @@ class Lobby:
         self._listening, self._settings, self._arrive, self._tls = listening, settings, arrive, tls
         self._selector = selectors.DefaultSelector()
         self._guests: dict[int, _Guest] = {}
+        # Half of this process's handles at most: idle strangers must not take those that files and peers need.
+        self._room = min(_LOBBY_SOCKETS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._stopping = False
         self._wake_r, self._wake_w = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="lobby", daemon=True)
@@ -205,7 +208,7 @@ class Lobby:
                 sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             deadline = time.monotonic() + self._settings.association_deadline_s
             guest = _Guest(sock, address[0], deadline, bytearray(), shaking=self._tls is not None)
-            if len(self._guests) >= _LOBBY_SOCKETS:
+            if len(self._guests) >= self._room:
                 self._drop(next(iter(self._guests.values())), "TOO_MANY_ASSOCIATIONS")
             self._guests[sock.fileno()] = guest
             self._selector.register(sock, selectors.EVENT_READ, guest)

@@ -142,10 +142,14 @@ class Server:
         if rejection is None:
             rejection = self._turnstile.enter(address)
         if rejection is None:
-            ASSOCIATIONS.inc()
             name = f"assoc-{sock.fileno()}"
-            threading.Thread(target=self._run, args=(sock, caller, request), name=name, daemon=True).start()
-            return
+            try:
+                threading.Thread(target=self._run, args=(sock, caller, request), name=name, daemon=True).start()
+            except RuntimeError:  # no more threads: the place is free again
+                self._turnstile.leave(address)
+                rejection = guard.busy("TOO_MANY_ASSOCIATIONS")
+            else:
+                return
         self._reject(sock, address, rejection)
         self._store.rejected(caller, rejection.code)
 
@@ -159,7 +163,14 @@ class Server:
     # --- one association (its own thread) -----------------------------------------------------------------
 
     def _run(self, sock: socket.socket, caller: Caller, request: bytes) -> None:
-        wire = Wire(sock, self._settings)
+        ASSOCIATIONS.inc()
+        try:
+            self._guarded(Wire(sock, self._settings), sock, caller, request)
+        finally:
+            ASSOCIATIONS.dec()
+            self._turnstile.leave(caller.address)
+
+    def _guarded(self, wire: Wire, sock: socket.socket, caller: Caller, request: bytes) -> None:
         self._wires[id(wire)] = wire
         try:
             self._associate(wire, sock, caller, request)
@@ -174,8 +185,6 @@ class Server:
         finally:
             del self._wires[id(wire)]
             wire.close()
-            ASSOCIATIONS.dec()
-            self._turnstile.leave(caller.address)
 
     def _associate(self, wire: Wire, sock: socket.socket, caller: Caller, request: bytes) -> None:
         accept, contexts = negotiate(request, self._settings.max_data_pdu_bytes)

@@ -9,6 +9,7 @@ then gets its row under the same digest. Health and metrics: <root>/health/liste
 import contextlib
 import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -140,6 +141,8 @@ def main(settings: Settings) -> int:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the usual soft limit of 1,024 is less than a full lobby
     listener = Listener(settings)
     listener.start()
     folder = settings.root / "health"

@@ -28,6 +28,7 @@ from casework.spool import Incoming, Spool
 
 MAX_BATCH = 64
 GATHER_S = 0.005
+REJECTION_ROWS, REJECTION_ROWS_PER_S = 20.0, 1.0
 _META_ROOM = 72 << 10
 
 
@@ -169,6 +170,8 @@ class Intake:
         self._waiting: list[_Pending] = []
         self._wake = threading.Condition()
         self._closing = False
+        self._closed = False
+        self._rejections = (REJECTION_ROWS, 0.0)  # rows left, and when that was (monotonic seconds)
         self._coming = 0
         self._writer = threading.Thread(target=self._write_forever, name="intake-writer", daemon=True)
         self._writer.start()
@@ -209,9 +212,7 @@ class Intake:
             try:
                 header = read_mapped(incoming.fileno(), self._settings.dicom.max_frames_bytes)
                 self._compare(header, context)
-                verdict, code = classes.judge(header, self._settings.report.manufacturer)
-                if verdict is Verdict.REFUSED:
-                    raise Refused(code)
+                verdict, code = self._judge(header)
                 with self._wake:
                     self._coming += 1
                 try:
@@ -224,6 +225,9 @@ class Intake:
             except CaseworkError as error:
                 incoming.abandon()
                 return self.refuse(error, context, header)
+            except BaseException:
+                incoming.abandon()
+                raise
         if recorded is None:
             raise AssertionError("the writer answers with a row or an error")
         INSTANCES.labels(context.door, recorded.verdict, recorded.code).inc()
@@ -269,7 +273,8 @@ class Intake:
     def note_rejection(self, calling: str, called: str, address: str, code: str) -> None:
         """Write a row for an association that was turned away, without waiting.
 
-        Dropped when too many are queued: a peer that hammers the port can't fill the ledger faster than it is written.
+        So many a second and no more, the rest is in the log: a peer that hammers the port must neither fill the ledger
+        nor take the writer's time from images.
         """
         association_id, now = str(uuid.uuid4()), self._now()
 
@@ -278,7 +283,11 @@ class Intake:
             self._ledger.close_association(association_id, "rejected", code, {}, now)
 
         with self._wake:
-            if len(self._waiting) < MAX_BATCH and not self._closing:
+            clock = time.monotonic()
+            left, then = self._rejections
+            left = min(REJECTION_ROWS, left + (clock - then) * REJECTION_ROWS_PER_S)
+            self._rejections = (left - 1.0 if left >= 1.0 else left, clock)
+            if left >= 1.0 and not self._closing:
                 self._waiting.append(_Pending(call=call))
                 self._wake.notify()
 
@@ -300,6 +309,12 @@ class Intake:
         self._writer.join()
 
     # --- judging ------------------------------------------------------------------------------------------
+
+    def _judge(self, header: Header) -> tuple[Verdict, str]:
+        verdict, code = classes.judge(header, self._settings.report.manufacturer)
+        if verdict is Verdict.REFUSED:
+            raise Refused(code)
+        return verdict, code
 
     def _compare(self, header: Header, context: Context) -> None:
         if context.sop_instance_uid and (header.sop_class_uid, header.sop_instance_uid) != (
@@ -327,7 +342,7 @@ class Intake:
 
     def _submit(self, pending: _Pending) -> _Pending:
         with self._wake:
-            if self._closing and not self._writer.is_alive():
+            if self._closed:
                 raise Unavailable("SHUTTING_DOWN")
             self._waiting.append(pending)
             self._wake.notify()
@@ -346,6 +361,7 @@ class Intake:
                     self._wake.wait(left)
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 if not batch:
+                    self._closed = True
                     return
             try:
                 self._turn(batch)

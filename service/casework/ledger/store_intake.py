@@ -58,12 +58,14 @@ class IntakeStore(Store):
     def record(self, arrivals: Sequence[Arrival], now: datetime) -> list[Recorded]:
         """Make arrivals part of the record, in one transaction; answer the sender only after this returns.
 
+        Without arrivals it only shows that a transaction can begin and commit.
+
         Raises:
             Unavailable: LEDGER_UNAVAILABLE, nothing was recorded.
         """
-        if not arrivals:
-            return []
         with self._database.write(now) as tx:
+            if not arrivals:
+                return []
             items = [_item(arrival) for arrival in arrivals]
             new = _judge(tx, items)
             assembler = Assembler(tx, self._window_days)
