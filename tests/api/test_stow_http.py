@@ -12,7 +12,6 @@ import pytest
 from pydicom import Dataset
 
 from casework.case import Verdict
-from casework.config import Storage
 from casework.entrypoints.api.door import Door
 from casework.flows.intake import Intake
 from tests.api.conftest import Api, raw, run_server, serving
@@ -207,8 +206,7 @@ def with_storage(api: Api, **changes: Any) -> Door:
 
 def test_a_full_disk_is_507_and_readiness_fails(own_api: Api) -> None:
     """Above the watermark nothing is taken: 507 with Retry-After, no new file, no row, and /ready says DISK_LOW."""
-    assert Storage().reserve_bytes > 0
-    door = with_storage(own_api, reserve_bytes=1 << 60)
+    door = with_storage(own_api, watermark=1e-9)
     with run_server(door) as port:
         full = Api(door, f"http://127.0.0.1:{port}", own_api.keys)
         body, content_type = multipart([mammogram()])
@@ -221,6 +219,7 @@ def test_a_full_disk_is_507_and_readiness_fails(own_api: Api) -> None:
     door.intake.close()
     assert full.ledger.read.metrics().instances == 0
     assert not full.ledger.read.receipts()
+    assert not full.ledger.read.associations(), "refused before it began"
 
 
 def test_a_disk_that_fills_meanwhile_is_507(own_api: Api) -> None:
