@@ -141,7 +141,7 @@ def test_bad_analysis_requests(body: dict[str, Any], api: Api) -> None:
 def test_unexpected_failures_are_problems_too(own_api: Api) -> None:
     """When something of ours breaks, the caller gets a coded 500 without a word about the inside."""
     own_api.ledger.close()
-    own_api.ledger.read = None  # type: ignore[assignment]  # breaks every question, as a bug would
+    own_api.ledger.read = None  # breaks every question, as a bug would
     with own_api.client("viewer") as client:
         problem = check_problem(client.get("/v1/cases"), 500, "INTERNAL")
     assert "NoneType" not in str(problem)
