@@ -32,7 +32,7 @@ from models.cman.package import TOLERANCE, parity, write_golden, write_manifest
 from models.cman.train import CONFIG, Log, load_net, runner_of, stage_tokens, train_sets
 
 Tokens = Mapping[str, NDArray[np.float16]]
-PRECISION_SIDES = 120
+PRECISION_SIDES = 80
 HELD_OUT = ("test", "external")
 GOLDEN = (("full", MODALITIES), ("mammography-ultrasound", ("MG", "US")), ("mri", ("MR",)))
 

@@ -207,6 +207,8 @@ def stage_fusion(
     model = DenseFusion(CONFIG)
     log("alignment", planes=aim(model.fusion.prior, train))
 
+    began = time.monotonic()
+
     def validate() -> float:
         return float(roc_auc_score(val.label, logits_of(model.fusion, tokens[1], val.masks)))
 
@@ -223,7 +225,7 @@ def stage_fusion(
             validate=validate,
         )
     (run / "fusion-best.part").rename(run / "fusion.pt")
-    log("fusion", steps=steps, sides=len(train.label))
+    log("fusion", steps=steps, sides=len(train.label), seconds=round(time.monotonic() - began))
 
 
 def main() -> None:
