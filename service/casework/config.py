@@ -16,6 +16,10 @@ from typing import Any
 
 from casework.errors import Defect
 
+_SYSTEM_FOLDERS = frozenset(
+    "/ /bin /boot /dev /etc /home /lib /media /mnt /opt /proc /root /run /sbin /srv /sys /tmp /usr /var /var/lib".split()  # noqa: SIM905 - a list of quoted words reads worse
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -60,7 +64,7 @@ class Http:
 class Storage:
     """Where the durable things live. All folders of the spool must be on one local file system."""
 
-    root: str = "var"
+    root: str = "var"  # relative to the working directory
     ledger_url: str = ""  # "" = SQLite in <storage.root>/ledger/ledger.db; or postgresql+psycopg://...
     watermark: float = 0.75  # refuse new associations above this share of the disk
     hard_watermark: float = 0.90  # refuse instances above this
@@ -100,9 +104,9 @@ class Destination:
 class Work:
     """Workers, leases and retries."""
 
-    model: str = "models/cman"
+    model: str = "models/cman"  # relative to the working directory, or else to the source checkout
     threads: int = 0  # 0 = number of cores
-    lease_s: float = 60.0
+    lease_s: float = 60.0  # at most 3600: a lease that ends later is taken for one of before the clock went back
     heartbeat_s: float = 20.0
     max_attempts: int = 3
     decode_processes: int = 2
@@ -142,6 +146,12 @@ class Settings:
         return Path(self.storage.root).resolve()
 
     @property
+    def model_folder(self) -> Path:
+        """The model package as an absolute path."""
+        bases = (Path.cwd(), Path(__file__).resolve().parents[2])
+        return next((b / self.work.model for b in bases if (b / self.work.model).is_dir()), bases[0] / self.work.model)
+
+    @property
     def ledger_url(self) -> str:
         """The ledger's SQLAlchemy URL."""
         return self.storage.ledger_url or f"sqlite:///{self.root / 'ledger' / 'ledger.db'}"
@@ -169,6 +179,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
                 document.setdefault(section.name, {})[setting.name] = value
     settings = typing.cast(Settings, _build(Settings, document, ""))
     _check(settings)
+    _check_work(settings.work)
     return settings
 
 
@@ -205,8 +216,8 @@ def _check(settings: Settings) -> None:
     """Refuse combinations that would lose data or open a door."""
     if not 0 < settings.storage.watermark <= settings.storage.hard_watermark < 1:
         raise Defect("CONFIG_INVALID", "storage.watermark must be below storage.hard_watermark, both in 0..1")
-    if settings.work.heartbeat_s * 2 > settings.work.lease_s:
-        raise Defect("CONFIG_INVALID", "work.heartbeat_s must be at most half of work.lease_s")
+    if str(settings.root) in _SYSTEM_FOLDERS:  # "var" from the working directory / is /var
+        raise Defect("CONFIG_INVALID", f"storage.root: {settings.root} belongs to the system; name a folder of its own")
     if not _loopback("dicom.host", settings.dicom.host) and not settings.dicom.peer:
         raise Defect("CONFIG_INVALID", "dicom.host is not loopback: name the allowed peers in [[dicom.peer]]")
     if not _loopback("http.host", settings.http.host) and not settings.http.keys_file:
@@ -224,6 +235,16 @@ def _check(settings: Settings) -> None:
             raise Defect("CONFIG_INVALID", f"destination {d.name}: kind must be dimse or stow")
         if (d.kind == "dimse" and not d.ae_title) or (d.kind == "stow" and not d.url):
             raise Defect("CONFIG_INVALID", f"destination {d.name}: ae_title (dimse) or url (stow) is needed")
+
+
+def _check_work(work: Work) -> None:
+    """Refuse times that the ledger would misunderstand."""
+    if work.heartbeat_s * 2 > work.lease_s:
+        raise Defect("CONFIG_INVALID", "work.heartbeat_s must be at most half of work.lease_s")
+    if work.lease_s > 3600:
+        raise Defect("CONFIG_INVALID", "work.lease_s must be at most 3600")
+    if work.retry_max_s > 86400:
+        raise Defect("CONFIG_INVALID", "work.retry_max_s must be at most 86400")
 
 
 def _loopback(where: str, host: str) -> bool:

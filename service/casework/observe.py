@@ -7,7 +7,11 @@ so that no name, birth date, accession number or free text of a tag can reach a 
 import json
 import logging
 import sys
+import threading
+import warnings
 from collections.abc import MutableMapping
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -55,6 +59,26 @@ def setup_logging(process: str, level: str = "INFO") -> None:
     for library in ("pydicom", "pynetdicom", "uvicorn", "uvicorn.access", "uvicorn.error", "httpx", "highdicom"):
         logging.getLogger(library).handlers = [logging.NullHandler()]
         logging.getLogger(library).propagate = False
+
+
+def hide_values() -> None:
+    """Report warnings and errors that nobody caught by their kind and place: their words may quote a patient's data.
+
+    Call once, first thing in a process of the service (pydicom's warnings repeat the values that they are about).
+    """
+    sys.excepthook = lambda kind, _, trace: _uncaught(kind, trace)
+    threading.excepthook = lambda failure: _uncaught(failure.exc_type, failure.exc_traceback)
+    warnings.showwarning = lambda _, kind, file, line, *__: log.warning(
+        "python.warning", error_type=kind.__name__, where=f"{Path(file).name}:{line}"
+    )
+
+
+def _uncaught(kind: type[BaseException], trace: TracebackType | None) -> None:
+    places = []
+    while trace is not None:
+        places.append(f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    log.critical("python.uncaught", error_type=kind.__name__, where=" > ".join(places[-4:]))
 
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -21,7 +21,7 @@ from casework.config import Dicom
 from casework.dicom import guard, status
 from casework.dicom.classes import IMPLICIT_LE, choose_syntax
 from casework.dicom.guard import Caller, Closed, Lobby, Rejection, Turnstile, Wire
-from casework.errors import CaseworkError, Refused
+from casework.errors import CaseworkError, Defect, Refused
 from casework.observe import ASSOCIATIONS, log
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
@@ -289,11 +289,19 @@ def _sum(association: _Association) -> dict[str, int]:
 
 
 def listen(settings: Dicom) -> socket.socket:
-    """Bind the port."""
+    """Bind the port.
+
+    Raises:
+        Defect: CONFIG_INVALID when it is taken or not ours to take.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind((settings.host, settings.port))
+    try:
+        sock.bind((settings.host, settings.port))
+    except OSError as error:
+        sock.close()
+        raise Defect("CONFIG_INVALID", f"dicom.port {settings.port}: {error.strerror}") from error
     sock.listen(256)
     return sock
 

@@ -3,6 +3,7 @@
 import ctypes
 import getpass
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,10 +20,10 @@ from rich.table import Table
 from casework import __version__
 from casework.case import CaseState
 from casework.config import Settings, load
-from casework.entrypoints.explain import explain
+from casework.entrypoints.explain import explain, plain
 from casework.errors import CaseworkError, Refused
 from casework.ledger import Ledger
-from casework.observe import setup_logging
+from casework.observe import hide_values, setup_logging
 
 app = typer.Typer(
     name="casework",
@@ -37,7 +38,7 @@ Config = Annotated[
     Path | None, typer.Option("--config", help="TOML file; default CASEWORK_CONFIG, else only defaults.")
 ]
 Language = Annotated[str, typer.Option("--language", help="en or zh")]
-Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
+Supervised = Annotated[int, typer.Option("--supervised", hidden=True)]  # the supervisor's process id
 PR_SET_PDEATHSIG = 1
 
 
@@ -62,7 +63,9 @@ def _ledger(config: Path | None) -> Iterator[tuple[Settings, Ledger]]:
             and not Path(settings.ledger_url.removeprefix("sqlite:///")).exists()
         ):
             raise Refused("NOT_FOUND", f"no ledger in {settings.root}; start casework serve first, or name --config")
-        ledger = Ledger.open(settings.ledger_url, window_days=settings.assembly.window_days)
+        ledger = Ledger.open(
+            settings.ledger_url, window_days=settings.assembly.window_days, max_attempts=settings.work.max_attempts
+        )
         try:
             yield settings, ledger
         finally:
@@ -70,7 +73,10 @@ def _ledger(config: Path | None) -> Iterator[tuple[Settings, Ledger]]:
 
 
 def _actor() -> str:
-    return f"cli:{getpass.getuser()}"
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user often has no name
+        return f"cli:uid-{os.getuid()}"
 
 
 # --- processes ------------------------------------------------------------------------------------------------
@@ -81,6 +87,7 @@ def serve(config: Config = None) -> None:
     """Keep the whole service up: listener, API, keeper, inference and delivery workers."""
     from casework.entrypoints.serve import Supervisor
 
+    hide_values()
     with _spoken_errors():
         settings = load(config)
         setup_logging("serve")
@@ -93,9 +100,12 @@ def serve(config: Config = None) -> None:
         raise typer.Exit(Supervisor(settings, config).run())
 
 
-def _door(module: str, config: Path | None, *, supervised: bool) -> None:
+def _door(module: str, config: Path | None, *, supervised: int) -> None:
+    hide_values()
     if supervised:  # the kernel tells us when the supervisor dies, however it dies
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != supervised:  # it died before we could ask for that
+            raise typer.Exit(0)
     with _spoken_errors():
         settings = load(config)
         setup_logging(module)
@@ -103,31 +113,31 @@ def _door(module: str, config: Path | None, *, supervised: bool) -> None:
 
 
 @app.command()
-def listener(config: Config = None, *, supervised: Supervised = False) -> None:
+def listener(config: Config = None, *, supervised: Supervised = 0) -> None:
     """Only the DICOM listener."""
     _door("listener", config, supervised=supervised)
 
 
 @app.command()
-def api(config: Config = None, *, supervised: Supervised = False) -> None:
+def api(config: Config = None, *, supervised: Supervised = 0) -> None:
     """Only the REST API and the status page."""
     _door("api", config, supervised=supervised)
 
 
 @app.command()
-def keeper(config: Config = None, *, supervised: Supervised = False) -> None:
+def keeper(config: Config = None, *, supervised: Supervised = 0) -> None:
     """Only the keeper: completeness, leases, retries."""
     _door("keeper", config, supervised=supervised)
 
 
 @app.command("infer-worker")
-def infer_worker(config: Config = None, *, supervised: Supervised = False) -> None:
+def infer_worker(config: Config = None, *, supervised: Supervised = 0) -> None:
     """Only the inference worker."""
     _door("infer_worker", config, supervised=supervised)
 
 
 @app.command("deliver-worker")
-def deliver_worker(config: Config = None, *, supervised: Supervised = False) -> None:
+def deliver_worker(config: Config = None, *, supervised: Supervised = 0) -> None:
     """Only the delivery worker."""
     _door("deliver_worker", config, supervised=supervised)
 
@@ -159,9 +169,8 @@ def cases(
         for item in ledger.read.list_cases(state=state, q=query, limit=limit).items:
             images = " ".join(f"{modality} {count}" for modality, count in sorted(item.modalities.items()))
             row = item.case
-            table.add_row(
-                row.id, str(row.revision), row.state.value, row.reason, images, f"{row.changed_at:%Y-%m-%d %H:%M:%S}"
-            )
+            changed = f"{row.changed_at:%Y-%m-%d %H:%M:%S}"
+            table.add_row(row.id, str(row.revision), row.state.value, row.reason, escape(plain(images)), changed)
         console.print(table)
 
 
@@ -237,9 +246,10 @@ def cancel(case_id: str, config: Config = None) -> None:
 
 @app.command()
 def resend(case_id: str, config: Config = None) -> None:
-    """Send a case's stored results again (the same bytes)."""
-    with _ledger(config) as (_, ledger):
-        ledger.resend_case(case_id, _actor(), datetime.now(UTC))
+    """Send a case's stored results again (the same bytes), also to destinations that were configured since."""
+    with _ledger(config) as (settings, ledger):
+        wanted = [place.name for place in settings.destination if place.send]
+        ledger.resend_case(case_id, _actor(), datetime.now(UTC), wanted)
         typer.echo(f"{case_id}: delivering")
 
 

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 
 from casework.config import Destination, Settings
@@ -20,6 +21,9 @@ from casework.dicom.scu import echo
 from casework.errors import CaseworkError
 from casework.ledger import Ledger
 
+_DIRECT = urllib.request.build_opener(
+    urllib.request.ProxyHandler({})
+)  # as the service does: no proxy of the environment
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 
 
@@ -44,12 +48,20 @@ def examine(settings: Settings) -> Iterator[Check]:
         _clock,
     )
     for check in checks:
-        try:
-            yield from check(settings)
-        except CaseworkError as error:
-            yield Check(check.__name__.strip("_"), "fail", f"{error}. {error.reason.next_en}")
-        except OSError as error:
-            yield Check(check.__name__.strip("_"), "fail", str(error))
+        yield from _guarded(check, settings)
+
+
+def _guarded(check: Callable[[Settings], Iterator[Check]], settings: Settings) -> Iterator[Check]:
+    """One check; one that can't be made is a finding and doesn't hold up the others."""
+    name = check.__name__.strip("_")
+    try:
+        yield from check(settings)
+    except CaseworkError as error:
+        yield Check(name, "fail", f"{error}. {error.reason.next_en}")
+    except OSError as error:
+        yield Check(name, "fail", str(error))
+    except (HTTPException, ValueError) as error:  # something else speaks there
+        yield Check(name, "fail", f"an answer that can't be read: {type(error).__name__}")
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
@@ -65,7 +77,7 @@ def _disk(settings: Settings) -> Iterator[Check]:
         file.flush()
         os.fsync(file.fileno())
     usage = shutil.disk_usage(root)
-    share = usage.used / usage.total
+    share = usage.used / (usage.used + usage.free)  # as the spool counts, without what is reserved for root
     storage = settings.storage
     low = share > storage.watermark or usage.free < storage.reserve_bytes
     words = f"{share:.0%} used, {usage.free / 2**30:.1f} GiB free (watermark {storage.watermark:.0%}, reserve {storage.reserve_bytes / 2**30:.0f} GiB)"
@@ -120,9 +132,10 @@ def _ports(settings: Settings) -> Iterator[Check]:
     if not _answers(http.host, http.port):
         yield Check("api", "warn", f"nothing listens on {http.host}:{http.port}")
         return
-    url = f"http://{http.host}:{http.port}/v1/health/ready"
+    host = f"[{http.host}]" if ":" in http.host else http.host
+    url = f"http://{host}:{http.port}/v1/health/ready"
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with _DIRECT.open(url, timeout=5) as answer:
             yield Check("api", "ok", f"ready: {json.load(answer).get('status', '')}")
     except urllib.error.HTTPError as error:
         yield Check("api", "fail", f"{url} answers {error.code}")
@@ -150,7 +163,7 @@ def _model(settings: Settings) -> Iterator[Check]:
     from casework.engine.golden import check_golden
     from casework.engine.onnxrt import OnnxRunner
 
-    package = open_package(Path(settings.work.model))
+    package = open_package(settings.model_folder)
     runner = OnnxRunner(package, settings.work.threads)
     check_golden(runner, package)
     spec = package.spec
@@ -181,7 +194,7 @@ def _reaches(url: str) -> bool:
     if not url.startswith(("http://", "https://")):
         return False
     try:
-        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - scheme checked above
+        _DIRECT.open(url, timeout=5).close()
     except urllib.error.HTTPError:
         return True
     except OSError:
@@ -211,22 +224,31 @@ def verify_objects(settings: Settings, ledger: Ledger) -> int:
     from casework.spool import Spool
 
     spool = Spool(settings.root)
-    bad = checked = after = 0
-    while rows := ledger.read.instances(after, 500):
-        for row in rows:
-            checked += 1
-            digest = hashlib.sha256()
-            try:
-                with spool.open(row.sha256) as file:
-                    while block := file.read(1 << 20):
-                        digest.update(block)
-            except OSError:
-                print(f"  missing: instance {row.id}")  # noqa: T201 - a command's answer
-                bad += 1
-                continue
-            if digest.hexdigest() != row.sha256:
-                print(f"  changed: instance {row.id}")  # noqa: T201 - a command's answer
-                bad += 1
-        after = rows[-1].id
+    bad = checked = 0
+    for name, sha256 in _recorded(ledger):
+        checked += 1
+        digest = hashlib.sha256()
+        try:
+            with spool.open(sha256) as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            problem = "" if digest.hexdigest() == sha256 else "changed"
+        except OSError:
+            problem = "missing"
+        if problem:
+            print(f"  {problem}: {name}")  # noqa: T201 - a command's answer
+            bad += 1
     print(f"objects: {checked} read, {bad} bad")  # noqa: T201 - a command's answer
     return bad
+
+
+def _recorded(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """What the ledger says is stored, images and results: a name for people, and the digest."""
+    after = 0
+    while instances := ledger.read.instances(after, 500):
+        yield from ((f"instance {row.id}", row.sha256) for row in instances)
+        after = instances[-1].id
+    after = 0
+    while results := ledger.read.artefacts(after, 500):
+        yield from ((f"result {row.id}", row.artefact.sha256) for row in results)
+        after = results[-1].id

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from casework.case import CaseState
 from casework.ledger import CaseRow, Why, WhyCase
-from casework.reasons import reason
+from casework.reasons import REASONS, reason
 
 STATES_ZH = {
     CaseState.RECEIVING: "接收中",
@@ -53,19 +53,33 @@ class _Speaker:
         return _WORDS[key][self._zh]
 
     def what(self, code: str) -> str:
+        if code not in REASONS:  # a newer program wrote it
+            return code
         row = reason(code)
         return row.zh if self._zh else row.en
 
     def next(self, code: str) -> str:
-        row = reason(code)
+        row = reason(code if code in REASONS else "INTERNAL")
         return row.next_zh if self._zh else row.next_en
 
     def state(self, case: CaseRow) -> str:
         return STATES_ZH[case.state] if self._zh else case.state.value.replace("_", " ")
 
 
+def plain(text: str) -> str:
+    """Text that moves no cursor and turns no line around: whatever can't be printed is replaced."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def explain(why: Why, language: str, now: datetime) -> Iterator[str]:
-    """Lines for a person: what arrived, what each case waits for and since when, and what to do next."""
+    """Lines for a person: what arrived, what each case waits for and since when, and what to do next.
+
+    Identifiers may come from a sender or from the answer of a PACS, so every line is made plain.
+    """
+    yield from map(plain, _lines(why, language, now))
+
+
+def _lines(why: Why, language: str, now: datetime) -> Iterator[str]:
     say = _Speaker(language)
     if not why.matched_by:
         yield say.word("nothing")

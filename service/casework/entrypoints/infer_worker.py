@@ -22,7 +22,7 @@ from casework.config import Settings
 from casework.engine.bundle import ModelPackage, open_package
 from casework.engine.golden import check_golden
 from casework.engine.onnxrt import OnnxRunner
-from casework.errors import CaseworkError, Defect
+from casework.errors import CaseworkError, Defect, Unavailable
 from casework.flows.analyse import Analyser, Ended, Inputs, PrepareAhead
 from casework.ledger import Ledger
 from casework.observe import log
@@ -54,7 +54,7 @@ class Worker:
         settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.pool = DecodePool(work.decode_processes, ChildLimits(work.decode_memory_bytes, work.decode_cpu_s), decoder)
         try:
-            self.package = open_package(Path(work.model))
+            self.package = open_package(settings.model_folder)
             _check_preprocess(self.package)
             self.runner = OnnxRunner(self.package, work.threads)
             check_golden(self.runner, self.package)
@@ -62,7 +62,7 @@ class Worker:
         except CaseworkError:
             self.pool.close()
             raise
-        spool = Spool(settings.root, fsync=settings.storage.fsync)
+        self.spool = spool = Spool(settings.root, fsync=settings.storage.fsync)
         inputs = Inputs(spool, self.pool, self.package.spec.input_size, work)
         self.ahead = PrepareAhead(self.ledger, spool, inputs, settings, _now)
         self.analyser = Analyser(
@@ -78,7 +78,13 @@ class Worker:
             self._thread.start()
 
     def step(self) -> Ended | None:
-        """Run one case, if one waits."""
+        """Run one case, if one waits.
+
+        Raises:
+            Unavailable: STORAGE_FAILED: every case would fail and spend its tries, so none is claimed until a restart.
+        """
+        if self.spool.failed:
+            raise Unavailable("STORAGE_FAILED")
         self.ahead.busy.set()
         try:
             return self.analyser.run_next(self.owner)
@@ -97,7 +103,13 @@ class Worker:
         """What the health route and `casework doctor` read."""
         spec = self.package.spec
         engine = self.runner.describe()
-        return {"ok": True, "pid": os.getpid(), "model": spec.name, "version": spec.version, "engine": engine}
+        return {
+            "ok": not self.spool.failed,
+            "pid": os.getpid(),
+            "model": spec.name,
+            "version": spec.version,
+            "engine": engine,
+        }
 
     def _prepare_ahead(self) -> None:
         while not self.ahead.stopping.wait(_AHEAD_POLL_S):

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from casework.config import Destination, Settings
 from casework.dicom.answers import Answer, StoreItem
 from casework.dicom.scu import StoreSession
+from casework.entrypoints.explain import plain
 from casework.errors import Refused
 from casework.reasons import reason
 
@@ -47,7 +48,7 @@ def send_files(paths: Sequence[Path], to: str, calling: str, settings: Settings,
             if not stored:
                 status = "no answer" if result.status is None else f"0x{result.status:04X}"
                 progress.console.print(
-                    f"{item.path.name}: {status} {result.code}: {reason(result.code).en}", markup=False
+                    f"{plain(item.path.name)}: {status} {result.code}: {reason(result.code).en}", markup=False
                 )
             progress.advance(task, item.path.stat().st_size)
     console.print(", ".join(f"{count} {what}" for what, count in sorted(outcomes.items())))
@@ -73,4 +74,4 @@ def _items(paths: Sequence[Path], console: Console) -> Iterator[tuple[tuple[str,
                 pair = (str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID))
                 yield pair, StoreItem(file, pair[0], str(meta.MediaStorageSOPInstanceUID))
             except (InvalidDicomError, AttributeError, OSError, ValueError) as error:
-                console.print(f"{file.name}: not sent ({type(error).__name__})", markup=False)
+                console.print(f"{plain(file.name)}: not sent ({type(error).__name__})", markup=False)

@@ -48,12 +48,20 @@ class Child:
         """Start it when it is due; note an exit and choose the next start (1 s doubling to 30 s, jittered)."""
         if self.process is None:
             if now >= self.due_at:
-                self.start(now)
+                try:
+                    self.start(now)
+                except OSError as error:  # no process or no memory to be had: the other doors go on
+                    log.error("child.not_started", child=self.name, error_type=type(error).__name__)
+                    self._wait(now, -1)
             return
         status = self.process.poll()
         if status is None:
             return
-        self.failures = 0 if now - self.started_at > HEALTHY_AFTER_S else self.failures + 1
+        self.failures = 0 if now - self.started_at > HEALTHY_AFTER_S else self.failures
+        self._wait(now, status)
+
+    def _wait(self, now: float, status: int) -> None:
+        self.failures += 1
         wait = min(30.0, 2.0 ** max(0, self.failures - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         log.error("child.exited", child=self.name, status=status, seconds=round(wait, 1))
         self.process, self.due_at = None, now + wait
@@ -91,19 +99,20 @@ class Supervisor:
         """Hold the storage root for this supervisor alone."""
         root = self.settings.root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = (root / "serve.lock").open("w")
+        handle = (root / "serve.lock").open("a")  # whoever holds it may have written into it
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             handle.close()
             raise Unavailable("ALREADY_RUNNING", str(root)) from error
+        handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
         return handle
 
     def _command(self, door: str) -> list[str]:
         config = ["--config", str(self.config)] if self.config else []
-        return [sys.executable, "-m", "casework", door, "--supervised", *config]
+        return [sys.executable, "-m", "casework", door, "--supervised", str(os.getpid()), *config]
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.stopping = True

@@ -18,6 +18,8 @@ from casework.ledger.types import ClaimedJob, FindingLike, Swept
 
 _C, _J = CaseState, JobState
 _ACTOR = "analyse"
+# Nothing is ever put off for longer. What is due later was written before the clock went back, and is due now.
+_LONGEST_LEASE, _LONGEST_WAIT = timedelta(hours=1), timedelta(days=1)
 
 
 class JobStore(base.Store):
@@ -110,7 +112,9 @@ class JobStore(base.Store):
     def expire_leases(self, now: datetime) -> Swept:
         """Take back what died: jobs go to READY or, when the tries are spent, DEAD; sendings are repeated."""
         with self._database.read() as connection:
-            lost = and_(delivery.c.state == DeliveryState.SENDING, delivery.c.lease_until < now)
+            lost = and_(
+                delivery.c.state == DeliveryState.SENDING, _outside(delivery.c.lease_until, now, _LONGEST_LEASE)
+            )
             stale = connection.execute(select(job.c.id).where(_expired(now)).limit(1)).first()
             if stale is None and connection.execute(select(delivery.c.id).where(lost).limit(1)).first() is None:
                 return Swept()
@@ -124,9 +128,9 @@ class JobStore(base.Store):
 
     def promote_due(self, now: datetime) -> Swept:
         """Make READY or PENDING what has waited for its time."""
-        due_job = and_(job.c.state == _J.RETRY_WAIT, job.c.next_at <= now)
+        due_job = and_(job.c.state == _J.RETRY_WAIT, _outside(job.c.next_at, now, _LONGEST_WAIT))
         waits = delivery.c.state.in_([DeliveryState.RETRY_WAIT, DeliveryState.UNKNOWN])
-        due_delivery = and_(waits, or_(delivery.c.next_at.is_(None), delivery.c.next_at <= now))
+        due_delivery = and_(waits, or_(delivery.c.next_at.is_(None), _outside(delivery.c.next_at, now, _LONGEST_WAIT)))
         with self._database.read() as connection:
             some = connection.execute(select(job.c.id).where(due_job).limit(1)).first()
             if some is None and connection.execute(select(delivery.c.id).where(due_delivery).limit(1)).first() is None:
@@ -232,7 +236,12 @@ def _held(tx: Tx, job_id: int, fence: int) -> Any:
 
 
 def _expired(now: datetime) -> ColumnElement[bool]:
-    return and_(job.c.state == _J.LEASED, job.c.lease_until < now)
+    return and_(job.c.state == _J.LEASED, _outside(job.c.lease_until, now, _LONGEST_LEASE))
+
+
+def _outside(column: ColumnElement[datetime], now: datetime, longest: timedelta) -> ColumnElement[bool]:
+    """Whether a time has come, or lies further ahead than any that is ever set."""
+    return or_(column <= now, column > now + longest)
 
 
 def _next_ready(kind: str) -> Any:
