@@ -121,8 +121,8 @@ def test_a_sagittal_projection_has_superior_at_the_top_and_the_chest_wall_at_the
 
 def test_no_difference_is_subtracted_twice() -> None:
     """A voxel that rises from 200 by the reference becomes one half in the early channel."""
+    reference = float(mri.prepare(*classic(volumes(DOTS)), SIZE).images[Side.RIGHT, "AX"].notes["reference"])
     data = volumes({})
-    reference = float(mri.prepare(*classic(data), SIZE).images[Side.RIGHT, "AX"].notes["reference"])
     data[1:] += np.where(data[:1] > 0, np.int16(round(reference)), np.int16(0))
     tensor = mri.prepare(*classic(data), SIZE).images[Side.RIGHT, "AX"].tensor
     assert abs(float(np.median(tensor[1][tensor[0] > 0.2])) - 0.5) < 0.01

@@ -3,12 +3,15 @@
 Nothing is believed from descriptions or series limits: vendors put the phases into one series (by temporal position,
 trigger time or only acquisition time), into one series each, or into the frames of Enhanced MR objects. What counts is
 geometry: a phase is a set of parallel slices at different positions; a dynamic series is at least three phases at the
-same positions, acquired one after the other with the same echo and repetition time.
+same positions, acquired one after the other with the same echo and repetition time. Where the order of the phases is not
+certain, or the first of them is not the one before contrast, there is none: a later phase taken for the first one turns
+uptake into its opposite.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,6 +20,15 @@ from casework.preprocess.facts import FrameFacts, InstanceFacts
 MIN_PHASES = 3
 MIN_SLICES = 4
 _MAX_PHASES = 200
+_LONGEST_ECHO_MS = 15.0  # a dynamic series is T1-weighted gradient echo; diffusion and T2 take longer
+_HALF_DAY_S = 43_200.0
+_OTHER_KINDS = frozenset(
+    # Image Type after its second value: what has the geometry and times of a dynamic series and is none.
+    {"LOCALIZER", "ADC", "DIFFUSION", "TRACEW", "FA", "MIP", "PROJECTION IMAGE", "SUB", "SUBTRACTION"}
+    | {"FAT", "F", "IN_PHASE", "IP", "OUT_PHASE", "OPP_PHASE", "OP", "FAT_FRACTION", "FF", "WATER_FRACTION", "WF"}
+    | {"PHASE", "PHASE MAP", "P", "REAL", "R", "IMAGINARY", "I"}
+)
+_AFTER_CONTRAST = frozenset({"POST_CONTRAST", "DELAYED", "STEADY_STATE"})  # Contrast/Bolus Agent Phase (PS3.3 C.8.13.5)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,10 +63,26 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class _Stack:
-    """One phase: frames by position, and when it was acquired."""
+    """One phase: frames by position; `order` is its number within its series, as its series counts phases."""
 
-    time: tuple[float, ...]
+    series_uid: str
+    order: int
     frames: Mapping[float, _Frame]
+
+    @property
+    def start_s(self) -> float | None:
+        """When it was begun, None when that is not stated."""
+        return min((f.own.acquired_s for f in self.frames.values() if f.own.acquired_s is not None), default=None)
+
+    @property
+    def trigger_ms(self) -> float:
+        """The first trigger time, 0 when that is not stated."""
+        return min(f.own.trigger_ms or 0.0 for f in self.frames.values())
+
+    @property
+    def series_number(self) -> int:
+        """The Series Number."""
+        return min(f.of.series_number for f in self.frames.values())
 
 
 def find_dynamic(facts: Sequence[InstanceFacts]) -> Dynamic | None:
@@ -74,9 +102,11 @@ def find_dynamic(facts: Sequence[InstanceFacts]) -> Dynamic | None:
 
 
 def _usable(instance: InstanceFacts) -> Iterable[_Frame]:
-    """Original grey frames with a plane and without diffusion weighting."""
-    if "DERIVED" in instance.image_type[:1] or "LOCALIZER" in instance.image_type or instance.samples != 1:
+    """Original grey frames of a short gradient echo, with a plane and without diffusion weighting."""
+    if "DERIVED" in instance.image_type[:1] or _OTHER_KINDS & set(instance.image_type[2:]) or instance.samples != 1:
         return
+    if "EP" in instance.scanning_sequence or (instance.echo_time_ms or 0.0) > _LONGEST_ECHO_MS:
+        return  # many vendors state the b-value of diffusion in private attributes only
     for n, own in enumerate(instance.frames[: instance.frame_count]):
         if len(own.position) == 3 and len(own.orientation) == 6 and not own.b_value:
             across = np.cross(own.orientation[:3], own.orientation[3:])
@@ -107,17 +137,61 @@ def _geometry(frame: _Frame) -> Hashable:
 def _dynamics(frames: list[_Frame]) -> list[Dynamic]:
     """The dynamic series among frames of one geometry, at most one for each range of positions."""
     by_series: dict[str, list[_Frame]] = defaultdict(list)
-    for frame in frames:
+    for frame in _past_midnight(frames):
         by_series[frame.of.series_instance_uid].append(frame)
     stacks = [s for _, members in sorted(by_series.items()) for s in _stacks(members)]
     found = []
     for group in _overlapping(stacks):
-        whole = _whole_phases(sorted(group, key=lambda s: (s.time, min(f.ref for f in s.frames.values()))))
+        whole = _whole_phases(_in_time(group))
         if MIN_PHASES <= len(whole) <= _MAX_PHASES:
             shared = sorted(set.intersection(*(set(s.frames) for s in whole)))
             phases = tuple(tuple(stack.frames[place].ref for place in shared) for stack in whole)
             found.append(Dynamic(frames[0].of.study_instance_uid, phases))
     return found
+
+
+def _past_midnight(frames: list[_Frame]) -> list[_Frame]:
+    """Times that have no date of their own jump back at midnight: those after it get a day more."""
+    times = [f.own.acquired_s for f in frames if f.own.acquired_s is not None]
+    if not times or max(times) - min(times) <= _HALF_DAY_S:
+        return frames
+    middle = min(times) + _HALF_DAY_S
+
+    def later(frame: _Frame) -> _Frame:
+        at = frame.own.acquired_s
+        if at is None or at >= middle:
+            return frame
+        return replace(frame, own=replace(frame.own, acquired_s=at + 2 * _HALF_DAY_S))
+
+    return [later(f) for f in frames]
+
+
+def _in_time(stacks: list[_Stack]) -> list[_Stack]:
+    """Stacks in the order of their acquisition; none when that is not certain.
+
+    Between series the start of acquisition decides, then the Series Number; within a series its own count of phases.
+    """
+    starts = {s.start_s for s in stacks}
+    if None in starts and len(starts) > 1 and len({s.series_uid for s in stacks}) > 1:
+        return []
+    whens = {id(s): (0.0 if None in starts else s.start_s or 0.0, s.trigger_ms) for s in stacks}
+    ordered = sorted(stacks, key=lambda s: (*whens[id(s)], s.series_number, s.order))
+    timed = len(set(whens.values())) > 1
+    for one, after in pairwise(ordered):
+        if one.series_uid == after.series_uid:
+            if one.order >= after.order:
+                return []  # the series counts its phases in another order than that of their times
+        elif whens[id(one)] == whens[id(after)] and (timed or one.series_number == after.series_number):
+            return []  # acquired at the same time: not one after the other
+    return ordered if ordered and _is_before_contrast(ordered[0]) else []
+
+
+def _is_before_contrast(first: _Stack) -> bool:
+    """Whether nothing says that a phase before this one is missing."""
+    positions = [f.own.temporal_position for f in first.frames.values()]
+    if any(f.own.contrast_phase in _AFTER_CONTRAST for f in first.frames.values()):
+        return False
+    return not all(p is not None and p > 1 for p in positions)  # some vendors count from 0
 
 
 def _overlapping(stacks: list[_Stack]) -> list[list[_Stack]]:
@@ -142,6 +216,8 @@ def _whole_phases(stacks: list[_Stack]) -> list[_Stack]:
     Only at the end may phases be cut off (a scan that was stopped). Leaving out an earlier one would move the others:
     the first contrast phase would be taken for the one before contrast.
     """
+    if not stacks:
+        return []
     counts = Counter(frozenset(s.frames) for s in stacks)
     usual = max(counts, key=lambda places: (counts[places], len(places), sorted(places)))
     enough = [_covers(usual, set(s.frames)) for s in stacks]
@@ -222,8 +298,4 @@ def _when(frame: _Frame) -> tuple[float, float, float, FrameRef]:
 
 
 def _stack(frames: list[_Frame], order: int) -> _Stack:
-    """`order` is the phase's number within its series; between series the start of acquisition decides."""
-    start = min((f.own.acquired_s for f in frames if f.own.acquired_s is not None), default=0.0)
-    trigger = min(f.own.trigger_ms or 0.0 for f in frames)
-    series = min(f.of.series_number for f in frames)
-    return _Stack((start, trigger, series, order), {f.place_mm: f for f in frames})
+    return _Stack(frames[0].of.series_instance_uid, order, {f.place_mm: f for f in frames})

@@ -151,6 +151,7 @@ class InstanceFacts:
     patient_age_years: float | None
     lossy: bool
     extra: Mapping[str, str] = field(default_factory=dict)
+    patient_name: str = ""
 
     @staticmethod
     def from_dataset(ds: Dataset) -> "InstanceFacts":
@@ -211,6 +212,7 @@ class InstanceFacts:
             patient_sex=code(ds, "PatientSex"),
             patient_age_years=age_years(text(ds, "PatientAge"), text(ds, "PatientBirthDate"), text(ds, "StudyDate")),
             lossy=code(ds, "LossyImageCompression") == "01",
+            patient_name=text(ds, "PatientName"),
         )
 
 

@@ -23,6 +23,10 @@ from casework.preprocess.prepared import VERSION, Preparation, PreparedImage, Pr
 from casework.result import Finding, Side
 
 _EARLY_S, _LATE_S = 120.0, 420.0  # after the first phase
+_ONE_BREAST_MM, _TWO_BREASTS_MM = 220.0, 200.0  # tissue from right to left: at most, at least
+_OFF_CENTRE_MM = 40.0  # breast coils hold the patient's midline near x = 0
+_UPTAKE = 0.05  # of the reference: less is no contrast agent
+_MORE_UP = 1.2  # the largest rises against the largest falls
 _LONGEST = 2048  # pixels; a spacing that asks for more is wrong
 _PICTURE = 512  # longest side of a projection's picture, about
 
@@ -48,17 +52,22 @@ def prepare(stacks: Sequence[NDArray[np.generic]], facts: Sequence[InstanceFacts
     """Prepare all phases of one dynamic study, in any order.
 
     stacks: stored values, one per instance: (rows, cols) of a classic slice or (frames, rows, cols) of an Enhanced MR.
-    Without at least three phases of one geometry there are no images, and a finding says so.
+    Without at least three phases of one geometry, without uptake, or with sides that can't be told, there are no images,
+    and the first finding says so.
     """
     series, findings = arrange(stacks, facts)
     if series is None:
         return Preparation({}, tuple(findings))
-    volumes = _volumes(series)
+    volumes, subject = _volumes(series), series.phases[0][0].facts.series_instance_uid
     if volumes is None:
-        subject = series.phases[0][0].facts.series_instance_uid
-        return Preparation({}, (*findings, Finding("IMAGE_BLANK", subject)))
+        return Preparation({}, (Finding("IMAGE_BLANK", subject), *findings))
+    if not _has_uptake(volumes):
+        return Preparation({}, (Finding("CONTRAST_NOT_SEEN", subject), *findings))
+    sides = _sides(volumes, series)
+    if not sides:
+        return Preparation({}, (Finding("SIDES_UNCERTAIN", subject), *findings))
     images = {}
-    for side, (first, last) in _sides(volumes, series).items():
+    for side, (first, last) in sides.items():
         for slot, slab in _slabs(volumes, (first, last)).items():
             images[side, slot] = _project(volumes, side, slot, slab, size)
     return Preparation(images, tuple(findings))
@@ -75,7 +84,7 @@ def _volumes(series: Series) -> _Volumes | None:
     order, flips, spacing, to_source = _lps(series)
     pre, first, last = (_cube(series.phases[n], order, flips) for n in (0, early, late))
     reference = _reference(pre)
-    if reference <= 0:
+    if not reference > 0 or not all(np.isfinite(v).all() for v in (pre, first, last)):
         return None
     notes = {
         "version": VERSION,
@@ -138,17 +147,46 @@ def _reference(pre: NDArray[np.float32]) -> float:
     return float(np.percentile(body, 75)) if body.size else 0.0
 
 
+def _has_uptake(volumes: _Volumes) -> bool:
+    """Whether contrast agent came: the largest rises are real, and clearly larger than the largest falls.
+
+    Phases in the wrong order fall, phases without contrast agent differ by noise alone, up as much as down.
+    """
+    early, late = (v[::2, ::2, ::2] for v in (volumes.early, volumes.late))
+    up = float(np.percentile(np.maximum(early, late), 99.99))
+    down = -float(np.percentile(np.minimum(early, late), 0.01))
+    return up > _UPTAKE * volumes.reference and up > _MORE_UP * down
+
+
 def _sides(volumes: _Volumes, series: Series) -> dict[Side, tuple[int, int]]:
-    """Column ranges (first, end) of the sides: split at the body's middle, or the one side that a header states."""
+    """Column ranges (first, end) of the sides: split at the body's middle, or the one side that the headers state.
+
+    Empty when the sides can't be told: half of one breast must not pass for the other one.
+    """
     coarse = volumes.pre[::2, ::2].max(axis=(0, 1)) > 0.3 * volumes.reference
     cols = np.flatnonzero(coarse)
     first, last = (int(cols[0]), int(cols[-1]) + 1) if cols.size else (0, coarse.size)
     width_mm = (last - first) * volumes.spacing[2]
-    stated = {p.facts.laterality for p in series.phases[0]}
-    if width_mm < 220 and len(stated) == 1 and stated <= {"R", "L"}:
-        return {Side(stated.pop()): (first, last)}
+    planes = [p for phase in series.phases for p in phase]
+    stated = {p.facts.laterality for p in planes}
+    if any(p.facts.laterality_conflict for p in planes):
+        return {}
+    if stated & {"R", "L"}:
+        alone = len(stated) == 1 and width_mm < _ONE_BREAST_MM
+        return {Side(stated.pop()): (first, last)} if alone else {}
     middle = (first + last) // 2
+    if width_mm < _TWO_BREASTS_MM or abs(_left_mm(volumes, middle)) > _OFF_CENTRE_MM:
+        return {}
     return {Side.RIGHT: (first, middle), Side.LEFT: (middle, last)}
+
+
+def _left_mm(volumes: _Volumes, column: int) -> float:
+    """The patient's x (LPS, mm) of a column of the cube, in the middle of its other axes."""
+    depth, height = volumes.pre.shape[:2]
+    index, row, col = volumes.to_source @ np.array([depth / 2, height / 2, column, 1.0])
+    plane = volumes.planes[int(np.clip(round(index), 0, len(volumes.planes) - 1))].own
+    down_mm, across_mm = plane.spacing_mm
+    return float(plane.position[0] + plane.orientation[0] * col * across_mm + plane.orientation[3] * row * down_mm)
 
 
 # --- projections ------------------------------------------------------------------------------------------------

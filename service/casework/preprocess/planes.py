@@ -14,6 +14,8 @@ from casework.preprocess.dynamic import MIN_PHASES, FrameRef, find_dynamic
 from casework.preprocess.facts import FrameFacts, InstanceFacts
 from casework.result import Finding
 
+_DAY_S = 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Plane:
@@ -112,5 +114,5 @@ def _times(phases: Sequence[Sequence[Plane]]) -> tuple[float | None, ...]:
         starts = [min((v for v in phase if v is not None), default=None) for phase in found]
         known = [s for s in starts if s is not None]
         if len(known) == len(phases) and len(set(known)) == len(known):
-            return tuple(s - known[0] for s in known)
+            return tuple((s - known[0]) % _DAY_S for s in known)  # a time without a date jumps back at midnight
     return tuple(None for _ in phases)
