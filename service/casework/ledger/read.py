@@ -42,6 +42,7 @@ from casework.ledger.types import (
     CaseRow,
     CaseView,
     Event,
+    FindingRow,
     InputRow,
     InstanceRow,
     Metrics,
@@ -102,6 +103,20 @@ class Read(ReadLists):
                 findings=findings,
                 result_json=connection.execute(result).scalar_one(),
             )
+
+    def intake_findings(self, case_id: str) -> list[FindingRow]:
+        """What intake remarked on this revision and on older ones of the same case: images stay kept aside.
+
+        Raises:
+            Refused: NOT_FOUND.
+        """
+        with self._database.read() as connection:
+            case = base.get_case(connection, case_id)
+            where = (case_revision.c.root_id == case.root_id) & (case_revision.c.revision <= case.revision)
+            ids = connection.execute(
+                select(case_revision.c.id).where(where).order_by(case_revision.c.revision)
+            ).scalars()
+            return [f for one in ids.all() for f in findings_of(connection, one) if f.source == "intake"]
 
     def list_cases(self, state: CaseState | None = None, q: str = "", limit: int = 50, cursor: str = "") -> Page:
         """Cases, newest first, one page; `q` is an exact accession number, study UID, Patient ID or case id.

@@ -53,6 +53,8 @@ def prepare(pixels: NDArray[np.generic], facts: InstanceFacts, size: int, *, red
     scale = float(2**reduce)
     to_source = block_to_source(2**rest).then(Affine2(np.array([[scale, 0, 0], [0, scale, 0.0]])))
     grey = display(grid, facts)
+    if not np.isfinite(grey).all():
+        raise Refused("PIXELS_UNDECODABLE", "the header's grey scale is not finite")
     breast, box = _find_breast(grey)
     wall = _chest_wall(breast)
     tensor, to_grid = _tensor(grey, breast, box, size, mirror=wall == "right")

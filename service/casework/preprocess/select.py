@@ -7,10 +7,12 @@ side is worse than no answer: an image that states two sides stops the case.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from casework.modelspec import SLOTS
 from casework.preprocess.dynamic import Dynamic, find_dynamic
 from casework.preprocess.facts import InstanceFacts
+from casework.preprocess.names import contradict
 from casework.result import Finding, Side
 
 CHOSEN = ""
@@ -64,7 +66,7 @@ def choose(facts: Sequence[InstanceFacts], without: Mapping[str, str] | None = N
 
 def _conflict(facts: Sequence[InstanceFacts]) -> str:
     """The identity and side checks that stop a case."""
-    if any(len({v for v in values if v}) > 1 for values in _identities(facts)):
+    if any(len({v for v in values if v}) > 1 for values in _identities(facts)) or _two_names(facts):
         return "PATIENT_IDENTITY_CONFLICT"
     if any(f.laterality_conflict and f.modality in ("MG", "US") for f in facts):
         return "LATERALITY_CONFLICT"
@@ -76,6 +78,15 @@ def _identities(facts: Sequence[InstanceFacts]) -> tuple[list[str], list[str]]:
     births = [f.patient_birth_date for f in facts]
     sexes = [f.patient_sex for f in facts if f.patient_sex in ("F", "M")]
     return births, sexes
+
+
+def _two_names(facts: Sequence[InstanceFacts]) -> bool:
+    """Names that can't be of one person, unless both stand beside the (same) birth date.
+
+    IDs such as ANONYMOUS or 0 are used for many patients, mostly without a birth date.
+    """
+    people = sorted({(f.patient_name, bool(f.patient_birth_date)) for f in facts if f.patient_name})
+    return any(contradict(a, b) for (a, born), (b, too) in combinations(people, 2) if not (born and too))
 
 
 # --- mammography --------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from casework.preprocess.child import Handler, Task
 from casework.preprocess.decode import decode, open_header
 from casework.preprocess.facts import FrameFacts, InstanceFacts, Region, Window
 from casework.preprocess.prepared import Preparation, pack
+from casework.result import Finding
 
 _MAX_ARRAY = 1 << 30
 
@@ -43,7 +44,10 @@ def mammogram(task: Task) -> tuple[dict[str, Any], bytes]:
     wanted = mammography.reduction(of.rows, of.columns)
     decoded = decode(path, reduce=wanted, frames=[0])
     image = mammography.prepare(decoded.pixels[0], of, int(task["size"]), reduce=decoded.reduce)
-    return {}, pack(Preparation({(image.side, image.slot): image}))
+    findings = (
+        [Finding("ORIENTATION_UNEXPECTED", of.sop_instance_uid)] if image.notes["orientation"] != "as usual" else []
+    )
+    return {}, pack(Preparation({(image.side, image.slot): image}, tuple(findings)))
 
 
 def ultrasound_image(task: Task) -> tuple[dict[str, Any], bytes]:

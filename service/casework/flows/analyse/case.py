@@ -28,6 +28,7 @@ from casework.engine.runner import Runner, SideInputs, SideOutputs
 from casework.errors import Defect, Refused, Unavailable
 from casework.flows.analyse.heat import heat_images
 from casework.flows.analyse.inputs import Inputs, Ready
+from casework.flows.analyse.told import left_out, modalities, said_before, told_findings
 from casework.ledger import CaseRow, ClaimedJob, InstanceRow, Ledger
 from casework.modelspec import CHANNELS, SLOTS
 from casework.observe import STAGE_SECONDS, log
@@ -38,11 +39,6 @@ from casework.spool import Spool
 
 JOB_KIND = "analyse"
 _FLUSHERS = 8  # threads that wait for the disk
-_TOLD = frozenset(
-    # What a report says of images that were left out; the ledger keeps the reasons of all others.
-    {"LATERALITY_UNKNOWN", "VIEW_UNKNOWN", "PHASES_INCOMPLETE", "ONLY_FOR_PROCESSING", "IMAGE_BLANK", "DECODER_CRASHED"}
-    | {"PIXELS_UNDECODABLE", "DIMENSIONS_TOO_LARGE", "HEADER_MALFORMED", "TRANSFER_SYNTAX_NOT_ACCEPTED", "TRUNCATED"}
-)
 
 
 class Clock(Protocol):
@@ -275,11 +271,15 @@ class Analyser:
             model=self._identity,
             sides=results,
             images=contributions(ready, sides, outputs),
-            findings=told_findings(ready),
+            findings=(*told_findings(ready), *self._said_before(case)),
             input_digest=input_digest([r.sha256 for r in rows], self._package.sha256, self._pipeline),
             thresholds={"positive_at": spec.positive_at, "negative_below": spec.negative_below},
             predecessors=self._predecessors(case),
         )
+
+    def _said_before(self, case: CaseRow) -> tuple[Finding, ...]:
+        """What the ledger knows of images that are not here, or are here in two versions."""
+        return said_before(self._ledger.case_studies(case.id), self._ledger.read.intake_findings(case.id))
 
     def _predecessors(self, case: CaseRow) -> tuple[tuple[str, str, str, str], ...]:
         """The SRs of the newest older revision that has any."""
@@ -332,11 +332,6 @@ def identity(package: ModelPackage, runner: Runner) -> ModelIdentity:
     return ModelIdentity(package.spec.name, package.spec.version, package.sha256, engine, device)
 
 
-def modalities(ready: Ready, side: Side) -> tuple[str, ...]:
-    """The modalities that gave an image of this side."""
-    return tuple(m for m in SLOTS if any((side, m, slot) in ready.images for slot in SLOTS[m]))
-
-
 def side_inputs(ready: Ready, sides: Sequence[Side], size: int) -> SideInputs:
     """The network's batch: one entry per side, in the order of `sides`."""
     images, masks = {}, {}
@@ -364,37 +359,6 @@ def contributions(ready: Ready, sides: Sequence[Side], outputs: SideOutputs) -> 
         ],
         shapes,
     )
-
-
-def left_out(ready: Ready) -> tuple[Finding, ...]:
-    """Every image that was not used, with its reason."""
-    return tuple(Finding(code, uid) for uid, code in sorted(ready.reasons.items()) if code)
-
-
-def told_findings(ready: Ready) -> tuple[Finding, ...]:
-    """What the report says: missing modalities and views, images left out that a reader would expect, remarks.
-
-    The dynamic series of one modality is one remark, not one for each slice.
-    """
-    missing: list[Finding] = []
-    for modality in SLOTS:
-        without = [s for s in readout.SIDES if modality not in modalities(ready, s)]
-        if len(without) == len(readout.SIDES):
-            missing.append(Finding("MODALITY_MISSING", modality))
-        else:
-            missing += [Finding("MODALITY_MISSING", modality, side.value) for side in without]
-    for side in readout.SIDES:
-        if "MG" in modalities(ready, side):
-            views = [v for v in SLOTS["MG"] if (side, "MG", v) not in ready.images]
-            missing += [Finding("VIEW_MISSING", side.value, view) for view in views]
-    images: list[Finding] = []
-    for finding in left_out(ready):
-        of = ready.facts.get(finding.subject)
-        told = finding if of is None or of.modality != "MR" else Finding(finding.code, "MR")
-        if finding.code in _TOLD and told not in images:
-            images.append(told)
-    remarks = [f for f in ready.findings if f.code not in ("IMAGE_NOT_CHOSEN",)]
-    return tuple(dict.fromkeys([*missing, *images, *remarks]))
 
 
 def result_json(rendered: Sequence[Rendered], ready: Ready, watch: Stopwatch) -> str:
