@@ -336,7 +336,7 @@ def _generic(
         file.seek(0)
         frames = cast(Generator[NDArray[np.generic], None, None], iter_pixels(file, indices=indices))
         with contextlib.closing(frames) as native:  # its clean-up seeks in the file
-            return np.stack([_grey(frame, header, grid) for frame in native])
+            return np.stack([_grey(_native(frame, header, grid), header, grid) for frame in native])
     found = get_decoder(syntax).iter_array(
         header,
         indices=indices,
@@ -345,7 +345,14 @@ def _generic(
         decoding_plugin=_PLUGINS.get(uid.UID(syntax), ""),
         **as_pixel_options(header),
     )
-    return np.stack([_grey(frame, header, grid) for frame, _ in found])
+    plain = syntax in NATIVE
+    return np.stack([_grey(_native(frame, header, grid) if plain else frame, header, grid) for frame, _ in found])
+
+
+def _native(frame: NDArray[np.generic], header: Dataset, grid: _Grid) -> NDArray[np.generic]:
+    """An uncompressed frame as `_plain_grey` gives it: the way that a file is read must not change its values."""
+    stored = int(header.get("BitsStored") or grid.bits)
+    return _without_unused(frame, grid.bits - stored) if grid.samples == 1 and 0 < stored < grid.bits else frame
 
 
 def _plain_grey(dataset: Dataset, indices: list[int], syntax: str, grid: _Grid) -> NDArray[np.generic] | None:
@@ -362,8 +369,13 @@ def _plain_grey(dataset: Dataset, indices: list[int], syntax: str, grid: _Grid) 
     dtype = np.dtype(f"<{'i' if dataset.get('PixelRepresentation', 0) else 'u'}{grid.bits // 8}")
     shape = (grid.rows, grid.columns)
     frames = np.stack([np.frombuffer(data, dtype, shape[0] * shape[1], n * size).reshape(shape) for n in indices])
-    unused = grid.bits - stored
-    return (frames << unused) >> unused if unused else frames  # unused bits may hold an overlay (PS3.5 8.1.1)
+    return _without_unused(frames, grid.bits - stored)
+
+
+def _without_unused(frames: NDArray[np.generic], unused: int) -> NDArray[np.generic]:
+    """Integer values without their `unused` high bits, which may hold an overlay (PS3.5 8.1.1); the sign stays right."""
+    integers = cast("NDArray[np.int_]", frames)
+    return cast("NDArray[np.generic]", (integers << unused) >> unused) if unused > 0 else frames
 
 
 def _grey(frame: NDArray[np.generic], header: Dataset, grid: _Grid) -> NDArray[np.generic]:
