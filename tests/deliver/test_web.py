@@ -1,6 +1,8 @@
 """STOW-RS: each class of HTTP answer, per-instance failures, and what goes over the wire."""
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -243,3 +245,25 @@ def test_a_missing_file_is_ours(tmp_path: Path, make_pacs: MakePacs) -> None:
     item.path.unlink()
     (result,) = web.store(stow(pacs), [item])
     assert result.code == "SPOOL_CORRUPT"
+
+
+def test_a_server_that_drips_its_headers_is_cut_off(tmp_path: Path) -> None:
+    """An answer that comes byte by byte ends at the deadline and is an unknown outcome, not an endless wait."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                for _ in range(100):
+                    connection.sendall(b"a")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        began = time.monotonic()
+        with web.WebSession(Destination("web", kind="stow", url=url, timeout_s=0.5)) as session:
+            result = session.send(write(tmp_path, dataset("SR")))
+    assert result.code == "PEER_OUTCOME_UNKNOWN"
+    assert time.monotonic() - began < 6

@@ -4,8 +4,11 @@ Files are streamed from disk as they are, one part each. Redirects are not follo
 with them. Every call ends within its deadline, and an answer body is read up to a bound.
 """
 
+import contextlib
 import email.utils
 import json
+import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +38,7 @@ class WebSession:
         self._destination = destination
         self._root = destination.url.rstrip("/")
         token = Path(destination.token_file).read_text("utf-8").strip() if destination.token_file else ""
+        self._socket: socket.socket | None = None
         limit = httpx.Timeout(destination.timeout_s, connect=min(CONNECT_S, destination.timeout_s))
         self._client = httpx.Client(
             timeout=limit,
@@ -132,8 +136,31 @@ class WebSession:
         return page
 
     def _exchange(self, request: httpx.Request, deadline: float) -> tuple[int, httpx.Headers, bytes]:
-        """Send and read the answer, bounded in time and size."""
-        response = self._client.send(request, stream=True)
+        """Send and read the answer, bounded in time and size.
+
+        The library's timeouts bound single reads, so a server that sends its headers byte by byte is cut off here.
+        """
+        request.extensions["trace"] = self._remember
+        timer = threading.Timer(max(deadline - time.monotonic(), 0.0) + 1.0, self._cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._read(self._client.send(request, stream=True), deadline)
+        finally:
+            timer.cancel()
+
+    def _remember(self, event: str, info: Mapping[str, Any]) -> None:
+        """Note the connection that the library uses, to be able to cut it."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = info["return_value"].get_extra_info("socket")
+
+    def _cut(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # below TLS, which belongs to the other thread
+
+    @staticmethod
+    def _read(response: httpx.Response, deadline: float) -> tuple[int, httpx.Headers, bytes]:
         try:
             body = bytearray()
             for chunk in response.iter_bytes():
