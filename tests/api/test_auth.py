@@ -47,6 +47,16 @@ def test_a_configured_file_is_never_made(tmp_path: Path) -> None:
     assert caught.value.code == "CONFIG_INVALID"
 
 
+def test_the_file_in_the_storage_root_may_be_named(tmp_path: Path) -> None:
+    """A container names the file in its storage root to open its port; at its first start one admin key is made there."""
+    file = tmp_path / "var" / "secrets" / "api-keys.json"
+    http = Http(host="0.0.0.0", keys_file=str(file))  # noqa: S104 - nothing is opened here
+    settings = Settings(http=http, storage=Storage(root=str(tmp_path / "var")))
+    ring = open_keyring(settings)
+    key = (file.parent / "admin.key").read_text().strip()
+    assert ring.identify(f"Bearer {key}") == Principal("admin", Role.ADMIN)
+
+
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer ", "Basic {}", "{}", "Bearer x{}", "Bearer {}x", "Bearer \u00ff"]
 )

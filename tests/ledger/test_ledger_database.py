@@ -211,6 +211,25 @@ def test_failed_disk_write_stops_writing(tmp_path: Path, monkeypatch: pytest.Mon
     ledger.close()
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_file_that_was_taken_away_is_not_written(tmp_path: Path, how: str) -> None:
+    """Once the file is gone or another one nothing is acknowledged: commits into the old file would be lost at a restart."""
+    path = tmp_path / "ledger.db"
+    ledger = Ledger.open(f"sqlite:///{path}")
+    ledger.migrate()
+    record(ledger, "1.1")
+    if how == "replaced":
+        (tmp_path / "copy.db").write_bytes(path.read_bytes())
+        (tmp_path / "copy.db").replace(path)
+    else:
+        path.unlink()
+    with pytest.raises(Unavailable, match="removed or replaced"):
+        record(ledger, "1.2")
+    with pytest.raises(Unavailable, match="removed or replaced"):
+        ledger.read.metrics()
+    ledger.close()
+
+
 def test_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     """With no room left a batch is refused whole, nothing of it stays, and writing goes on once there is room."""
     ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}")

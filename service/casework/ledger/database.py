@@ -69,6 +69,7 @@ class Database:
         self._failed = ""
         self._commits = 0
         self._lock: WriteLock | None = None
+        self._file: tuple[Path, tuple[int, int]] | None = None
         if self.dialect == "sqlite":
             self._open_sqlite()
         elif self.dialect == "postgresql":
@@ -95,6 +96,7 @@ class Database:
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             _become_wal(path, self._lock)
+            self._file = (path, _identity(path))
         except (OSError, sqlite3.OperationalError) as error:
             raise Unavailable("LEDGER_UNAVAILABLE", type(error).__name__) from error
         except sqlite3.DatabaseError as error:
@@ -189,6 +191,9 @@ class Database:
             raise Defect("INTERNAL", "a ledger was carried over a fork; each process opens its own")
         if self._failed and not reading:
             raise Unavailable("LEDGER_UNAVAILABLE", f"stopped after {self._failed}")
+        if self._file is not None and _identity(self._file[0]) != self._file[1]:
+            # Our connections would go on in the old file, which nobody opens again: what they commit would be lost.
+            raise Unavailable("LEDGER_UNAVAILABLE", "the file was removed or replaced; restart")
 
     def _note_failure(self, error: BaseException | None) -> None:
         """After one failed write or fsync the kernel may have dropped the page: nothing more is written until a restart."""
@@ -205,6 +210,15 @@ class Database:
             raise _translate(error) from error
         except PoolTimeoutError as error:
             raise Unavailable("LEDGER_UNAVAILABLE", "no free connection") from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file a path names now; (0, 0) for none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino
 
 
 def _become_wal(path: Path, lock: WriteLock) -> None:

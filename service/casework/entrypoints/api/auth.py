@@ -125,14 +125,15 @@ def read_keys(path: Path) -> tuple[tuple[str, Principal], ...]:
 
 
 def open_keyring(settings: Settings) -> Keyring:
-    """Open the configured keys file; without one make it, with one admin key in `<root>/secrets/admin.key`.
+    """Open the keys file; the one in `<root>/secrets` is made at first start, with one admin key in `admin.key` beside it.
 
-    `config` refuses an address beyond loopback without a keys file, so a made key never guards an open port.
+    `config` refuses an address beyond loopback unless a keys file is named, so nobody opens the port without a thought
+    of its keys; naming the one in `<root>/secrets` is such a thought (a container's first start).
     """
-    if settings.http.keys_file:
-        return Keyring(Path(settings.http.keys_file))
     folder = settings.root / "secrets"
     path = folder / "api-keys.json"
+    if settings.http.keys_file and Path(settings.http.keys_file).absolute() != path:
+        return Keyring(Path(settings.http.keys_file))
     if not path.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key, kept = new_key()

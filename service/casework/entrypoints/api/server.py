@@ -87,7 +87,9 @@ def main(settings: Settings) -> int:
     keys = open_keyring(settings)
     listening = listen(settings.http.host, settings.http.port)
     spool = Spool(settings.root, fsync=settings.storage.fsync)
-    ledger = Ledger.open(settings.ledger_url, window_days=settings.assembly.window_days)
+    ledger = Ledger.open(
+        settings.ledger_url, window_days=settings.assembly.window_days, max_attempts=settings.work.max_attempts
+    )
     intake = Intake(spool, ledger, settings)
     try:
         door = Door(settings, ledger, spool, intake, keys, lambda: datetime.now(UTC))
