@@ -61,6 +61,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("GEOMETRY_IRREGULAR", _N, "An MRI series has missing, repeated or differently placed slices.", "MRI序列存在缺失、重复或位置不一致的层面。", "Send the whole series again, or read the result with this limit in mind.", "请重新发送完整序列，或阅读结果时注意此限制。"),
     ("CONTRAST_NOT_SEEN", _N, "No contrast uptake could be seen between the phases of the MRI; it was left out.", "MRI各期相之间未见对比剂强化，未被使用。", "Check that it is the dynamic series, whole and with contrast agent.", "请确认其为完整且已注射对比剂的动态增强序列。"),
     ("SIDES_UNCERTAIN", _N, "Right and left breast could not be told apart for certain in the MRI; it was left out.", "MRI中无法可靠区分左右乳腺，未被使用。", "Correct Laterality at the modality and send again, or read the MRI without this analysis.", "请在设备端更正侧别后重新发送，或在无本分析结果的情况下阅读该MRI。"),
+    ("SEVERAL_DAYS", _N, "Images of one modality from different days were read together.", "同一种影像中不同日期的图像被一并分析。", "Look at the study dates before reading the result.", "阅读结果前请核对各检查的日期。"),
     ("ORIENTATION_UNEXPECTED", _N, "A mammogram's chest wall lies at the other edge than its side or orientation says.", "乳腺X线图像的胸壁位置与其侧别或方向标注不符。", "Check the side of this image before reading the result.", "阅读结果前请核对该图像的侧别。"),
     ("REGION_UNCALIBRATED", _N, "An ultrasound image states no calibrated region; its picture area was found from the pixels.", "超声图像未标明校准区域；图像区域由像素推定。", "Read the result with this limit in mind.", "阅读结果时请注意此限制。"),
     ("DUPLICATE", _N, "The same instance with the same bytes was already here.", "相同的图像已存在。", "Nothing to do.", "无需操作。"),

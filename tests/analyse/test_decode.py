@@ -89,7 +89,9 @@ def test_a_reduced_pixel_lies_on_the_source_pixel_it_is_named_after(tmp_path: Pa
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
-def test_bits_above_the_stored_ones_are_not_part_of_the_value(tmp_path: Path, dtype: type) -> None:
+def test_bits_above_the_stored_ones_are_not_part_of_the_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type
+) -> None:
     """Old overlays live in the unused high bits of native pixels: they never reach the grey values."""
     image: NDArray[Any] = RNG.integers(-2048 if dtype is np.int16 else 0, 2047, (40, 32)).astype(dtype)
     noisy: NDArray[Any] = (
@@ -97,6 +99,17 @@ def test_bits_above_the_stored_ones_are_not_part_of_the_value(tmp_path: Path, dt
     ).view(dtype)
     path = write(tmp_path / "a.dcm", noisy, uid.ExplicitVRLittleEndian, bits=12)
     assert np.array_equal(decode(path).pixels[0], image)
+    big = write(tmp_path / "b.dcm", noisy, uid.ExplicitVRBigEndian, bits=12)
+    assert np.array_equal(decode(big).pixels[0], image)
+    long = write(tmp_path / "c.dcm", np.stack([noisy, noisy]), uid.ExplicitVRLittleEndian, bits=12)
+    monkeypatch.setattr("casework.preprocess.decode._LONG_BYTES", 1000)  # frame by frame from the file
+    assert np.array_equal(decode(long).pixels, np.stack([image, image]))
+
+
+def test_a_signed_header_never_turns_half_of_a_mammogram_dark(tmp_path: Path) -> None:
+    """Pixel Representation 1 over an unsigned JPEG 2000 codestream: the bright half would become negative."""
+    path = write(tmp_path / "a.dcm", smooth(64, 48), uid.JPEG2000Lossless, bits=12, PixelRepresentation=1)
+    assert refusal(path) == "PIXELS_UNDECODABLE"
 
 
 @pytest.mark.parametrize("shape", [(401, 333), (402, 335), (403, 337), (97, 1000)])

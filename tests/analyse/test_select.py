@@ -92,6 +92,19 @@ def test_a_repeat_replaces_the_older_image_but_a_detail_does_not() -> None:
     assert (plan.reasons["old"], plan.reasons["d"]) == ("IMAGE_NOT_CHOSEN", "IMAGE_NOT_CHOSEN")
 
 
+def test_an_older_day_never_hides_what_is_newer() -> None:
+    """A newer image of a smaller detector is used; a newer raw one says that it has no presented twin."""
+    old = mg("old", study_date="20260101", rows=4096, columns=3328)
+    smaller = mg("new", study_date="20260201", rows=2294, columns=1914)
+    assert choose([old, smaller]).mammograms == {(R, "CC"): "new"}
+    detail = mg("detail", study_date="20260201", rows=1024, columns=1024)
+    assert choose([old, detail]).mammograms == {(R, "CC"): "old"}
+    raw = mg("raw", study_date="20260201", presentation="FOR PROCESSING")
+    plan = choose([old, raw])
+    assert plan.mammograms == {(R, "CC"): "old"}
+    assert plan.reasons["raw"] == "ONLY_FOR_PROCESSING"
+
+
 def test_the_next_best_takes_the_place_of_one_that_can_not_be_decoded() -> None:
     """An undecodable image keeps its own reason and its slot goes to the next."""
     plan = choose([mg("old", content_s=1.0), mg("new", content_s=2.0)], {"new": "PIXELS_UNDECODABLE"})
@@ -243,6 +256,20 @@ def test_two_breasts_scanned_side_by_side_are_two_series() -> None:
     found = find_dynamic([*dynamic("temporal"), *other])
     assert found is not None
     assert (len(found.phases), len(found.phases[0])) == (PHASES, SLICES)
+
+
+def test_a_newer_study_without_a_dynamic_series_does_not_vanish_behind_an_older_one() -> None:
+    """Last month's whole series is read, and today's broken one says what it lacks."""
+    older = dynamic("temporal")
+    newer = [
+        replace(f, sop_instance_uid=f"n{f.sop_instance_uid}", study_instance_uid="2.9", study_date="20260201")
+        for f in older
+        if f.sop_instance_uid[0] in "01"
+    ]
+    plan = choose([*older, *newer])
+    assert plan.mri is not None
+    assert plan.mri.instances == {f.sop_instance_uid for f in older}
+    assert {plan.reasons[f.sop_instance_uid] for f in newer} == {"PHASES_INCOMPLETE"}
 
 
 def test_two_phases_are_not_enough() -> None:

@@ -96,6 +96,25 @@ def test_an_image_that_was_kept_aside_stands_in_the_report(
     assert REASONS["UID_CONFLICT"].en in report(rig, later)
 
 
+def test_images_of_different_days_stand_in_the_report(
+    rig: Rig, run: Callable[[str], CaseView], truth: CaseTruth, tmp_path: Path
+) -> None:
+    """One view from last month and one from today are read together, and the reader is told."""
+    (first, second) = pick(truth, "mg_R")
+    today = str(dcmread(first, stop_before_pixels=True).StudyDate)
+
+    def last_month(ds: Dataset) -> None:
+        ds.StudyDate = (
+            f"{int(today[:6]) - 1}{today[6:]}" if today[4:6] != "01" else f"{int(today[:4]) - 1}12{today[6:]}"
+        )
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.3.4", "1.2.3.4.5"
+
+    view = run(rig.arrive([changed(first, tmp_path / "x.dcm", last_month), second]))
+    assert REASONS["SEVERAL_DAYS"].en in report(rig, view)
+    (found,) = [f for f in view.findings if f.code == "SEVERAL_DAYS"]
+    assert (found.subject, found.detail.endswith(f", {today}")) == ("MG", True)
+
+
 def mirrored(ds: Dataset) -> None:
     """The picture mirrored, the header as it was: what a wrong side looks like."""
     pixels = np.ascontiguousarray(ds.pixel_array[:, ::-1])

@@ -286,8 +286,19 @@ def _check_streams(dataset: Dataset, indices: list[int], syntax: str, grid: _Gri
             raise Refused("PIXELS_UNDECODABLE", "codestream and header differ in size")
         if stated.precision > grid.bits:
             raise Refused("PIXELS_UNDECODABLE", "codestream is deeper than Bits Allocated")
+        if syntax in _J2K and _sign_in_doubt(stated, dataset):
+            raise Refused("PIXELS_UNDECODABLE", "codestream and header differ in sign")
         first = first or stated
     return first
+
+
+def _sign_in_doubt(stated: Stated, dataset: Dataset) -> bool:
+    """Whether the header calls a mammogram signed and its codestream doesn't; a mammogram never is (PS3.3 C.8.11.3).
+
+    The brighter half of its values would turn negative. In other images the header's sign is the usual repair.
+    """
+    signed = bool(dataset.get("PixelRepresentation", 0))
+    return dataset.get("Modality") == "MG" and signed and not stated.signed
 
 
 def _pillow_can(stated: Stated, dataset: Dataset, grid: _Grid) -> bool:
@@ -336,7 +347,7 @@ def _generic(
         file.seek(0)
         frames = cast(Generator[NDArray[np.generic], None, None], iter_pixels(file, indices=indices))
         with contextlib.closing(frames) as native:  # its clean-up seeks in the file
-            return np.stack([_grey(_native(frame, header, grid), header, grid) for frame in native])
+            return np.stack([_grey(frame, header, grid) for frame in native])
     found = get_decoder(syntax).iter_array(
         header,
         indices=indices,
@@ -345,14 +356,7 @@ def _generic(
         decoding_plugin=_PLUGINS.get(uid.UID(syntax), ""),
         **as_pixel_options(header),
     )
-    plain = syntax in NATIVE
-    return np.stack([_grey(_native(frame, header, grid) if plain else frame, header, grid) for frame, _ in found])
-
-
-def _native(frame: NDArray[np.generic], header: Dataset, grid: _Grid) -> NDArray[np.generic]:
-    """An uncompressed frame as `_plain_grey` gives it: the way that a file is read must not change its values."""
-    stored = int(header.get("BitsStored") or grid.bits)
-    return _without_unused(frame, grid.bits - stored) if grid.samples == 1 and 0 < stored < grid.bits else frame
+    return np.stack([_grey(frame, header, grid) for frame, _ in found])
 
 
 def _plain_grey(dataset: Dataset, indices: list[int], syntax: str, grid: _Grid) -> NDArray[np.generic] | None:
@@ -369,13 +373,8 @@ def _plain_grey(dataset: Dataset, indices: list[int], syntax: str, grid: _Grid) 
     dtype = np.dtype(f"<{'i' if dataset.get('PixelRepresentation', 0) else 'u'}{grid.bits // 8}")
     shape = (grid.rows, grid.columns)
     frames = np.stack([np.frombuffer(data, dtype, shape[0] * shape[1], n * size).reshape(shape) for n in indices])
-    return _without_unused(frames, grid.bits - stored)
-
-
-def _without_unused(frames: NDArray[np.generic], unused: int) -> NDArray[np.generic]:
-    """Integer values without their `unused` high bits, which may hold an overlay (PS3.5 8.1.1); the sign stays right."""
-    integers = cast("NDArray[np.int_]", frames)
-    return cast("NDArray[np.generic]", (integers << unused) >> unused) if unused > 0 else frames
+    unused = grid.bits - stored
+    return (frames << unused) >> unused if unused else frames  # unused bits may hold an overlay (PS3.5 8.1.1)
 
 
 def _grey(frame: NDArray[np.generic], header: Dataset, grid: _Grid) -> NDArray[np.generic]:

@@ -101,9 +101,10 @@ def _choose_mammograms(facts: Sequence[InstanceFacts], reasons: dict[str, str]) 
     chosen: dict[tuple[Side, str], str] = {}
     for slot, candidates in sorted(slots.items()):
         presented = [f for f in candidates if not _for_processing(f)]
-        raw_code = "NOT_FOR_PRESENTATION" if presented else "ONLY_FOR_PROCESSING"
         best = _best_mammogram(presented)
         for f in candidates:
+            twin = best is not None and best.study_date >= f.study_date  # an older day's image is none of a raw one
+            raw_code = "NOT_FOR_PRESENTATION" if twin else "ONLY_FOR_PROCESSING"
             reasons[f.sop_instance_uid] = raw_code if _for_processing(f) else "IMAGE_NOT_CHOSEN"
         if best is not None:
             reasons[best.sop_instance_uid] = CHOSEN
@@ -131,12 +132,17 @@ def _for_processing(f: InstanceFacts) -> bool:
 
 
 def _best_mammogram(candidates: Sequence[InstanceFacts]) -> InstanceFacts | None:
-    """The newest of those that are not much smaller than the largest (a repeat with a small field is a detail)."""
+    """The newest of those that are not much smaller than the largest (a repeat with a small field is a detail).
+
+    Between days the detector may have changed, so only a far smaller image is a detail there.
+    """
     if not candidates:
         return None
     largest = max(f.rows * f.columns for f in candidates)
-    whole = [f for f in candidates if 2 * f.rows * f.columns >= largest]
-    return max(whole, key=_newness)
+    day = max(f.study_date for f in candidates if 4 * f.rows * f.columns >= largest)
+    of_day = [f for f in candidates if f.study_date == day]
+    largest = max(f.rows * f.columns for f in of_day)
+    return max((f for f in of_day if 2 * f.rows * f.columns >= largest), key=_newness)
 
 
 def _newness(f: InstanceFacts) -> tuple[str, float, int, str]:
@@ -180,7 +186,9 @@ def _ultrasound_rank(f: InstanceFacts) -> tuple[bool, bool, int, int, str]:
 def _choose_mri(facts: Sequence[InstanceFacts], reasons: dict[str, str]) -> Dynamic | None:
     dynamic = find_dynamic(facts)
     used = dynamic.instances if dynamic is not None else frozenset()
-    rest = "IMAGE_NOT_CHOSEN" if dynamic is not None else "PHASES_INCOMPLETE"
+    day = max((f.study_date for f in facts if f.sop_instance_uid in used), default="")
     for f in facts:
+        # A newer study without a dynamic series of its own must not vanish behind an older one's.
+        rest = "IMAGE_NOT_CHOSEN" if dynamic is not None and f.study_date <= day else "PHASES_INCOMPLETE"
         reasons[f.sop_instance_uid] = CHOSEN if f.sop_instance_uid in used else rest
     return dynamic

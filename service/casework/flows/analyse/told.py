@@ -49,8 +49,13 @@ def told_findings(ready: Ready) -> tuple[Finding, ...]:
         told = finding if of is None or of.modality != "MR" else Finding(finding.code, "MR")
         if finding.code in _TOLD and told not in images:
             images.append(told)
+    days = {
+        m: sorted({ready.facts[i.sources[0]].study_date for (_, n, _), i in ready.images.items() if n == m})
+        for m in SLOTS
+    }
+    mixed = [Finding("SEVERAL_DAYS", m, ", ".join(found)) for m, found in days.items() if len(found) > 1]
     remarks = [f for f in ready.findings if f.code not in ("IMAGE_NOT_CHOSEN",)]
-    return tuple(dict.fromkeys([*missing, *images, *remarks]))
+    return tuple(dict.fromkeys([*missing, *images, *mixed, *remarks]))
 
 
 def said_before(studies: Iterable[StudyRow], intake: Iterable[FindingRow]) -> tuple[Finding, ...]:
