@@ -342,6 +342,16 @@ def test_dead_sending_needs_attention_and_stops_nobody(ledger: Ledger) -> None:
     assert state_of(ledger, case_id) is C.DELIVERED
 
 
+def test_nobody_waits_for_the_results_of_a_closed_case(ledger: Ledger) -> None:
+    """What was not sent when a case was cancelled is neither sent nor counted as a backlog that grows old."""
+    case_id = delivering(ledger, count=2)
+    assert end(ledger, next_delivery(ledger), D.DEAD, "PEER_REFUSED_OBJECT")
+    assert (ledger.read.metrics().delivery_backlog, ledger.read.metrics().oldest_delivery_at is None) == (1, False)
+    ledger.cancel_case(case_id, "anna", at(9))
+    assert (ledger.read.metrics().delivery_backlog, ledger.read.metrics().oldest_delivery_at) == (0, None)
+    assert ledger.claim_delivery("pacs", "s", 60, at(10)) is None
+
+
 def test_sending_ends_only_in_its_states(ledger: Ledger) -> None:
     """A sending can't end as COMMITTED or PENDING."""
     delivering(ledger)

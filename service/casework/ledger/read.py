@@ -34,6 +34,7 @@ from casework.ledger.schema import (
     study,
 )
 from casework.ledger.store_cases import inputs_of, instance_row, studies_of
+from casework.ledger.store_delivery import SENDABLE
 from casework.ledger.types import (
     ArtefactRow,
     AssociationRow,
@@ -213,7 +214,13 @@ class Read(ReadLists):
                 deliveries.setdefault(row.destination, {})[row.state] = row.n
             ready = job.c.state.in_([JobState.READY, JobState.RETRY_WAIT])
             oldest_job = select(func.min(job.c.created_at)).where(ready)
-            oldest_delivery = select(func.min(delivery.c.first_at)).where(delivery.c.state.in_(_WAITING))
+            # What is left of cases that were closed or superseded is never sent, and nobody waits for it.
+            backlog = (
+                select(func.count().label("n"), func.min(delivery.c.first_at).label("oldest"))
+                .join_from(delivery, case_revision, delivery.c.case_id == case_revision.c.id)
+                .where(delivery.c.state.in_(_WAITING), case_revision.c.state.in_(SENDABLE))
+            )
+            waiting = connection.execute(backlog).one()
             unclosed = select(func.count()).select_from(association).where(association.c.closed_at.is_(None))
             return Metrics(
                 cases=_counts(connection, case_revision.c.state),
@@ -221,8 +228,8 @@ class Read(ReadLists):
                 deliveries=deliveries,
                 queue_depth=jobs.get(JobState.READY, 0) + jobs.get(JobState.RETRY_WAIT, 0),
                 oldest_queued_at=connection.execute(oldest_job).scalar_one(),
-                delivery_backlog=sum(counts.get(state, 0) for counts in deliveries.values() for state in _WAITING),
-                oldest_delivery_at=connection.execute(oldest_delivery).scalar_one(),
+                delivery_backlog=waiting.n,
+                oldest_delivery_at=waiting.oldest,
                 open_associations=connection.execute(unclosed).scalar_one(),
                 instances=connection.execute(select(func.count()).select_from(instance)).scalar_one(),
             )

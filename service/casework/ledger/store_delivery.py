@@ -14,7 +14,7 @@ from casework.ledger.types import ClaimedDelivery
 
 _C, _D = CaseState, DeliveryState
 DONE = (_D.STORED, _D.STORED_WITH_WARNING, _D.COMMITTED)
-_SENDABLE = (_C.DELIVERING, _C.NEEDS_ATTENTION)  # one dead delivery doesn't hold up the others
+SENDABLE = (_C.DELIVERING, _C.NEEDS_ATTENTION)  # one dead delivery doesn't hold up the others
 _ACTOR = "deliver"
 
 
@@ -138,7 +138,7 @@ def _next_pending(destination: str) -> Any:
         select(delivery)
         .join_from(delivery, case_revision, delivery.c.case_id == case_revision.c.id)
         .where(delivery.c.destination == destination, delivery.c.state == _D.PENDING)
-        .where(case_revision.c.state.in_(_SENDABLE))
+        .where(case_revision.c.state.in_(SENDABLE))
         .order_by(delivery.c.priority.desc(), delivery.c.id)
         .limit(1)
     )

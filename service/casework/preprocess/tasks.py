@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def ultrasound_image(task: Task) -> tuple[dict[str, Any], bytes]:
 
 def mri_slice(task: Task) -> tuple[dict[str, Any], bytes]:
     """Decode all frames of one MR instance for the cache (compressed ones only are worth it)."""
-    return {}, _to_npy(decode(Path(task["path"])).pixels)
+    return {}, _to_npz(decode(Path(task["path"])).pixels)
 
 
 def mri_series(task: Task) -> tuple[dict[str, Any], bytes]:
@@ -107,17 +108,19 @@ HANDLERS: Mapping[str, Handler] = {
 }
 
 
-def _to_npy(array: NDArray[np.generic]) -> bytes:
+def _to_npz(array: NDArray[np.generic]) -> bytes:
+    """An array with a checksum: the cache is not flushed, and what a power cut leaves must not pass for an image."""
     buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
+    np.savez(buffer, allow_pickle=False, frames=array)
     return buffer.getvalue()
 
 
 def _from_cache(copy: str, of: InstanceFacts) -> NDArray[np.generic] | None:
-    """A decoded copy, None when it is gone or not what the header says (the cache is never trusted)."""
+    """A decoded copy, None when it is gone, damaged or not what the header says (the cache is never trusted)."""
     try:
-        array: NDArray[np.generic] = np.load(copy, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with np.load(io.BytesIO(Path(copy).read_bytes()), allow_pickle=False) as arrays:
+            array: NDArray[np.generic] = arrays["frames"]
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
         return None
     return array if array.shape == (of.frame_count, of.rows, of.columns) else None
 
