@@ -72,13 +72,18 @@ class SideResult:
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which model and engine made a result; `device_uid` changes whenever any of it changes."""
+    """Which model and engine made a result; `device_uid` changes whenever any of it changes.
+
+    training, training_zh: a sentence on what the weights have seen, from the package's manifest; "" when it has none.
+    """
 
     name: str
     version: str
     sha256: str  # of the package's manifest
     engine: str  # e.g. "onnxruntime 1.31.1 CPUExecutionProvider"
     device_uid: str
+    training: str = ""
+    training_zh: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Names survive: byte for byte where the source's character set is kept, decoded the same where it can't be."""
 
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -9,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from casework.config import Report
+from casework.errors import Defect
 from casework.report import check, render
 from casework.report.charset import Charset, choose
 from tests.conformance.studies import NAMES, NOW, Case, make
@@ -94,6 +96,14 @@ def test_unencodable_text_is_an_error() -> None:
     for terms in ((), ("ISO_IR 100",), ("", "ISO 2022 IR 87")):
         with pytest.raises(ValueError, match=r"fit|codec"):
             Charset(terms, terms).encode("腋窝")
+
+
+def test_a_model_name_that_does_not_fit_stops_the_report() -> None:
+    """A name of our own that the source's set can't say is an error of the whole rendering, never written as '?'."""
+    case = make("mislabelled", modalities=("MG",), sides=("R",))
+    result = replace(case.result, model=replace(case.result.model, name="模型"))
+    with pytest.raises(Defect, match="RESULT_SELF_CHECK"):
+        render(result, case.sources, Report(), NOW)
 
 
 def test_an_institution_that_does_not_fit_is_left_out() -> None:

@@ -187,6 +187,20 @@ def test_the_same_result_gives_the_same_identifiers_and_bytes() -> None:
     assert tracking[:2] == tracking[2:]
 
 
+@pytest.mark.parametrize("setting", ["language", "institution", "manufacturer", "serial_number"])
+def test_other_settings_give_other_identifiers(setting: str) -> None:
+    """A setting that changes what a document says changes its UIDs: one UID never stands for two objects."""
+    case = make(modalities=("MG",))
+    other = {"language": "zh", "institution": "General Hospital", "manufacturer": "Maker", "serial_number": "2"}[
+        setting
+    ]
+    first = render(case.result, case.sources, Report(), NOW)
+    second = render(case.result, case.sources, replace(Report(), **{setting: other}), NOW)
+    check(second, case.result, case.sources)
+    uids = [{u for r in run for u in (r.sop_instance_uid, r.series_instance_uid) if u} for run in (first, second)]
+    assert not uids[0] & uids[1]
+
+
 def test_a_revision_names_its_predecessor_in_its_study_only() -> None:
     """The report of the study that had an older one names it; the others name none."""
     case = with_predecessor(make(modalities=("MG", "US")))
@@ -271,8 +285,8 @@ def test_the_order_is_named() -> None:
         assert ds.ReferencedRequestSequence[0].AccessionNumber == ds.AccessionNumber
 
 
-def test_another_library_reads_the_measurements() -> None:
-    """highdicom, which builds none of this, finds the same groups, sides, numbers and regions in the tree."""
+def test_the_measurements_can_be_read_back() -> None:
+    """highdicom, reading the bytes back, finds the same groups, sides, numbers and regions in the tree."""
     case = make(modalities=("MG",))
     (data,) = [r.data for r in render(case.result, case.sources, Report(), NOW) if r.kind == "sr"]
     content = highdicom.sr.srread(BytesIO(data)).content

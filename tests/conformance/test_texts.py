@@ -1,6 +1,7 @@
 """The table of sentences: whole in both languages, ASCII in English, and never stronger than the number."""
 
 import string
+from dataclasses import replace
 
 import pytest
 
@@ -48,7 +49,26 @@ def test_not_analysed_reads_unlike_negative() -> None:
 
 @pytest.mark.parametrize("language", texts.LANGUAGES)
 def test_the_report_says_what_it_is_not(language: str) -> None:
-    """Research use, no diagnosis and synthetic training stand in every report."""
+    """Research use, no diagnosis and what heat-maps are not stand in every report."""
     words = describe(make(modalities=("MG",)).result, language)
-    for key in ("research", "synthetic", "heat"):
+    for key in ("research", "heat"):
         assert texts.say(key, language) in words
+
+
+@pytest.mark.parametrize("language", texts.LANGUAGES)
+def test_the_package_says_what_the_model_was_trained_on(language: str) -> None:
+    """The package's own sentence stands in the report in its language; without one the report says that there is none."""
+    result = make(modalities=("MG",)).result
+    unknown = texts.say("training.unknown", language)
+    assert unknown in describe(result, language)
+    model = replace(result.model, training="Trained on\nphantoms only.", training_zh="仅用体模训练。")
+    words = describe(replace(result, model=model), language)
+    assert {"en": "Trained on phantoms only.", "zh": "仅用体模训练。"}[language] in words.splitlines()
+    assert unknown not in words
+
+
+def test_an_english_sentence_that_is_not_ascii_is_not_said() -> None:
+    """English has to fit every character set: a sentence that may not is replaced, so that no report fails over it."""
+    result = make(modalities=("MG",)).result
+    model = replace(result.model, training="Trained on Müller's phantoms.")
+    assert texts.say("training.unknown", "en") in describe(replace(result, model=model), "en")

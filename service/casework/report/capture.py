@@ -1,7 +1,7 @@
 """Heat-map Secondary Captures: one RGB image per analysed image, in the study it belongs to (PS3.3 A.8.1). Does no I/O."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from struct import pack
 
 import numpy as np
@@ -10,13 +10,15 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from casework.geometry import Affine2
-from casework.report import codes, header, heat, texts, uid, wire
+from casework.report import codes, header, heat, texts, uid
 from casework.report.charset import Charset
 from casework.report.describe import percent
+from casework.report.encode import frozen, to_file
 from casework.report.header import PROGRAM_VERSION, Context
 from casework.result import CaseResult, HeatImage, Outcome, SideResult
 
 WARNING = "AI RESEARCH - NOT FOR DIAGNOSIS. Read only with the source images."
+Key = tuple[tuple[str, ...], int | None]
 _OUTLINED = (Outcome.POSITIVE, Outcome.INDETERMINATE)
 
 
@@ -101,7 +103,8 @@ def _note(image: HeatImage, source: Dataset) -> str:
 
 
 def png(picture: Image.Image) -> bytes:
-    """The capture for the page and the API: PNG with one filter (Up) for all rows, three times as fast as choosing."""
+    """The capture at half size for the page and the API: PNG with one filter (Up) for all rows, faster than choosing."""
+    picture = picture.reduce(2)
     pixels = np.asarray(picture).reshape(picture.height, -1)
     rows = np.empty((picture.height, pixels.shape[1] + 1), np.uint8)
     rows[:, 0] = 2
@@ -114,116 +117,127 @@ def png(picture: Image.Image) -> bytes:
     )
 
 
+def common(ctx: Context) -> Dataset:
+    """What all captures of a study say alike, once for all of them."""
+    ds = Dataset()
+    header.series(
+        ctx,
+        ds,
+        modality="OT",
+        uid=uid.series_uid(ctx.key, ctx.study, "capture"),
+        number=uid.SC_SERIES_NUMBER,
+        description=f"AI {ctx.result.model.name} heat-maps - not for diagnosis",
+        kind=codes.CLASS_ACTIVATION,
+    )
+    if not all(laterality_of(ctx.sources[i.sources[0]]) for _, i in ctx.images):
+        ds.Laterality = None  # 2C: one value for the series, empty for a bilateral examination
+    ds.DerivationCodeSequence = [codes.concept(codes.CLASS_ACTIVATION)]
+    ds.DerivationDescription = f"AI heat-map (class activation) over the source picture, opacity to {heat.OPACITY:.0%}"
+    ds.ConversionType = "WSD"
+    ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = f"{ctx.local:%Y%m%d}", f"{ctx.local:%H%M%S}"
+    ds.RecognizableVisualFeatures = "NO"
+    ds.ImageType = ["DERIVED", "SECONDARY"]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+    ds.update(ctx.common)
+    return frozen(ds, ctx.charset)
+
+
 def to_dicom(ctx: Context, number: int, image: HeatImage, picture: Image.Image) -> bytes:
     """The capture as a Secondary Capture object; `number` is its Instance Number."""
     source = ctx.sources[image.sources[0]]
-    block = header.identity(
-        ctx, uid.SC_CLASS, instance_uid := uid.instance_uid(ctx.result, ctx.study, "capture", number)
-    )
-    description = f"AI {ctx.result.model.name} heat-maps - not for diagnosis"
-    series_uid = uid.series_uid(ctx.result, ctx.study, "capture")
-    header.series(
-        ctx,
-        block,
-        modality="OT",
-        uid=series_uid,
-        number=uid.SC_SERIES_NUMBER,
-        description=description,
-        kind=codes.CLASS_ACTIVATION,
-    )
-    header.origin(ctx, block)
-    block.put("InstanceNumber", number)
-    _anatomy(ctx, block, image, source)
-    _provenance(ctx, block, image)
-    _history(block, [ctx.sources[s] for s in image.sources])
-    _pixels(block, picture)
-    return wire.file_bytes(block, uid.SC_CLASS, instance_uid, f"CASEWORK_{PROGRAM_VERSION}", picture.tobytes())
+    ds = header.start(ctx, ctx.captures, uid.SC_CLASS, uid.instance_uid(ctx.key, ctx.study, "capture", number))
+    ds.InstanceNumber = number
+    ds.ImageComments = ctx.say(f"{label(image)}. {WARNING}")
+    _anatomy(ctx, ds, image, source)
+    ds.update(ctx.lists[key_of(image)])
+    _history(ds, ctx.charset, [ctx.sources[s] for s in image.sources])
+    ds.Rows, ds.Columns = picture.height, picture.width
+    ds.add_new("PixelData", "OB", picture.tobytes())  # an even number of bytes: the width is even
+    return to_file(ds, ctx.charset, f"CASEWORK_{PROGRAM_VERSION}")
 
 
-def _anatomy(ctx: Context, block: wire.Block, image: HeatImage, source: Dataset) -> None:
+def _anatomy(ctx: Context, ds: Dataset, image: HeatImage, source: Dataset) -> None:
     """Side, view, region and orientation, as the source states them (PS3.3 C.7.6.1, 10.5)."""
     stated = laterality_of(source)
     if stated:
-        block.put("ImageLaterality", stated)
-    if not all(laterality_of(ctx.sources[i.sources[0]]) for _, i in ctx.images):
-        block.put("Laterality", None)  # 2C: one value for the series, empty for a bilateral examination
+        ds.ImageLaterality = stated
     right, down = orientation_of(image, source)
-    block.put("PatientOrientation", (right, down) if right else None)
-    header.carry(block, source, "BodyPartExamined")
-    region = wire.Block(Charset(), CodeValue=codes.BREAST.value, CodingSchemeDesignator="SCT", CodeMeaning="Breast")
-    region.put("AnatomicRegionModifierSequence", codes.code_item(codes.SIDES[image.side]))
-    block.put("AnatomicRegionSequence", region.item())
+    ds.PatientOrientation = [right, down] if right else None
+    header.carry(ds, ctx.charset, source, "BodyPartExamined")
+    region = Dataset()
+    region.update(codes.concept(codes.BREAST))
+    region.AnatomicRegionModifierSequence = [codes.concept(codes.SIDES[image.side])]
+    ds.AnatomicRegionSequence = [region]
     if image.modality == "MG":
-        header.carry(block, source, "ViewCodeSequence")
-        view = source.get("ViewCodeSequence")
-        if not view and image.view in codes.VIEWS:
-            block.put("ViewCodeSequence", codes.code_item(codes.VIEWS[image.view]))
-        elif view and "ViewModifierCodeSequence" in view[0] and not view[0].ViewModifierCodeSequence:
-            bare = Dataset()
-            bare.update({e.tag: e for e in view[0] if e.keyword != "ViewModifierCodeSequence"})
-            block.put("ViewCodeSequence", header.item(ctx.charset, bare))
+        _view(ctx, ds, image, source)
     if source.get("FrameOfReferenceUID"):
-        block.put("FrameOfReferenceUID", str(source.FrameOfReferenceUID))
-        header.carry(block, source, "PositionReferenceIndicator")
-        if "PositionReferenceIndicator" not in block:
-            block.put("PositionReferenceIndicator", None)
+        ds.FrameOfReferenceUID = str(source.FrameOfReferenceUID)
+        ds.PositionReferenceIndicator = None
+        header.carry(ds, ctx.charset, source, "PositionReferenceIndicator")
 
 
-def _provenance(ctx: Context, block: wire.Block, image: HeatImage) -> None:
-    """What the picture was made from, and how (PS3.3 C.7.6.1, C.8.6, C.12.2)."""
-    purpose = wire.Block(
-        Charset(), PurposeOfReferenceCodeSequence=codes.code_item(codes.SOURCE_FOR_PROCESSING)
-    ).encode()
-    frame = None if image.modality == "MR" else image.frame_number
-    items, by_series = [], dict[str, list[bytes]]()
-    for name in image.sources:
+def _view(ctx: Context, ds: Dataset, image: HeatImage, source: Dataset) -> None:
+    """A mammogram's view: the source's code, else the one of its View Position. An empty modifier is illegal here."""
+    header.carry(ds, ctx.charset, source, "ViewCodeSequence")
+    if not source.get("ViewCodeSequence"):
+        if image.view in codes.VIEWS:
+            ds.ViewCodeSequence = [codes.concept(codes.VIEWS[image.view])]
+    elif "ViewModifierCodeSequence" in ds.ViewCodeSequence[0] and not ds.ViewCodeSequence[0].ViewModifierCodeSequence:
+        del ds.ViewCodeSequence[0].ViewModifierCodeSequence
+
+
+def key_of(image: HeatImage) -> Key:
+    """What decides the lists of an image's sources; a projection names whole images."""
+    return image.sources, None if image.modality == "MR" else image.frame_number
+
+
+def made_from(ctx: Context) -> dict[Key, Dataset]:
+    """The lists of every image's sources (PS3.3 C.7.6.1, C.12.2): long ones, and many images have the same."""
+    purpose = Dataset()
+    purpose.PurposeOfReferenceCodeSequence = [codes.concept(codes.SOURCE_FOR_PROCESSING)]
+    purpose = frozen(purpose, ctx.charset)
+    items: dict[tuple[str, int | None], Dataset] = {}
+    series: dict[frozenset[str], Dataset] = {}
+    lists = {}
+    for names, frame in dict.fromkeys(key_of(image) for _, image in ctx.images):
+        for name in names:
+            if (name, frame) not in items:
+                items[name, frame] = item = header.reference(ctx.instances[name], frame)
+                item.update(purpose)
+        if frozenset(names) not in series:
+            series[frozenset(names)] = frozen(_referenced_series(ctx, names), ctx.charset)
+        ds = Dataset()
+        ds.SourceImageSequence = [items[name, frame] for name in names]
+        lists[names, frame] = frozen(ds, ctx.charset)
+        lists[names, frame].update(series[frozenset(names)])
+    return lists
+
+
+def _referenced_series(ctx: Context, names: Sequence[str]) -> Dataset:
+    by_series: dict[str, list[Dataset]] = {}
+    for name in names:
         source = ctx.instances[name]
-        items.append(wire.flat_item(header.reference(source, frame), purpose))
-        by_series.setdefault(source.series, []).append(wire.flat_item(header.reference(source)))
-    block.put("SourceImageSequence", items)
-    block.put("ReferencedSeriesSequence", [_series_item(s, refs) for s, refs in by_series.items()])
-    block.put("DerivationCodeSequence", codes.code_item(codes.CLASS_ACTIVATION))
-    block.put(
-        "DerivationDescription",
-        f"AI heat-map (class activation) over the source picture, opacity to {heat.OPACITY:.0%}",
-    )
-    block.put("ImageComments", f"{label(image)}. {WARNING}")
-    block.put("ConversionType", "WSD")
-    block.put("DateOfSecondaryCapture", f"{ctx.local:%Y%m%d}")
-    block.put("TimeOfSecondaryCapture", f"{ctx.local:%H%M%S}")
+        by_series.setdefault(source.series, []).append(header.reference(source))
+    ds = Dataset()
+    ds.ReferencedSeriesSequence = [_series_item(s, refs) for s, refs in by_series.items()]
+    return ds
 
 
-def _series_item(series_uid: str, references: Sequence[bytes]) -> bytes:
-    return wire.Block(Charset(), SeriesInstanceUID=series_uid, ReferencedInstanceSequence=references).item()
+def _series_item(series_uid: str, references: Sequence[Dataset]) -> Dataset:
+    ds = Dataset()
+    ds.SeriesInstanceUID, ds.ReferencedInstanceSequence = series_uid, list(references)
+    return ds
 
 
-def _history(block: wire.Block, sources: Sequence[Dataset]) -> None:
+def _history(ds: Dataset, charset: Charset, sources: Sequence[Dataset]) -> None:
     """Lossy history and burned-in identity come along from any source (PS3.3 C.7.6.1.1.5)."""
     lossy = next((s for s in sources if s.get("LossyImageCompression") == "01"), None)
-    block.put("LossyImageCompression", "01" if lossy is not None else "00")
+    ds.LossyImageCompression = "01" if lossy is not None else "00"
     if lossy is not None:
         for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-            header.carry(block, lossy, keyword)
-    block.put("BurnedInAnnotation", "YES" if any(s.get("BurnedInAnnotation") == "YES" for s in sources) else "NO")
-    block.put("RecognizableVisualFeatures", "NO")
-
-
-def _pixels(block: wire.Block, picture: Image.Image) -> None:
-    """Image Pixel module of an RGB picture (PS3.3 C.7.6.3)."""
-    numbers: Mapping[str, int] = {
-        "SamplesPerPixel": 3,
-        "PlanarConfiguration": 0,
-        "Rows": picture.height,
-        "Columns": picture.width,
-        "BitsAllocated": 8,
-        "BitsStored": 8,
-        "HighBit": 7,
-        "PixelRepresentation": 0,
-    }
-    for keyword, value in numbers.items():
-        block.put(keyword, value)
-    block.put("PhotometricInterpretation", "RGB")
-    block.put("ImageType", ("DERIVED", "SECONDARY"))
+            header.carry(ds, charset, lossy, keyword)
+    ds.BurnedInAnnotation = "YES" if any(s.get("BurnedInAnnotation") == "YES" for s in sources) else "NO"
 
 
 def in_source(image: HeatImage, source: Dataset) -> list[tuple[float, float]]:

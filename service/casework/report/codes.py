@@ -1,28 +1,17 @@
 """The coded concepts that results use (PS3.16, SNOMED CT, UCUM), each with the meaning that viewers show. Does no I/O."""
 
-from dataclasses import dataclass
 from functools import cache
 
-from casework.report.charset import Charset
-from casework.report.wire import Block
+from highdicom.sr import CodedConcept
+from pydicom.sr.coding import Code
+
 from casework.result import Outcome, Side
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
-    """One coded concept: value, coding scheme, meaning (PS3.3 section 8)."""
-
-    value: str
-    scheme: str
-    meaning: str
-
-
 @cache
-def code_item(code: Code) -> bytes:
-    """The concept as an item of a code sequence; meanings are ASCII in every character set."""
-    block = Block(Charset(), CodingSchemeDesignator=code.scheme, CodeMeaning=code.meaning)
-    block.put("CodeValue", code.value)
-    return block.item()
+def concept(code: Code) -> CodedConcept:
+    """The concept as an item of a code sequence: one object for all its uses, never to be changed."""
+    return CodedConcept.from_code(code)
 
 
 def _dcm(value: str, meaning: str) -> Code:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from casework.reasons import REASONS
 from casework.report import texts
-from casework.result import CaseResult, Finding, Outcome, Side, SideResult
+from casework.result import CaseResult, Finding, ModelIdentity, Outcome, Side, SideResult
 
 
 def percent(probability: float) -> str:
@@ -85,10 +85,19 @@ def _subjects(result: CaseResult, language: str) -> dict[str, str]:
     return names
 
 
+def training_line(model: ModelIdentity, language: str) -> str:
+    """What the model was trained on, in its package's own words; English stays ASCII, to fit every character set."""
+    stated = model.training_zh if language == "zh" else model.training
+    words = " ".join(stated.split())
+    if not words or (language == "en" and not words.isascii()):
+        return texts.say("training.unknown", language)
+    return words
+
+
 def method_lines(result: CaseResult, language: str) -> list[str]:
     """How the answer was made: training, heat-maps, thresholds, model, engine, run."""
     model = result.model
-    lines = [texts.say("synthetic", language), texts.say("heat", language)]
+    lines = [training_line(model, language), texts.say("heat", language)]
     if result.thresholds:
         parts = [_threshold(name, value, language) for name, value in result.thresholds.items()]
         lines.append(texts.say("thresholds", language, thresholds="; ".join(parts)))

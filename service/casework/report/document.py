@@ -13,8 +13,8 @@ SCHEMA = "casework-result-1"
 """Keys are only ever added under this name."""
 
 
-def to_json(result: CaseResult, numbers: Mapping[int, int], now: datetime) -> bytes:
-    """The result as UTF-8 JSON. `numbers`: index of an image in the result -> Instance Number of its capture."""
+def to_json(result: CaseResult, key: str, numbers: Mapping[int, int], now: datetime) -> bytes:
+    """The result as UTF-8 JSON. `key`: see uid.run_key; `numbers`: index of an image in the result -> Instance Number of its capture."""
     model = result.model
     document = {
         "schema": SCHEMA,
@@ -33,13 +33,13 @@ def to_json(result: CaseResult, numbers: Mapping[int, int], now: datetime) -> by
         },
         "thresholds": dict(result.thresholds),
         "sides": [_side(s) for s in result.sides],
-        "images": [_image(result, i, numbers[n]) for n, i in enumerate(result.images)],
+        "images": [_image(key, i, numbers[n]) for n, i in enumerate(result.images)],
         "findings": [{"code": f.code, "subject": f.subject, "detail": f.detail} for f in result.findings],
         "reports": [
             {
                 "study_instance_uid": study,
-                "series_instance_uid": uid.series_uid(result, study, "sr"),
-                "sop_instance_uid": uid.instance_uid(result, study, "sr", 1),
+                "series_instance_uid": uid.series_uid(key, study, "sr"),
+                "sop_instance_uid": uid.instance_uid(key, study, "sr", 1),
             }
             for study in dict.fromkeys(i.study_instance_uid for i in result.images)
         ],
@@ -60,7 +60,7 @@ def _side(side: SideResult) -> dict[str, object]:
     }
 
 
-def _image(result: CaseResult, image: HeatImage, number: int) -> dict[str, object]:
+def _image(key: str, image: HeatImage, number: int) -> dict[str, object]:
     return {
         "side": image.side.value,
         "modality": image.modality,
@@ -68,7 +68,7 @@ def _image(result: CaseResult, image: HeatImage, number: int) -> dict[str, objec
         "study_instance_uid": image.study_instance_uid,
         "sources": list(image.sources),
         "frame_number": image.frame_number,
-        "capture_sop_instance_uid": uid.instance_uid(result, image.study_instance_uid, "capture", number),
+        "capture_sop_instance_uid": uid.instance_uid(key, image.study_instance_uid, "capture", number),
         "strongest": float(image.heat.max()) if image.heat.size else 0.0,
         "region": None if image.region is None else [[float(r), float(c)] for r, c in image.region],
         "peak": None if image.peak is None else [float(v) for v in image.peak],

@@ -3,25 +3,28 @@
 Text of the patient and study is carried as bytes (see charset.py). Only listed attributes travel; private ones never.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
+from pydicom.sr.coding import Code
 from pydicom.tag import BaseTag, Tag
 
 from casework import config
 from casework.errors import Defect
 from casework.report import codes
 from casework.report.charset import Charset
-from casework.report.wire import TEXT_VRS, Block, tag_and_vr
+from casework.report.encode import Shared, frozen
 from casework.result import CaseResult, HeatImage
 
 PROGRAM_VERSION = version("casework")
+TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+_NUMBERS = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "AT", "OW", "OF", "OD", "OL", "OV", "SV", "UV"})
 
 # Type 2 attributes come first: they are written even when the source lacks them (PS3.3 C.7.1.1, C.7.2.1).
 _REQUIRED = [
@@ -81,12 +84,13 @@ class Instance:
 class Context:
     """What the objects of one study share while they are rendered.
 
-    instances: every source of the result. reference: the data set whose patient and study they carry. images: (index in result.images, image) of the study.
-    language: the one that its character set can say.
+    key: see uid.run_key. instances: every source of the result. reference: the data set whose patient and study they carry. images: (index in result.images, image) of the study.
+    language: the one that its character set can say. common, captures: what their objects say alike, encoded. shared: items of several reports. lists: see capture.made_from.
     """
 
     result: CaseResult
     settings: config.Report
+    key: str
     sources: Mapping[str, Dataset]
     instances: Mapping[str, Instance]
     study: str
@@ -95,6 +99,10 @@ class Context:
     charset: Charset
     language: str
     now: datetime
+    common: Dataset
+    captures: Dataset
+    shared: Shared
+    lists: Mapping[tuple[tuple[str, ...], int | None], Dataset]
 
     @property
     def local(self) -> datetime:
@@ -105,109 +113,114 @@ class Context:
             return self.now.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))
         return self.now.astimezone()
 
-    def block(self, **values: str | int | Sequence[str] | None) -> Block:
-        """An empty block in this study's character set."""
-        return Block(self.charset, **values)
+    def say(self, text: str) -> str:
+        """Our own text, proven to fit the study's character set: what does not fit must not become a question mark.
+
+        Raises:
+            ValueError: the set has no such character.
+        """
+        self.charset.encode(text)
+        return text
 
 
-def carry(block: Block, source: Dataset, keyword: str) -> None:
+def carry(target: Dataset, charset: Charset, source: Dataset, keyword: str) -> None:
     """Copy one attribute of a source, byte for byte where the character set is kept; nothing when it is absent."""
-    tag, vr = tag_and_vr(keyword)
-    if tag not in source:
-        return
-    data = _carried(block.charset, source, Tag(tag), vr)
-    if data is not None:
-        block.put_bytes(tag, vr, data)
+    tag = Tag(keyword)
+    if tag in source:
+        _carry(target, charset, source, tag, dictionary_VR(tag))
 
 
-def _carried(charset: Charset, source: Dataset, tag: BaseTag, vr: str) -> bytes | None:
-    """An element's value field in Explicit VR Little Endian, or None where it can't be carried."""
+def _carry(target: Dataset, charset: Charset, source: Dataset, tag: BaseTag, vr: str) -> None:
     element = source.get_item(tag)
     if vr == "SQ":
         value = source[tag].value
-        return b"".join(item(charset, i) for i in value) if isinstance(value, DicomSequence) else b""
-    if vr in TEXT_VRS and isinstance(element, RawDataElement | DataElement):
-        return charset.carried(element)
-    block = Block(charset)
-    if isinstance(element, RawDataElement) and vr not in ("US", "SS", "UL", "SL", "FL", "FD"):
-        return element.value or b""
-    value = source[tag].value
-    try:
-        return block.encode_value(tag.json_key, vr, list(value) if isinstance(value, MultiValue) else value)
-    except (TypeError, ValueError, UnicodeEncodeError):
-        return None
+        items = [item(charset, i) for i in value] if isinstance(value, DicomSequence) else []
+        target[tag] = DataElement(tag, vr, DicomSequence(items))
+    elif vr in TEXT_VRS and isinstance(element, RawDataElement | DataElement):
+        target[tag] = _raw(tag, vr, charset.carried(element))
+    elif isinstance(element, RawDataElement) and vr not in _NUMBERS:
+        target[tag] = _raw(tag, vr, element.value or b"")
+    else:
+        target[tag] = DataElement(tag, vr, source[tag].value)
 
 
-def item(charset: Charset, source: Dataset) -> bytes:
-    """A nested data set, without private elements."""
-    block = Block(charset)
+def _raw(tag: BaseTag, vr: str, value: bytes) -> RawDataElement:
+    """An element that pydicom writes as it is."""
+    value += b" " * (len(value) % 2)
+    return RawDataElement(tag, vr, len(value), value, 0, is_implicit_VR=False, is_little_endian=True)
+
+
+def item(charset: Charset, source: Dataset) -> Dataset:
+    """A copy of a nested data set, without private elements."""
+    copied = Dataset()
     for tag in sorted(source.keys()):
-        if tag.is_private:
-            continue
-        element = source.get_item(tag)
-        vr = getattr(element, "VR", None) or source[tag].VR
-        data = _carried(charset, source, tag, vr)
-        if data is not None:
-            block.put_bytes(tag, vr, data)
-    return block.item()
+        if not tag.is_private:
+            element = source.get_item(tag)
+            _carry(copied, charset, source, tag, getattr(element, "VR", None) or source[tag].VR)
+    return copied
 
 
-def identity(ctx: Context, sop_class_uid: str, sop_instance_uid: str) -> Block:
-    """A block with patient, study and SOP common of the source study (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.12.1)."""
-    block = ctx.block(
-        SOPClassUID=sop_class_uid,
-        SOPInstanceUID=sop_instance_uid,
-        InstanceCreationDate=f"{ctx.local:%Y%m%d}",
-        InstanceCreationTime=f"{ctx.local:%H%M%S}",
-        ContentDate=f"{ctx.local:%Y%m%d}",
-        ContentTime=f"{ctx.local:%H%M%S}",
-    )
-    if ctx.charset.terms:
-        block.put("SpecificCharacterSet", ctx.charset.terms)
+def common(ctx: Context) -> Dataset:
+    """What all objects of a study say of patient, study, time and equipment, once for all of them.
+
+    Raises:
+        Defect: RESULT_SELF_CHECK when the source's text can't be written.
+    """
+    ds = Dataset()
     for keyword in _REQUIRED:
-        block.put(keyword, None)
+        setattr(ds, keyword, None)
     try:
         for keyword in (*_REQUIRED, *_CARRIED):
-            carry(block, ctx.reference, keyword)
+            carry(ds, ctx.charset, ctx.reference, keyword)
     except ValueError as error:
         raise Defect("RESULT_SELF_CHECK", f"charset: {error}") from error
-    return block
+    ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = f"{ctx.local:%Y%m%d}"
+    ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = f"{ctx.local:%H%M%S}"
+    _origin(ctx, ds)
+    return frozen(ds, ctx.charset)
 
 
-def series(
-    ctx: Context, block: Block, *, modality: str, uid: str, number: int, description: str, kind: codes.Code
-) -> None:
+def start(ctx: Context, shared: Dataset, sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """A data set with patient, study and SOP common of the source study (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.12.1)."""
+    ds = Dataset()
+    if ctx.charset.terms:
+        ds.SpecificCharacterSet = list(ctx.charset.terms)
+    ds.update(shared)
+    ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, sop_instance_uid
+    return ds
+
+
+def series(ctx: Context, ds: Dataset, *, modality: str, uid: str, number: int, description: str, kind: Code) -> None:
     """The series of our own that the object goes into (PS3.3 C.7.3.1, C.17.1)."""
-    block.put("Modality", modality)
-    block.put("SeriesInstanceUID", uid)
-    block.put("SeriesNumber", number)
-    block.put("SeriesDate", f"{ctx.local:%Y%m%d}")
-    block.put("SeriesTime", f"{ctx.local:%H%M%S}")
-    block.put("SeriesDescription", description[:64])
-    block.put("SeriesDescriptionCodeSequence", codes.code_item(kind))
+    ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = modality, uid, number
+    ds.SeriesDescription = ctx.say(description[:64])
+    ds.SeriesDescriptionCodeSequence = [codes.concept(kind)]
 
 
 def software(ctx: Context) -> list[str]:
     """Program and model with their versions."""
     model = ctx.result.model
-    return [f"casework {PROGRAM_VERSION}"[:64], f"{model.name} {model.version}"[:64], ctx.result.model.engine[:64]]
+    return [
+        ctx.say(s[:64])
+        for s in (f"casework {PROGRAM_VERSION}", f"{model.name} {model.version}", ctx.result.model.engine)
+    ]
 
 
-def origin(ctx: Context, block: Block) -> None:
+def _origin(ctx: Context, ds: Dataset) -> None:
     """The equipment that made the object, and its contribution (PS3.3 C.7.5.1, C.7.5.2, C.12.1; IHE AIR)."""
     settings, model = ctx.settings, ctx.result.model
-    for target in (block, part := ctx.block()):
-        target.put("Manufacturer", own(ctx, settings.manufacturer, "casework"))
-        target.put("ManufacturerModelName", model.name[:64])
-        target.put("SoftwareVersions", software(ctx))
-        target.put("DeviceSerialNumber", settings.serial_number[:64])
+    for target in (ds, part := Dataset()):
+        target.Manufacturer = own(ctx, settings.manufacturer, "casework")
+        target.ManufacturerModelName = ctx.say(model.name[:64])
+        target.SoftwareVersions = software(ctx)
+        target.DeviceSerialNumber = ctx.say(settings.serial_number[:64])
         if settings.institution and ctx.charset.fits(settings.institution):
-            target.put("InstitutionName", settings.institution[:64])
-    part.put("PurposeOfReferenceCodeSequence", codes.code_item(codes.PROCESSING_EQUIPMENT))
-    part.put("ContributionDateTime", f"{ctx.now:%Y%m%d%H%M%S}+0000")
-    part.put("ContributionDescription", "AI analysis. Research use, not a medical device.")
-    part.put("DeviceUID", model.device_uid)
-    block.put("ContributingEquipmentSequence", part.item())
+            target.InstitutionName = settings.institution[:64]
+    part.PurposeOfReferenceCodeSequence = [codes.concept(codes.PROCESSING_EQUIPMENT)]
+    part.ContributionDateTime = f"{ctx.now:%Y%m%d%H%M%S}+0000"
+    part.ContributionDescription = "AI analysis. Research use, not a medical device."
+    part.DeviceUID = model.device_uid
+    ds.ContributingEquipmentSequence = [part]
 
 
 def own(ctx: Context, text: str, fallback: str) -> str:
@@ -230,9 +243,10 @@ def instances(result: CaseResult, sources: Mapping[str, Dataset]) -> dict[str, I
     }
 
 
-def reference(instance: Instance, frame_number: int | None = None) -> tuple[tuple[str, str], ...]:
-    """The pairs of a reference to an instance, for `wire.flat_item`. A frame is named only in multi-frame images."""
-    pairs = (("ReferencedSOPClassUID", instance.sop_class), ("ReferencedSOPInstanceUID", instance.uid))
+def reference(instance: Instance, frame_number: int | None = None) -> Dataset:
+    """A reference to an instance (PS3.3 10.8). A frame is named only in multi-frame images."""
+    ds = Dataset()
+    ds.ReferencedSOPClassUID, ds.ReferencedSOPInstanceUID = instance.sop_class, instance.uid
     if frame_number is not None and instance.frames > 1:
-        return (*pairs, ("ReferencedFrameNumber", str(frame_number)))
-    return pairs
+        ds.ReferencedFrameNumber = frame_number
+    return ds

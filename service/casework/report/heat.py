@@ -6,7 +6,7 @@ is no heat each pixel keeps its grey value.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +83,8 @@ def upright(
 
 def overlay(picture: NDArray[np.uint8], heat: NDArray[np.float32] | None, size: tuple[int, int]) -> Image.Image:
     """The picture at `size` (width, height) with the heat laid over it; `heat` None or below FLOOR leaves it grey."""
-    grey = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+    enlarged = size[1] > picture.shape[0]
+    grey = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC if enlarged else Image.Resampling.BILINEAR)
     base = grey.convert("RGB")
     if heat is None or not heat.size or float(heat.max()) < FLOOR:
         return base
@@ -163,10 +164,10 @@ def _write(
     room = width - 2 * _MARGIN
     draw.text((_MARGIN, 12), marks.place, font=font(34), fill=_WHITE)
     draw.text((width - _MARGIN, 16), marks.maker, font=font(17), fill=_GREY, anchor="ra")
-    draw.text((_MARGIN, 56), marks.answer, font=_fitting(draw, marks.answer, 21, room), fill=_WHITE)
+    draw.text((_MARGIN, 56), marks.answer, font=_fitting(marks.answer, 21, room), fill=_WHITE)
     low = height - _BOTTOM
-    draw.text((_MARGIN, low + 12), marks.warning, font=_fitting(draw, marks.warning, 20, room), fill=_AMBER)
-    draw.text((_MARGIN, low + 44), marks.note, font=_fitting(draw, marks.note, 16, room), fill=_GREY)
+    draw.text((_MARGIN, low + 12), marks.warning, font=_fitting(marks.warning, 20, room), fill=_AMBER)
+    draw.text((_MARGIN, low + 44), marks.note, font=_fitting(marks.note, 16, room), fill=_GREY)
     middle = (corner[0] + size[0] // 2, corner[1] + size[1] // 2)
     places: Sequence[tuple[float, float]] = (
         (corner[0] - 15, middle[1]),
@@ -179,10 +180,9 @@ def _write(
             draw.text(place, text, font=font(17), fill=_GREY, anchor="mm")
 
 
-def _fitting(
-    draw: ImageDraw.ImageDraw, text: str, size: int, room: int
-) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+@lru_cache(maxsize=256)
+def _fitting(text: str, size: int, room: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The font in which the whole text fits: a warning that is cut is none. Down to 12 pixels, from `size`."""
-    while size > 12 and draw.textlength(text, font=font(size)) > room:
+    while size > 12 and font(size).getlength(text) > room:
         size -= 1
     return font(size)

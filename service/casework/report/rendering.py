@@ -1,6 +1,6 @@
 """From a result to every object that leaves: SR and captures per study, previews, JSON. Does no I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -9,9 +9,10 @@ from pydicom.dataset import Dataset
 
 from casework import config
 from casework.errors import Defect
-from casework.report import capture, document, sr, uid
+from casework.report import capture, content, document, header, sr, uid
 from casework.report.charset import Charset, choose
-from casework.report.header import Context, instances
+from casework.report.encode import Shared, to_file
+from casework.report.header import PROGRAM_VERSION, Context, instances
 from casework.result import CaseResult, HeatImage
 
 
@@ -35,7 +36,7 @@ def render(
     """Everything that the result says, as bytes: per study one SR and one series of captures; previews; JSON.
 
     `sources`: every source of the result's images by SOP Instance UID, without pixels. `now` (aware) becomes the
-    content time of all of it. UIDs depend only on the result.
+    content time of all of it. UIDs depend only on the result, the settings and the program.
 
     Raises:
         Defect: RESULT_SELF_CHECK when a source is missing, or the result does not fit its sources.
@@ -44,19 +45,36 @@ def render(
     if missing:
         raise Defect("RESULT_SELF_CHECK", f"source: {len(missing)} images of the result are not at hand")
     known = instances(result, sources)
-    blank = Context(result, settings, sources, known, "", Dataset(), (), Charset(), "en", now)
-    contexts = [_context(blank, s) for s in _studies(result)]
-    numbers = {index: number for ctx in contexts for number, (index, _) in enumerate(ctx.images, 1)}
-    work = [(ctx, number, image) for ctx in contexts for number, (_, image) in enumerate(ctx.images, 1)]
+    key = uid.run_key(result, settings, PROGRAM_VERSION)
+    blank = Context(
+        result,
+        settings,
+        key,
+        sources,
+        known,
+        "",
+        Dataset(),
+        (),
+        Charset(),
+        "en",
+        now,
+        Dataset(),
+        Dataset(),
+        Shared(),
+        {},
+    )
     try:
+        contexts = [_context(blank, s) for s in _studies(result)]
+        work = [(ctx, number, image) for ctx in contexts for number, (_, image) in enumerate(ctx.images, 1)]
         with ThreadPoolExecutor(2, thread_name_prefix="render") as threads:
             captures = threads.map(lambda w: _capture(*w), work)
-            reports = [_report(ctx) for ctx in contexts]
+            reports = _reports(contexts, blank.shared)
             pairs = list(captures)
     except ValueError as error:
         raise Defect("RESULT_SELF_CHECK", str(error)) from error
+    numbers = {index: number for ctx in contexts for number, (index, _) in enumerate(ctx.images, 1)}
     whole = Rendered(
-        "result-json", "application/json", "", "", "", "", "result", document.to_json(result, numbers, now)
+        "result-json", "application/json", "", "", "", "", "result", document.to_json(result, key, numbers, now)
     )
     return [*reports, *(p[0] for p in pairs), *(p[1] for p in pairs), whole]
 
@@ -72,18 +90,20 @@ def _context(blank: Context, study: str) -> Context:
     settings = blank.settings
     language = settings.language if settings.language in ("en", "zh") else "en"
     ctx = replace(blank, study=study, reference=reference, images=images)
-    said = sr.words(ctx, language)
+    said = content.words(ctx, language)
     charset = choose(reference, [*said, settings.manufacturer, settings.institution])
     if not all(charset.fits(w) for w in said):
         language = "en"
-    return replace(ctx, charset=charset, language=language)
+    ctx = replace(ctx, charset=charset, language=language)
+    ctx = replace(ctx, common=header.common(ctx), lists=capture.made_from(ctx))
+    return replace(ctx, captures=capture.common(ctx))
 
 
 def _capture(ctx: Context, number: int, image: HeatImage) -> tuple[Rendered, Rendered]:
     """One capture and its preview."""
     picture = capture.draw(ctx.result, image, ctx.sources[image.sources[0]])
-    series = uid.series_uid(ctx.result, ctx.study, "capture")
-    instance = uid.instance_uid(ctx.result, ctx.study, "capture", number)
+    series = uid.series_uid(ctx.key, ctx.study, "capture")
+    instance = uid.instance_uid(ctx.key, ctx.study, "capture", number)
     where = (ctx.study, series, uid.SC_CLASS, instance, f"{image.modality} {capture.label(image)}")
     return (
         Rendered("capture", "application/dicom", *where, capture.to_dicom(ctx, number, image, picture)),
@@ -91,7 +111,20 @@ def _capture(ctx: Context, number: int, image: HeatImage) -> tuple[Rendered, Ren
     )
 
 
-def _report(ctx: Context) -> Rendered:
-    where = (ctx.study, uid.series_uid(ctx.result, ctx.study, "sr"), uid.SR_CLASS)
-    instance = uid.instance_uid(ctx.result, ctx.study, "sr", 1)
-    return Rendered("sr", "application/dicom", *where, instance, "SR", sr.to_dicom(ctx))
+def _reports(contexts: Sequence[Context], shared: Shared) -> list[Rendered]:
+    """The reports of all studies: built first, then encoded, what they share only once."""
+    built = [sr.build(ctx) for ctx in contexts]
+    shared.freeze()
+    return [
+        Rendered(
+            "sr",
+            "application/dicom",
+            ctx.study,
+            str(ds.SeriesInstanceUID),
+            uid.SR_CLASS,
+            str(ds.SOPInstanceUID),
+            "SR",
+            to_file(ds, ctx.charset, f"CASEWORK_{PROGRAM_VERSION}"),
+        )
+        for ctx, ds in zip(contexts, built, strict=True)
+    ]

@@ -38,7 +38,7 @@ _ROWS: Mapping[str, tuple[str, str]] = {
     "threshold": ("{name} {value}", "{name} {value}"),
     "model": ("Model {name} {version}, package {sha}; engine {engine}; run {digest}.", "模型 {name} {version}，包 {sha}；引擎 {engine}；运行 {digest}。"),
     "heat": ("Heat-maps show where the model found its evidence; they are not outlines of anatomy.", "热力图显示模型依据所在的位置，并非解剖轮廓。"),
-    "synthetic": ("The model was trained on synthetic images (phantoms) only.", "该模型仅用合成图像（体模）训练。"),
+    "training.unknown": ("The model's package does not state what it was trained on.", "该模型的软件包未说明其训练数据。"),
     "research": ("AI research result. Not a medical device, not for diagnosis. Made by software and not verified by a physician; read it only together with the source images.", "AI研究结果。非医疗器械，不可用于诊断。由软件生成，未经医师审核；仅可与原始影像一同阅读。"),
     "siblings": ("The same case is also reported in: {studies}.", "同一病例亦报告于：{studies}。"),
     "study": ("{modalities} study of {date}, accession {accession}", "{date} {modalities} 检查，检查号 {accession}"),

@@ -1,5 +1,8 @@
 """Identifiers of results: the same analysis gives the same UIDs, whoever renders it and however often. Does no I/O."""
 
+from urllib.parse import quote
+
+from casework import config
 from casework.case import derive_uid
 from casework.result import CaseResult, HeatImage, Side
 
@@ -9,14 +12,23 @@ SR_SERIES_NUMBER = 9001
 SC_SERIES_NUMBER = 9002
 
 
-def series_uid(result: CaseResult, study: str, kind: str) -> str:
-    """The series of one kind of object in one study."""
-    return derive_uid("series", kind, result.input_digest, study)
+def run_key(result: CaseResult, settings: config.Report, program_version: str) -> str:
+    """What series and instances of one run derive from: the analysis, and all that its documents say beside it.
+
+    Other words under the same UID would be two objects with one name, and archives disagree on which they keep.
+    """
+    said = (settings.language, settings.institution, settings.manufacturer, settings.serial_number, program_version)
+    return "|".join((result.input_digest, *(quote(word) for word in said)))
 
 
-def instance_uid(result: CaseResult, study: str, kind: str, index: int) -> str:
+def series_uid(key: str, study: str, kind: str) -> str:
+    """The series of one kind of object in one study. `key` as `run_key` gives it."""
+    return derive_uid("series", kind, key, study)
+
+
+def instance_uid(key: str, study: str, kind: str, index: int) -> str:
     """One object; `index` counts from 1 in its series."""
-    return derive_uid("instance", kind, result.input_digest, study, str(index))
+    return derive_uid("instance", kind, key, study, str(index))
 
 
 def tracking_uid(result: CaseResult, side: Side) -> str:

@@ -329,7 +329,17 @@ def identity(package: ModelPackage, runner: Runner) -> ModelIdentity:
     """Model and engine; the device UID changes with either of them, the preprocessing or the program."""
     engine = runner.describe()
     device = derive_uid("device", package.sha256, engine, VERSION, __version__)
-    return ModelIdentity(package.spec.name, package.spec.version, package.sha256, engine, device)
+    stated = package.spec.raw.get("training_statement")
+    said = {k: v for k, v in stated.items() if isinstance(v, str)} if isinstance(stated, Mapping) else {}
+    return ModelIdentity(
+        package.spec.name,
+        package.spec.version,
+        package.sha256,
+        engine,
+        device,
+        training=said.get("en", ""),
+        training_zh=said.get("zh", ""),
+    )
 
 
 def side_inputs(ready: Ready, sides: Sequence[Side], size: int) -> SideInputs:
