@@ -7,6 +7,7 @@ with the input (with plain random weights a parity test would prove nothing).
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,9 @@ def blobs(rng: np.random.Generator, count: int, channels: int, size: int) -> NDA
             row, col, width = rng.uniform(0.1, 0.9), rng.uniform(0.1, 0.9), rng.uniform(0.02, 0.2)
             spot = np.exp(-((axis[:, None] - row) ** 2 + (axis[None] - col) ** 2) / (2 * width**2))
             images[n] += rng.uniform(40, 120, (channels, 1, 1)) * spot
-    return np.clip(images, 0, 255).astype(np.uint8) & 0xC0  # coarse steps: golden samples stay small
+    return np.bitwise_and(
+        np.clip(images, 0, 255).astype(np.uint8), np.uint8(0xC0)
+    )  # coarse steps: golden samples stay small
 
 
 def sides(rng: np.random.Generator, count: int, size: int) -> dict[str, NDArray[np.uint8]]:
@@ -90,7 +93,7 @@ def main() -> None:
     for modality in MODALITIES:
         write_encoder(net.encoders[modality], modality, TINY, OUT)
     write_fusion(net, OUT)
-    manifest = {
+    manifest: dict[str, Any] = {
         "name": "cman-tiny",
         "version": "0.1.0",
         "intended_use": "Software tests only. Random weights; not for any other use.",

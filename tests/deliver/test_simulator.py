@@ -13,7 +13,7 @@ import httpx
 import pytest
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, build_role, evt
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # the names are made at import time
+from pynetdicom.sop_class import (
     PatientRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,

@@ -234,7 +234,7 @@ def _with(package: ModelPackage, **arrays: np.ndarray) -> ModelPackage:
 
 def test_a_probability_that_differs_is_a_golden_mismatch(package: ModelPackage, runner: OnnxRunner) -> None:
     """An engine whose probability is off by more than the tolerance must not run."""
-    off = package.golden[0].arrays["prob"] + package.spec.golden_tolerance + 0.01
+    off = package.golden[0].arrays["prob"].astype(np.float64) + package.spec.golden_tolerance + 0.01
     with pytest.raises(Defect, match="MODEL_GOLDEN_MISMATCH"):
         check_golden(runner, _with(package, prob=off))
     with pytest.raises(Defect, match="MODEL_GOLDEN_MISMATCH"):

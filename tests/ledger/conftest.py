@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from postgres_cluster import Cluster
 from sqlalchemy import create_engine, text
 
 from casework.ledger import Ledger, migrations
 from casework.ledger.audit import GENESIS
 from casework.ledger.schema import metadata
+from tests.ledger.postgres_cluster import Cluster
 
 _numbers = itertools.count(1)
 

@@ -1,13 +1,12 @@
-"""What the ledger's tests do in other processes. Run as `python ledger_child.py NAME URL ARGUMENTS...`."""
+"""What the ledger's tests do in other processes. Run as `python -m tests.ledger.ledger_child NAME URL ARGUMENTS...`."""
 
 import sys
 import time
 from pathlib import Path
 
-from ledger_help import NOW, record
-
 from casework.ledger import Ledger
 from casework.ledger.lock import WriteLock
+from tests.ledger.ledger_help import NOW, record
 
 
 def send(url: str, name: str, count: str) -> None:

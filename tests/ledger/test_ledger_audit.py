@@ -4,11 +4,11 @@ import random
 from typing import Any
 
 import pytest
-from ledger_help import NOW, C, arrival, at, claim, delivered, new_case, queued, raw, record
 from sqlalchemy import Connection, text
 
 from casework.case import CASE_MOVES, CaseState, Verdict
 from casework.ledger import Ledger, audit, guards
+from tests.ledger.ledger_help import NOW, C, arrival, at, claim, delivered, new_case, queued, raw, record
 
 ROUNDS = 1000
 SHIFT = 10_000  # numbers that no row of these tests has

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from ledger_help import NOW, change, delivered, new_case, raw, record
 from sqlalchemy import Connection, create_engine, inspect
 
 from casework.errors import Defect, Unavailable
 from casework.ledger import Ledger, database
 from casework.ledger.schema import metadata
+from tests.ledger.ledger_help import NOW, change, delivered, new_case, raw, record
 
-CHILD = Path(__file__).with_name("ledger_child.py")
+CHILD = ("-m", "tests.ledger.ledger_child")
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_processes_that_migrate_together(empty_url: str) -> None:
     """Three processes that start on an empty database at the same time all end with the same schema."""
     pipe = subprocess.PIPE
     children = [
-        subprocess.Popen([sys.executable, str(CHILD), "migrate", empty_url], stdin=pipe, stdout=pipe, text=True)
+        subprocess.Popen([sys.executable, *CHILD, "migrate", empty_url], stdin=pipe, stdout=pipe, text=True)
         for _ in range(3)
     ]
     answers = [child.communicate("\n", timeout=60)[0].split() for child in children]

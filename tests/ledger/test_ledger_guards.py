@@ -5,7 +5,6 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
-from ledger_help import C, change, delivering, new_case, queued, raw
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
@@ -13,6 +12,7 @@ from casework.case import CASE_MOVES, DELIVERY_MOVES, JOB_MOVES, CaseState, Deli
 from casework.errors import Defect
 from casework.ledger import Ledger, guards
 from casework.ledger.schema import metadata
+from tests.ledger.ledger_help import C, change, delivering, new_case, queued, raw
 
 TABLES: dict[str, tuple[Any, Any, StrEnum]] = {
     "case_revision": (CaseState, CASE_MOVES, CaseState.RECEIVING),

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from ledger_help import (
+from sqlalchemy import event
+
+from casework.case import Arrival, CaseState, JobState, Verdict
+from casework.errors import Refused
+from casework.ledger import Ledger
+from casework.reasons import REASONS
+from tests.ledger.ledger_help import (
     NOW,
     C,
     arrival,
@@ -21,12 +27,6 @@ from ledger_help import (
     stable,
     state_of,
 )  # fmt: skip
-from sqlalchemy import event
-
-from casework.case import Arrival, CaseState, JobState, Verdict
-from casework.errors import Refused
-from casework.ledger import Ledger
-from casework.reasons import REASONS
 
 V = Verdict
 

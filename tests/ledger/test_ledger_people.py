@@ -1,7 +1,11 @@
 """What people and callers ask for: retry, cancel, send again, run it now; and what is refused."""
 
 import pytest
-from ledger_help import (
+
+from casework.case import JobState
+from casework.errors import Refused
+from casework.ledger import Ledger, Selector
+from tests.ledger.ledger_help import (
     NOW,
     C,
     D,
@@ -17,10 +21,6 @@ from ledger_help import (
     record,
     state_of,
 )  # fmt: skip
-
-from casework.case import JobState
-from casework.errors import Refused
-from casework.ledger import Ledger, Selector
 
 J = JobState
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ledger_help import NOW, at, new_case, queued, record
 
 from casework.errors import Defect, Unavailable
 from casework.ledger import Ledger, database
 from casework.ledger.lock import WriteLock
+from tests.ledger.ledger_help import NOW, at, new_case, queued, record
 
-CHILD = Path(__file__).with_name("ledger_child.py")
+CHILD = ("-m", "tests.ledger.ledger_child")
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -28,7 +28,7 @@ def start() -> Iterator[Start]:
     running: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, str(CHILD), *arguments]
+        command = [sys.executable, *CHILD, *arguments]
         running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         return running[-1]
 

@@ -1,7 +1,14 @@
 """The questions: what a page, an operator and a worker ask, and what they are told."""
 
 import pytest
-from ledger_help import (
+from sqlalchemy import text
+
+from casework.case import Verdict
+from casework.errors import CaseworkError, Refused
+from casework.ledger import Ledger, Selector
+from casework.ledger.read_why import _BY_STATE
+from casework.reasons import REASONS
+from tests.ledger.ledger_help import (
     NOW,
     C,
     D,
@@ -17,13 +24,6 @@ from ledger_help import (
     record,
     stable,
 )  # fmt: skip
-from sqlalchemy import text
-
-from casework.case import Verdict
-from casework.errors import CaseworkError, Refused
-from casework.ledger import Ledger, Selector
-from casework.ledger.read_why import _BY_STATE
-from casework.reasons import REASONS
 
 
 def test_case_view(ledger: Ledger) -> None:

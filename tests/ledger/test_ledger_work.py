@@ -3,7 +3,11 @@
 from collections.abc import Callable
 
 import pytest
-from ledger_help import (
+
+from casework.case import JobState
+from casework.errors import Defect, Refused
+from casework.ledger import Ledger
+from tests.ledger.ledger_help import (
     NOW,
     C,
     D,
@@ -22,10 +26,6 @@ from ledger_help import (
     stable,
     state_of,
 )  # fmt: skip
-
-from casework.case import JobState
-from casework.errors import Defect, Refused
-from casework.ledger import Ledger
 
 J = JobState
 
@@ -84,7 +84,7 @@ def test_decision_on_an_old_look_is_void(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("to", [C.QUEUED, C.RUNNING, C.RENDERED, C.DELIVERING, C.DELIVERED, C.SUPERSEDED])
-def test_moves_that_belong_to_work(ledger: Ledger, to: C) -> None:
+def test_moves_that_belong_to_work(ledger: Ledger, to: CaseState) -> None:
     """Nobody moves a case into a state that a job or a delivery has to bring about."""
     case_id = stable(ledger)
     with pytest.raises(Defect, match="ILLEGAL_MOVE"):

@@ -236,7 +236,7 @@ def test_every_code_has_a_status() -> None:
 
 def test_foreign_capture_with_our_maker_name_but_another_uid_is_not_ours() -> None:
     """Only our Manufacturer together with a UID of our kind makes a result ours; an MR image never is."""
-    ours = {"Manufacturer": "casework", "SOPInstanceUID": "2.25.77", "Modality": "MG"}
+    ours: dict[str, Any] = {"Manufacturer": "casework", "SOPInstanceUID": "2.25.77", "Modality": "MG"}
     assert judge(read_header(part10(image(SC_CLASS, **ours))), "casework")[1] == "OWN_RESULT"
     assert judge(read_header(part10(image(SC_CLASS, **{**ours, "SOPInstanceUID": "1.2.3"}))), "casework")[1] == ""
     assert judge(read_header(part10(image(MR, **{**ours, "Modality": "MR"}))), "casework")[1] == ""

@@ -50,7 +50,7 @@ def test_a_dot_comes_back_from_the_tensor_within_a_pixel(
 def wavelet(pixels: NDArray[np.uint16], level: int) -> NDArray[np.uint16]:
     """A JPEG 2000 encode of 12 bits, decoded `level` resolutions down."""
     opened = Image.open(io.BytesIO(bytes(encode_array(pixels, bits_stored=12, photometric_interpretation=2))))
-    opened.reduce = level  # type: ignore[method-assign,assignment]  # Pillow's JPEG 2000 plug-in makes it settable
+    opened.reduce = level  # Pillow's JPEG 2000 plug-in makes it settable
     opened.load()
     return (np.asarray(opened).astype(np.int64) >> 4).astype(np.uint16)  # Pillow widens 12 stored bits to 16
 

@@ -1,0 +1,1 @@
+"""The same promises of the ledger on SQLite and PostgreSQL."""
