@@ -50,7 +50,7 @@ class Schedule:
 
 
 class DenseEncoder(nn.Module):
-    """An encoder with a linear reading of the concepts per token; the reading is not served."""
+    """An encoder with a linear reading of the concepts per token, which the fusion takes over."""
 
     def __init__(self, modality: str, config: NetConfig) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from torch.nn import functional
 from casework.modelspec import SLOTS
 from models.cman.data import Sides
 from models.cman.encoders import WHERE, Schedule
-from models.cman.net.attention import PLANES, AlignmentPrior
+from models.cman.net.attention import PLANES, AlignmentPrior, CrossBlock
 from models.cman.net.cman import Fusion
 from models.cman.net.config import CONCEPTS, MODALITIES, NetConfig
 
@@ -32,11 +32,15 @@ Tokens = Mapping[str, NDArray[np.float16]]
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Weights and shapes of the losses (Lin et al. 2017 for gamma and alpha)."""
+    """Weights and shapes of the losses (Lin et al. 2017 for gamma and alpha; 2 and 0.25 for drawn labels).
 
-    gamma: float = 2.0
-    alpha: float = 0.25
-    dense: float = 0.3
+    With a risk as the target, focal loss vanishes with the third power of the distance and hardly learns: gamma 0.
+    """
+
+    gamma: float = 0.0
+    alpha: float = 0.5
+    dense: float = 0.1
+    aim: float = 0.02  # of the pool's attention falling on lesions and nodes
     drop_modality: float = 0.4  # share of sides that lose one or two modalities
     drop_slot: float = 0.1
 
@@ -49,6 +53,34 @@ def focal(logit: Tensor, target: Tensor, losses: Losses) -> Tensor:
     return (weight * (target - p).detach().abs() ** losses.gamma * entropy).sum() / weight.sum()
 
 
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Some tokens of a modality. at: (B, n) index; log_weight: (B, n), how many tokens each stands for; found: (B, n)."""
+
+    at: Tensor
+    log_weight: Tensor
+    found: Tensor
+
+
+FOUND_PICKS, OTHER_PICKS = 32, 24
+
+
+def pick(truth: NDArray[np.uint8], rng: np.random.Generator) -> Pick:
+    """Draw tokens with replacement: FOUND_PICKS where there is a lesion or node, OTHER_PICKS elsewhere."""
+    found = truth[:, :, [CONCEPTS.index("lesion"), CONCEPTS.index("node")]].max(2).reshape(len(truth), -1) > 25
+    at = np.empty((len(truth), FOUND_PICKS + OTHER_PICKS), np.int64)
+    weight = np.empty(at.shape, np.float32)
+    for n, row in enumerate(found):
+        there, empty = np.flatnonzero(row), np.flatnonzero(~row)
+        there = there if len(there) else empty
+        at[n, :FOUND_PICKS] = rng.choice(there, FOUND_PICKS)
+        at[n, FOUND_PICKS:] = rng.choice(empty, OTHER_PICKS)
+        weight[n, :FOUND_PICKS] = np.log(len(there) / FOUND_PICKS)
+        weight[n, FOUND_PICKS:] = np.log(len(empty) / OTHER_PICKS)
+    hit = np.take_along_axis(found, at, 1)
+    return Pick(torch.from_numpy(at), torch.from_numpy(weight), torch.from_numpy(hit).float())
+
+
 class DenseFusion(nn.Module):
     """The fusion with a linear reading of the concepts per token after attention; the reading is not served."""
 
@@ -57,14 +89,26 @@ class DenseFusion(nn.Module):
         self.fusion = Fusion(config)
         self.read = nn.Linear(config.width, len(CONCEPTS))
 
-    def forward(self, maps: dict[str, Tensor], masks: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logit (B,) and per modality concept logits (B, V, K, g, g)."""
-        tokens = self.fusion.tokens(maps, masks)
-        logit = sum(part.sum((1, 2, 3)) for part in self.fusion.shares(tokens, masks).values())
-        grid = self.fusion.config.grid
-        dense = {m: self.read(t).reshape(-1, len(SLOTS[m]), grid, grid, len(CONCEPTS)) for m, t in tokens.items()}
-        assert isinstance(logit, Tensor)
-        return logit, {m: d.permute(0, 1, 4, 2, 3) for m, d in dense.items()}
+    def forward(
+        self, maps: dict[str, Tensor], masks: dict[str, Tensor], picks: dict[str, Pick]
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Logit (B,), concept logits (B, n, K) of the picked tokens, and their share of the attention (B, all n).
+
+        The same arithmetic as the served fusion with one block, for the picked tokens only: all tokens are asked, a tenth
+        of them asks, and the pool's softmax counts each as often as it stands for.
+        """
+        fusion = self.fusion
+        (block,) = fusion.blocks
+        assert isinstance(block, CrossBlock)
+        tokens = {m: fusion.tokeniser(m, maps[m]) for m in MODALITIES}
+        normed = {m: block.norm_token(t) for m, t in tokens.items()}
+        answered = block.ask(tokens, normed, masks, {m: p.at for m, p in picks.items()})
+        flat = torch.cat([answered[m] for m in MODALITIES], 1)
+        per = fusion.config.grid**2
+        present = torch.cat([masks[m].gather(1, picks[m].at // per) for m in MODALITIES], 1)
+        weight = torch.cat([picks[m].log_weight for m in MODALITIES], 1)
+        attention, evidence = fusion.pool.parts(flat, present, weight)
+        return (attention * evidence).sum(1), {m: self.read(t) for m, t in answered.items()}, attention
 
 
 def _centres(lesion: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -115,17 +159,20 @@ def dropped(masks: Mapping[str, NDArray[np.uint8]], losses: Losses, rng: np.rand
     return {m: torch.from_numpy(np.where(empty[:, None], masks[m], r)).float() for m, r in result.items()}
 
 
-def dense_loss(dense: dict[str, Tensor], truth: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor:
-    """What the lesion at each token is like, over the tokens of present images where there is one."""
+def dense_loss(
+    dense: dict[str, Tensor], truth: dict[str, Tensor], masks: dict[str, Tensor], picks: dict[str, Pick]
+) -> Tensor:
+    """What the lesion or node at each picked token is like, also in modalities that do not show it."""
     total = next(iter(dense.values())).new_zeros(())
     for modality, logits in dense.items():
+        per = truth[modality].shape[-1] ** 2
+        flat = truth[modality].flatten(3).transpose(2, 3).flatten(1, 2)  # (B, V * g * g, K)
+        there = flat.gather(1, picks[modality].at[:, :, None].expand(-1, -1, len(CONCEPTS)))
+        present = masks[modality].gather(1, picks[modality].at // per)
         for concept in ASKED[modality]:
-            there = truth[modality][:, :, CONCEPTS.index(WHERE[concept])] > 0.2
-            weight = there * masks[modality][:, :, None, None]
+            weight = (there[..., CONCEPTS.index(WHERE[concept])] > 0.2) * present
             k = CONCEPTS.index(concept)
-            loss = functional.binary_cross_entropy_with_logits(
-                logits[:, :, k], truth[modality][:, :, k], reduction="none"
-            )
+            loss = functional.binary_cross_entropy_with_logits(logits[..., k], there[..., k], reduction="none")
             total = total + (loss * weight).sum() / weight.sum().clamp(min=1.0)
     return total / len(dense)
 
@@ -164,10 +211,13 @@ def train_fusion(
             order = rng.permutation(len(sides.risk))
         at = np.sort(order[turn * schedule.batch : (turn + 1) * schedule.batch])
         masks = dropped({m: sides.masks[m][at] for m in MODALITIES}, losses, rng)
-        logit, dense = model.train()(_batch(tokens, at), masks)
+        picks = {m: pick(sides.truth[m][at], rng) for m in MODALITIES}
+        logit, dense, attention = model.train()(_batch(tokens, at), masks, picks)
         truth = {m: torch.from_numpy(np.asarray(sides.truth[m][at])).float() / 255.0 for m in MODALITIES}
         main = focal(logit, torch.from_numpy(sides.risk[at]).float(), losses)
-        loss = main + losses.dense * dense_loss(dense, truth, masks)
+        found = torch.cat([picks[m].found for m in MODALITIES], 1)
+        aimed = -torch.log((attention * found).sum(1).clamp(min=1e-4)).mean()
+        loss = main + losses.dense * dense_loss(dense, truth, masks, picks) + losses.aim * aimed
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -37,9 +37,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoder_steps": {"MG": 700, "MR": 500, "US": 400},
         "encoder_share": {"MG": 0.4, "MR": 0.4, "US": 0.3},
         "encoder": {"batch": 32, "peak": 1e-3, "weight_decay": 1e-5},
-        "fusion_steps": 3000,
-        "fusion_share": 0.22,
-        "fusion": {"batch": 16, "peak": 7e-4, "weight_decay": 1e-5},
+        "fusion_steps": 1500,
+        "fusion_share": 0.3,
+        "fusion": {"batch": 32, "peak": 1.5e-3, "weight_decay": 1e-5},
     },
     # The paper's rates; written for a GPU and days of phantoms, not run for the shipped weights.
     "full": {
@@ -188,6 +188,15 @@ def stage_tokens(run: Path, modality: str, data: Path, log: Log) -> NDArray[np.f
     return np.load(path, mmap_mode="r")
 
 
+def take_readings(model: DenseFusion, run: Path) -> None:
+    """Give the fusion's tokeniser the encoders' readings of the concepts; they stay as they are."""
+    for modality in MODALITIES:
+        state = torch.load(run / f"encoder-{modality}.pt", weights_only=True)["state"]
+        reading = model.fusion.tokeniser.concept[modality]
+        reading.load_state_dict({"weight": state["read.weight"][:, :, 0, 0], "bias": state["read.bias"]})
+        reading.requires_grad_(False)  # noqa: FBT003  # torch's own signature
+
+
 def stage_fusion(
     run: Path,
     data: tuple[Sides, Sides],
@@ -205,6 +214,7 @@ def stage_fusion(
     train, val = data
     torch.manual_seed(seed)
     model = DenseFusion(CONFIG)
+    take_readings(model, run)
     log("alignment", planes=aim(model.fusion.prior, train))
 
     began = time.monotonic()

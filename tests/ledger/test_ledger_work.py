@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from casework.case import JobState
+from casework.case import CaseState, JobState
 from casework.errors import Defect, Refused
 from casework.ledger import Ledger
 from tests.ledger.ledger_help import (

@@ -107,6 +107,37 @@ class CrossBlock(nn.Module):
                 columns.append(mask.expand(-1, 1, len(SLOTS[modality]) * n, -1))
         return functional.pad(torch.cat(columns, -1), (0, 1))
 
+    def ask(
+        self,
+        tokens: dict[str, Tensor],
+        normed: dict[str, Tensor],
+        masks: dict[str, Tensor],
+        at: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Forward for some tokens only: at (B, n) per modality -> (B, n, d). For training with the prior's rows picked."""
+        pooled = {m: self._pool(t, len(SLOTS[m])) for m, t in normed.items()}
+        result = {}
+        for modality in MODALITIES:
+            others = [m for m in MODALITIES if m != modality]
+            keys = torch.cat([*(pooled[m] for m in others), self.null.expand(len(at[modality]), 1, -1)], 1)
+            index = at[modality][:, :, None].expand(-1, -1, self.config.width)
+            query, key = self._heads(self.query(normed[modality].gather(1, index))), self._heads(self.key(keys))
+            k = (self.config.grid // self.config.key_pool) ** 2
+            columns = []
+            for other in others:
+                mask = ((1.0 - masks[other]) * MASKED)[:, :, None].expand(-1, -1, k).flatten(1)[:, None]
+                pair = {modality, other} == {"MG", "MR"}
+                columns.append(
+                    mask + self.prior[0](modality, other)[at[modality]] if pair else mask.expand(-1, index.shape[1], -1)
+                )
+            bias = functional.pad(torch.cat(columns, -1), (0, 1))[:, None]
+            answer = torch.softmax(query @ key.transpose(2, 3) * query.shape[3] ** -0.5 + bias, -1) @ self._heads(
+                self.value(keys)
+            )
+            mixed = tokens[modality].gather(1, index) + self.out(answer.transpose(1, 2).flatten(2))
+            result[modality] = mixed + self.mix(self.norm_mix(mixed))
+        return result
+
     def forward(self, tokens: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tokens (B, T, d) and masks (B, V) per modality -> tokens of the same shapes."""
         normed = {m: self.norm_token(t) for m, t in tokens.items()}

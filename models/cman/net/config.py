@@ -10,7 +10,7 @@ __all__ = ["CHANNELS", "CONCEPTS", "MODALITIES", "RESNET50", "TINY", "NetConfig"
 MODALITIES = tuple(SLOTS)
 
 CONCEPTS = ("lesion", "spiculation", "washout", "node", "cortex")
-"""What the dense supervision names, per token: known of phantoms, never an input or output of the served graph."""
+"""What the dense supervision names, per token: known of phantoms, read from every token by the fusion."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,15 @@ class GatedPool(nn.Module):
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
         """See the class."""
+        attention, evidence = self.parts(tokens, present)
+        return attention * evidence
+
+    def parts(self, tokens: Tensor, present: Tensor, log_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attention and evidence, (B, T) each; log_weight (B, T): how many tokens each stands for (training only)."""
         h = self.norm(tokens)
         score = self.score(torch.tanh(self.tanh(h)) * torch.sigmoid(self.gate(h)))[..., 0]
         # The product keeps a side without any image at exactly 0: an all-masked softmax would be uniform.
+        if log_weight is not None:
+            score = score + log_weight
         attention = torch.softmax(score + (1.0 - present) * MASKED, -1) * present
-        return attention * self.evidence(h)[..., 0]
+        return attention, self.evidence(h)[..., 0]

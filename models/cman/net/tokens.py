@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from casework.modelspec import SLOTS
-from models.cman.net.config import MODALITIES, NetConfig
+from models.cman.net.config import CONCEPTS, MODALITIES, NetConfig
 
 
 def positions(grid: int) -> Tensor:
@@ -31,6 +31,9 @@ class Tokeniser(nn.Module):
         super().__init__()
         self.register_buffer("position", waves(config.grid, config.width), persistent=False)
         self.place = nn.Linear(config.width, config.width)
+        # What the encoder's dense supervision reads from a token, as words of its own: near 0 or 1, easy to attend to.
+        self.concept = nn.ModuleDict({m: nn.Linear(config.width, len(CONCEPTS)) for m in MODALITIES})
+        self.named = nn.ModuleDict({m: nn.Linear(len(CONCEPTS), config.width) for m in MODALITIES})
         self.norm = nn.ModuleDict({m: nn.LayerNorm(config.width) for m in MODALITIES})
         self.modality = nn.ParameterDict({m: nn.Parameter(0.02 * torch.randn(config.width)) for m in MODALITIES})
         self.slot = nn.ParameterDict(
@@ -41,4 +44,5 @@ class Tokeniser(nn.Module):
         """See the class."""
         flat = maps.flatten(3).transpose(2, 3)  # (B, V, g*g, d)
         words = self.slot[modality] + self.place(self.position) + self.modality[modality]
-        return (self.norm[modality](flat) + words).flatten(1, 2)
+        named = self.named[modality](torch.sigmoid(self.concept[modality](flat)))
+        return (self.norm[modality](flat) + named + words).flatten(1, 2)
