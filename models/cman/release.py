@@ -28,6 +28,7 @@ from models.cman.export import NAMES, write_fusion
 from models.cman.fuse import logits_of
 from models.cman.net.cman import Cman, Fusion
 from models.cman.net.config import MODALITIES
+from models.cman.net.head import EVIDENCE_SCALE
 from models.cman.package import TOLERANCE, parity, write_golden, write_manifest
 from models.cman.train import CONFIG, Log, load_net, runner_of, stage_tokens, train_sets
 
@@ -86,7 +87,7 @@ def precision(fast: OnnxRunner, exact: OnnxRunner, sides: Sides, temperature: fl
         flips += int(((pa >= cut) != (pb >= cut)).sum())
         for side in range(2):
             maps = [np.concatenate([o.heat[m][side].ravel() for m in SLOTS]) for o in (a, b)]
-            correlations.append(float(np.corrcoef(*maps)[0, 1]))
+            correlations.append(float(np.corrcoef(maps[0], maps[1])[0, 1]))
     values = np.array(differences)
     return {
         "sides": len(values),
@@ -138,7 +139,7 @@ def record_golden(out: Path, manifest: Mapping[str, Any], test: Sides) -> list[s
 def shifted(net: Cman, shift: float) -> Cman:
     """The calibration shift inside the head's b: attention sums to one, so contributions still sum to the logit."""
     with torch.no_grad():
-        net.fusion.pool.evidence.bias += shift
+        net.fusion.pool.evidence.bias += shift / EVIDENCE_SCALE
     return net
 
 

@@ -24,10 +24,10 @@ def make_phantom(folder: Path, seed: int, *, full_size: bool, character_set: str
     """Write a phantom case and a result over it, right positive, left negative."""
     truth = write_case(folder, seed, full_size=full_size, character_set=character_set)
     files = {p.name: p.read_bytes() for p in truth.files}
-    read = [dcmread(p) for p in truth.files]
+    read: list[Dataset] = [dcmread(p) for p in truth.files]
     prepared = _prepared(read)
     parts = [(image, _contribution(image, n)) for n, image in enumerate(prepared)]
-    sources = {
+    sources: dict[str, Dataset] = {
         str(ds.SOPInstanceUID): dcmread(p, stop_before_pixels=True) for ds, p in zip(read, truth.files, strict=True)
     }
     shapes = {uid: (int(ds.Rows), int(ds.Columns)) for uid, ds in sources.items()}

@@ -98,7 +98,7 @@ class Maker:
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         meta.MediaStorageSOPClassUID = CLASSES[modality]
         meta.MediaStorageSOPInstanceUID = self.uid(modality, series, instance)
-        ds = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
         if self.names.terms:
             ds.SpecificCharacterSet = list(self.names.terms)
         ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
@@ -277,7 +277,9 @@ def make(
         input_digest=input_digest(list(maker.files), MODEL.sha256, "p1"),
         thresholds={"positive_at": 0.5, "negative_below": 0.2},
     )
-    sources = {uid: dcmread(BytesIO(data), stop_before_pixels=True) for uid, data in maker.files.items()}
+    sources: dict[str, Dataset] = {
+        uid: dcmread(BytesIO(data), stop_before_pixels=True) for uid, data in maker.files.items()
+    }
     return Case(maker.files, sources, result)
 
 

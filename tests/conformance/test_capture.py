@@ -60,7 +60,7 @@ def test_a_mirrored_picture_is_turned_back(mirrored: bool) -> None:
     shown = (GREY[:, ::-1], heat[:, ::-1]) if mirrored else (GREY, heat)
     picture, map_, back = drawing.upright(np.ascontiguousarray(shown[0]), np.ascontiguousarray(shown[1]), way)
     assert (picture == GREY).all()
-    assert np.unravel_index(int(map_.argmax()), map_.shape) == (20, 60)
+    assert tuple(map(int, np.unravel_index(int(map_.argmax()), map_.shape))) == (20, 60)
     assert back(np.array([[20.0, 60.0]]))[0] == pytest.approx([20, 60])
 
 
