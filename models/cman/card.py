@@ -14,7 +14,7 @@ dynamic MRI (axial, sagittal, axial upper and lower half; pre-contrast, early an
 ultrasound frames, each {size} x {size} pixels, and gives one probability that the axilla of that side holds a lymph-node
 metastasis, a share of the logit per modality, and a heat-map per image. Three ResNet-50 encoders (one a modality, int8
 convolutions) turn each image into 14 x 14 tokens; the tokens of each modality ask those of the others (alignment prior
-between views of one plane); gated attention pools them. Contributions add up to the logit exactly. Any subset of images
+between views of one plane); gated attention pools them per modality. Contributions add up to the logit exactly. Any subset of images
 runs; absent ones change nothing.
 
 **What the heat-map means.** It shows where evidence was collected, not where it came from: after cross-attention a token
@@ -28,9 +28,10 @@ The phantoms are drawings with known truth (`models/cman/phantom`). The label is
 one lesion is spiculated (mammography) and washes out (MRI), and with the cortex of the axillary node (ultrasound). Two
 things make little processor time go far and would not exist for real patients: the encoders were trained on dense truth
 (what lies at each token), and the fusion on the phantom's risk instead of the drawn label. The fusion has an auxiliary
-task: what each lesion is like in the other modalities.
+task: what each lesion is like in the other modalities, and learns from a tenth of the tokens, drawn anew at every step. What
+the dense supervision reads from a token (lesion, spiculation, washout, node, cortex) is a word of that token.
 
-Schedule: {schedule}. AdamW, focal loss (gamma 2, alpha 0.25), modality and slot dropout, bf16 mixed precision, seed
+Schedule: {schedule}. AdamW, cross-entropy against the risk (focal loss with gamma 2 is there for drawn labels), modality and slot dropout, bf16 mixed precision, seed
 {seed}. Trained on two shared processor cores: {minutes:.0f} minutes by the clock for
 the four stages together, of which three ran side by side.
 
@@ -44,7 +45,7 @@ Encoders on validation, area under the ROC curve over tokens: {dense}.
 
 {pointing}
 
-Calibration: temperature {temperature:.3f} (and a shift inside the head) fitted on validation over all subsets.
+Calibration: temperature {temperature:.3f} (and a shift per modality inside the head) fitted on validation over all subsets.
 Thresholds, chosen on validation with full input: positive at {positive_at:.3f} (specificity 0.90), negative below
 {negative_below:.3f} (sensitivity 0.95), between them indeterminate.
 
@@ -115,7 +116,7 @@ def _dense(log: list[Mapping[str, Any]]) -> str:
 
 def _schedule(log: list[Mapping[str, Any]]) -> str:
     steps = [f"{e['event']} {e['steps']} steps" for e in log if "steps" in e]
-    return ", ".join(steps) + " (32 crops of 96 px or 16 sides a step)"
+    return ", ".join(steps) + " (32 crops of 96 px or 32 sides a step)"
 
 
 def _pointing(numbers: Mapping[str, Any]) -> str:

@@ -54,10 +54,17 @@ def _nll(logit: Floats, label: Ints) -> float:
     return float(np.mean(np.logaddexp(0.0, logit) - label * logit))
 
 
-def calibrate(logit: Floats, label: Ints) -> tuple[float, float]:
-    """(temperature, shift) that minimise the log loss of sigmoid((logit + shift) / temperature), on validation."""
-    found = minimize(lambda x: _nll((logit + x[1]) / np.exp(x[0]), label), np.zeros(2), method="Nelder-Mead")
-    return float(np.exp(found.x[0])), float(found.x[1])
+def calibrate(logit: Floats, present: Floats, label: Ints) -> tuple[float, Floats]:
+    """(temperature, shift per modality) that minimise the log loss, on validation.
+
+    present: (N, modalities), 1 where a modality is there; sigmoid((logit + present @ shifts) / temperature).
+    """
+
+    def loss(x: Floats) -> float:
+        return _nll((logit + present @ x[1:]) / np.exp(x[0]), label)
+
+    found = minimize(loss, np.zeros(1 + present.shape[1]), method="L-BFGS-B")
+    return float(np.exp(found.x[0])), found.x[1:]
 
 
 def slope(prob: Floats, label: Ints) -> tuple[float, float]:

@@ -9,7 +9,6 @@ token's lesion is like in the OTHER modalities, which only matching across modal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -91,8 +90,8 @@ class DenseFusion(nn.Module):
 
     def forward(
         self, maps: dict[str, Tensor], masks: dict[str, Tensor], picks: dict[str, Pick]
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Logit (B,), concept logits (B, n, K) of the picked tokens, and their share of the attention (B, all n).
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Logit (B,), and per modality the picked tokens' concept logits (B, n, K) and share of the attention (B, n).
 
         The same arithmetic as the served fusion with one block, for the picked tokens only: all tokens are asked, a tenth
         of them asks, and the pool's softmax counts each as often as it stands for.
@@ -100,15 +99,17 @@ class DenseFusion(nn.Module):
         fusion = self.fusion
         (block,) = fusion.blocks
         assert isinstance(block, CrossBlock)
-        tokens = {m: fusion.tokeniser(m, maps[m]) for m in MODALITIES}
+        findings = {m: fusion.tokeniser.findings(m, maps[m]) for m in MODALITIES}
+        tokens = {m: fusion.tokeniser(m, maps[m], findings[m]) for m in MODALITIES}
         normed = {m: block.norm_token(t) for m, t in tokens.items()}
         answered = block.ask(tokens, normed, masks, {m: p.at for m, p in picks.items()})
-        flat = torch.cat([answered[m] for m in MODALITIES], 1)
-        per = fusion.config.grid**2
-        present = torch.cat([masks[m].gather(1, picks[m].at // per) for m in MODALITIES], 1)
-        weight = torch.cat([picks[m].log_weight for m in MODALITIES], 1)
-        attention, evidence = fusion.pool.parts(flat, present, weight)
-        return (attention * evidence).sum(1), {m: self.read(t) for m, t in answered.items()}, attention
+        logit, attention = next(iter(masks.values())).new_zeros(()), {}
+        for m, p in picks.items():
+            present = masks[m].gather(1, p.at // fusion.config.grid**2)
+            shown = findings[m].gather(1, p.at[:, :, None].expand(-1, -1, len(CONCEPTS)))
+            attention[m], evidence = fusion.pool.parts(m, answered[m], shown, present, p.log_weight)
+            logit = logit + (attention[m] * evidence).sum(1)
+        return logit, {m: self.read(t) for m, t in answered.items()}, attention
 
 
 def _centres(lesion: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -181,6 +182,25 @@ def _batch(tokens: Tokens, at: NDArray[np.int64]) -> dict[str, Tensor]:
     return {m: torch.from_numpy(tokens[m][at].astype(np.float32)) for m in MODALITIES}
 
 
+def _loss(
+    model: DenseFusion, tokens: Tokens, sides: Sides, at: NDArray[np.int64], losses: Losses, *, rng: np.random.Generator
+) -> Tensor:
+    """The loss of one batch of sides."""
+    masks = dropped({m: sides.masks[m][at] for m in MODALITIES}, losses, rng)
+    picks = {m: pick(sides.truth[m][at], rng) for m in MODALITIES}
+    # One context a step: within one, autocast keeps its copies of the weights, and a longer one would never see an update.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logit, dense, attention = model(_batch(tokens, at), masks, picks)
+    logit, dense = logit.float(), {m: d.float() for m, d in dense.items()}
+    truth = {m: torch.from_numpy(np.asarray(sides.truth[m][at])).float() / 255.0 for m in MODALITIES}
+    main = focal(logit, torch.from_numpy(sides.risk[at]).float(), losses)
+    aimed = logit.new_zeros(())
+    for m, a in attention.items():
+        there = masks[m].any(1)
+        aimed = aimed - (there * torch.log((a * picks[m].found).sum(1).clamp(min=1e-4))).mean()
+    return main + losses.dense * dense_loss(dense, truth, masks, picks) + losses.aim * aimed
+
+
 def train_fusion(
     model: DenseFusion,
     tokens: Tokens,
@@ -189,48 +209,36 @@ def train_fusion(
     losses: Losses,
     *,
     seed: int,
-    progress: Callable[[str], None],
-    checkpoint: Path | None = None,
-    validate: Callable[[], float] | None = None,
+    keep: Callable[[int, float], None],
+    every: int = 3,
 ) -> int:
-    """Train in place, keeping the state of the best validation; returns the steps that were made."""
+    """Train in place; returns the steps that were made. keep(step, loss) is called every few epochs and at the end."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.peak, weight_decay=schedule.weight_decay)
     per_epoch = max(1, len(sides.risk) // schedule.batch)
-    began, mean, best, order = time.monotonic(), 0.0, -1.0, rng.permutation(len(sides.risk))
-    step = 0
-    for step in range(1, schedule.steps + 1):
-        share = max((step - 1) / schedule.steps, (time.monotonic() - began) / schedule.budget_s)
+    began, mean, order = time.monotonic(), 1.0, rng.permutation(len(sides.risk))
+    for step in range(schedule.steps):
+        share = max(step / schedule.steps, (time.monotonic() - began) / schedule.budget_s)
         if share >= 1.0:
             break
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(share)
-        turn = (step - 1) % per_epoch
+        turn = step % per_epoch
         if turn == 0:
+            if step and step // per_epoch % every == 0:
+                keep(step, mean)
             order = rng.permutation(len(sides.risk))
         at = np.sort(order[turn * schedule.batch : (turn + 1) * schedule.batch])
-        masks = dropped({m: sides.masks[m][at] for m in MODALITIES}, losses, rng)
-        picks = {m: pick(sides.truth[m][at], rng) for m in MODALITIES}
-        logit, dense, attention = model.train()(_batch(tokens, at), masks, picks)
-        truth = {m: torch.from_numpy(np.asarray(sides.truth[m][at])).float() / 255.0 for m in MODALITIES}
-        main = focal(logit, torch.from_numpy(sides.risk[at]).float(), losses)
-        found = torch.cat([picks[m].found for m in MODALITIES], 1)
-        aimed = -torch.log((attention * found).sum(1).clamp(min=1e-4)).mean()
-        loss = main + losses.dense * dense_loss(dense, truth, masks, picks) + losses.aim * aimed
+        loss = _loss(model.train(), tokens, sides, at, losses, rng=rng)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        mean = float(loss.detach()) if step == 1 else 0.98 * mean + 0.02 * float(loss.detach())
-        if step % per_epoch == 0 or step == schedule.steps:
-            value = validate() if validate else -mean
-            progress(
-                f"fusion step {step}/{schedule.steps} loss {mean:.4f} val {value:.4f} {time.monotonic() - began:.0f} s"
-            )
-            if value >= best and checkpoint:
-                best = value
-                torch.save(model.state_dict(), checkpoint)
+        mean = 0.98 * mean + 0.02 * float(loss.detach())
+    else:
+        step = schedule.steps
+    keep(step, mean)
     return step
 
 

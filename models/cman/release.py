@@ -28,7 +28,6 @@ from models.cman.export import NAMES, write_fusion
 from models.cman.fuse import logits_of
 from models.cman.net.cman import Cman, Fusion
 from models.cman.net.config import MODALITIES
-from models.cman.net.head import EVIDENCE_SCALE
 from models.cman.package import TOLERANCE, parity, write_golden, write_manifest
 from models.cman.train import CONFIG, Log, load_net, runner_of, stage_tokens, train_sets
 
@@ -59,11 +58,14 @@ def by_subset(fusion: Fusion, tokens: Tokens, sides: Sides, chosen: Mapping[str,
 
 
 def choose(fusion: Fusion, tokens: Tokens, val: Sides) -> dict[str, Any]:
-    """Temperature and shift (over all subsets together) and thresholds (full input), from validation."""
+    """Temperature and a shift per modality (over all subsets together) and thresholds (full input), from validation."""
     logits = [logits_of(fusion, tokens, masked(val, s)) for s in evaluate.SUBSETS]
-    temperature, shift = evaluate.calibrate(np.concatenate(logits), np.tile(val.label, len(logits)))
-    prob = 1 / (1 + np.exp(-(logits[0] + shift) / temperature))
-    return {"temperature": round(temperature, 4), "shift": shift, **evaluate.thresholds(prob, val.label)}
+    there = [np.tile([float(m in s) for m in MODALITIES], (len(val.label), 1)) for s in evaluate.SUBSETS]
+    label = np.tile(val.label, len(logits))
+    temperature, shifts = evaluate.calibrate(np.concatenate(logits), np.concatenate(there), label)
+    prob = 1 / (1 + np.exp(-(logits[0] + shifts.sum()) / temperature))
+    named = {m: float(s) for m, s in zip(MODALITIES, shifts, strict=True)}
+    return {"temperature": round(temperature, 4), "shifts": named, **evaluate.thresholds(prob, val.label)}
 
 
 def inputs_of(sides: Sides, at: NDArray[np.int64]) -> SideInputs:
@@ -136,10 +138,11 @@ def record_golden(out: Path, manifest: Mapping[str, Any], test: Sides) -> list[s
     return names
 
 
-def shifted(net: Cman, shift: float) -> Cman:
-    """The calibration shift inside the head's b: attention sums to one, so contributions still sum to the logit."""
+def shifted(net: Cman, shifts: Mapping[str, float]) -> Cman:
+    """The calibration's shifts inside the head's b: attention sums to one, so contributions still sum to the logit."""
     with torch.no_grad():
-        net.fusion.pool.evidence.bias += shift / EVIDENCE_SCALE
+        for modality, shift in shifts.items():
+            net.fusion.pool.evidence[modality].bias += shift
     return net
 
 
@@ -159,7 +162,7 @@ def main() -> None:
     net = load_net(options.run)
     chosen = choose(net.fusion, tokens["val"], sets["val"])
     log("calibration", **chosen)
-    net = shifted(net, chosen["shift"])
+    net = shifted(net, chosen["shifts"])
     numbers = {n: by_subset(net.fusion, t, sets[n], chosen, options.seed) for n, t in tokens.items()}
     folders = {p: options.run / f"release-{p}" for p in ("int8", "fp32")}
     for name, folder in folders.items():

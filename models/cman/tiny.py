@@ -69,6 +69,10 @@ def calibrated(rng: np.random.Generator) -> Cman:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
             module.momentum = None
+    for modality in MODALITIES:
+        nn.init.normal_(net.fusion.pool.score[modality].weight)
+        nn.init.normal_(net.fusion.pool.evidence[modality].weight)
+        nn.init.normal_(net.fusion.pool.evidence_of[modality])
     case = sides(rng, 24, TINY.input_size)
     images = {m: torch.from_numpy(case[m]).float() / 255.0 for m in MODALITIES}
     masks = {m: torch.from_numpy(case[f"{m}_mask"]).float() for m in MODALITIES}
@@ -79,9 +83,11 @@ def calibrated(rng: np.random.Generator) -> Cman:
         masks[modality] = torch.from_numpy(rng.integers(0, 2, (24, len(slots)))).float()
     net.eval()
     logits = net(images, masks)[0]
-    scale = 1.5 / float(logits.std())
-    net.fusion.pool.evidence.weight *= scale
-    net.fusion.pool.evidence.bias.fill_(-0.3 - scale * float(logits.mean() - net.fusion.pool.evidence.bias))
+    scale = 1.2 / float(logits.std())
+    for modality in MODALITIES:
+        net.fusion.pool.evidence[modality].weight *= scale
+        net.fusion.pool.evidence_of[modality] *= scale
+        net.fusion.pool.evidence[modality].bias.fill_(-0.2 - scale * float(logits.mean()) / 3)
     return net
 
 

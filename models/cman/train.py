@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoder": {"batch": 32, "peak": 1e-3, "weight_decay": 1e-5},
         "fusion_steps": 1500,
         "fusion_share": 0.3,
-        "fusion": {"batch": 32, "peak": 1.5e-3, "weight_decay": 1e-5},
+        "fusion": {"batch": 32, "peak": 1e-3, "weight_decay": 1e-5},
     },
     # The paper's rates; written for a GPU and days of phantoms, not run for the shipped weights.
     "full": {
@@ -217,23 +217,16 @@ def stage_fusion(
     take_readings(model, run)
     log("alignment", planes=aim(model.fusion.prior, train))
 
-    began = time.monotonic()
+    began, best = time.monotonic(), [0.0]
 
-    def validate() -> float:
-        return float(roc_auc_score(val.label, logits_of(model.fusion, tokens[1], val.masks)))
+    def keep(step: int, loss: float) -> None:
+        value = float(roc_auc_score(val.label, logits_of(model.fusion, tokens[1], val.masks)))
+        log(f"fusion step {step}/{schedule.steps} loss {loss:.4f} validation AUC {value:.4f}")
+        if value >= best[0]:
+            best[0] = value
+            save(run / "fusion-best.part", model.state_dict())
 
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        steps = train_fusion(
-            model,
-            tokens[0],
-            train,
-            schedule,
-            Losses(),
-            seed=seed,
-            progress=log,
-            checkpoint=run / "fusion-best.part",
-            validate=validate,
-        )
+    steps = train_fusion(model, tokens[0], train, schedule, Losses(), seed=seed, keep=keep)
     (run / "fusion-best.part").rename(run / "fusion.pt")
     log("fusion", steps=steps, sides=len(train.label), seconds=round(time.monotonic() - began))
 

@@ -32,22 +32,21 @@ class Fusion(nn.Module):
 
     def tokens(self, maps: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tokens (B, V * g * g, d) per modality, after the questions to the other modalities."""
-        tokens = {m: self.tokeniser(m, maps[m]) for m in MODALITIES}
+        tokens = {m: self.tokeniser(m, maps[m], self.tokeniser.findings(m, maps[m])) for m in MODALITIES}
         for block in self.blocks:
             tokens = block(tokens, masks)
         return tokens
 
-    def shares(self, tokens: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    def shares(self, tokens: dict[str, Tensor], maps: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
         """Contributions per modality, (B, V, g, g); all of them together sum to the logit."""
         grid = self.config.grid
-        present = torch.cat([masks[m][:, :, None].expand(-1, -1, grid**2).flatten(1) for m in MODALITIES], 1)
-        flat = self.pool(torch.cat([tokens[m] for m in MODALITIES], 1), present)
-        parts = flat.split([len(SLOTS[m]) * grid**2 for m in MODALITIES], 1)
-        return {m: part.reshape(-1, len(SLOTS[m]), grid, grid) for m, part in zip(MODALITIES, parts, strict=True)}
+        present = {m: masks[m][:, :, None].expand(-1, -1, grid**2).flatten(1) for m in MODALITIES}
+        parts = {m: self.pool(m, tokens[m], self.tokeniser.findings(m, maps[m]), present[m]) for m in MODALITIES}
+        return {m: part.reshape(-1, len(SLOTS[m]), grid, grid) for m, part in parts.items()}
 
     def contributions(self, maps: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
         """Contributions per modality from token maps and masks."""
-        return self.shares(self.tokens(maps, masks), masks)
+        return self.shares(self.tokens(maps, masks), maps, masks)
 
     def forward(  # noqa: PLR0917  # an exported graph takes its inputs by position
         self, mg: Tensor, mr: Tensor, us: Tensor, mg_mask: Tensor, mr_mask: Tensor, us_mask: Tensor

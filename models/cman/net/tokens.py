@@ -23,7 +23,7 @@ def waves(grid: int, width: int) -> Tensor:
 
 
 class Tokeniser(nn.Module):
-    """Token maps (B, V, d, g, g) of one modality -> tokens (B, V * g * g, d) with modality, slot and position."""
+    """Token maps (B, V, d, g, g) of one modality -> tokens (B, V * g * g, d) with findings, modality, slot and position."""
 
     position: Tensor
 
@@ -31,7 +31,7 @@ class Tokeniser(nn.Module):
         super().__init__()
         self.register_buffer("position", waves(config.grid, config.width), persistent=False)
         self.place = nn.Linear(config.width, config.width)
-        # What the encoder's dense supervision reads from a token, as words of its own: near 0 or 1, easy to attend to.
+        # What the encoder's dense supervision reads from a token becomes a word of its own: easy to attend to and to pool.
         self.concept = nn.ModuleDict({m: nn.Linear(config.width, len(CONCEPTS)) for m in MODALITIES})
         self.named = nn.ModuleDict({m: nn.Linear(len(CONCEPTS), config.width) for m in MODALITIES})
         self.norm = nn.ModuleDict({m: nn.LayerNorm(config.width) for m in MODALITIES})
@@ -40,9 +40,18 @@ class Tokeniser(nn.Module):
             {m: nn.Parameter(0.02 * torch.randn(len(SLOTS[m]), 1, config.width)) for m in MODALITIES}
         )
 
-    def forward(self, modality: str, maps: Tensor) -> Tensor:
+    def findings(self, modality: str, maps: Tensor) -> Tensor:
+        """What each token shows, (B, V * g * g, 5): lesion, spiculated lesion, lesion with washout, node, cortex there.
+
+        Properties are read only inside what has them, so they count for nothing elsewhere.
+        """
+        logits = self.concept[modality](maps.flatten(3).transpose(2, 3).flatten(1, 2))
+        lesion, spiculated, washout, node = logits[..., :4].sigmoid().unbind(-1)
+        cortex = torch.clamp(2.0 * logits[..., 4], -4.0, 4.0)
+        return torch.stack([lesion, lesion * spiculated, lesion * washout, node, node * cortex], -1)
+
+    def forward(self, modality: str, maps: Tensor, findings: Tensor) -> Tensor:
         """See the class."""
         flat = maps.flatten(3).transpose(2, 3)  # (B, V, g*g, d)
         words = self.slot[modality] + self.place(self.position) + self.modality[modality]
-        named = self.named[modality](torch.sigmoid(self.concept[modality](flat)))
-        return (self.norm[modality](flat) + named + words).flatten(1, 2)
+        return (self.norm[modality](flat) + words).flatten(1, 2) + 3.0 * self.named[modality](findings)
