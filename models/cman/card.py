@@ -14,8 +14,8 @@ dynamic MRI (axial, sagittal, axial upper and lower half; pre-contrast, early an
 ultrasound frames, each {size} x {size} pixels, and gives one probability that the axilla of that side holds a lymph-node
 metastasis, a share of the logit per modality, and a heat-map per image. Three ResNet-50 encoders (one a modality, int8
 convolutions) turn each image into 14 x 14 tokens; the tokens of each modality ask those of the others (alignment prior
-between views of one plane); gated attention pools them per modality. Contributions add up to the logit exactly. Any subset of images
-runs; absent ones change nothing.
+between views of one plane); gated attention pools them per modality. Contributions add up to the logit exactly.
+Any subset of images runs; absent ones change nothing.
 
 **What the heat-map means.** It shows where evidence was collected, not where it came from: after cross-attention a token
 also carries what it learned from other images. It is no segmentation and no proof of a cause.
@@ -62,7 +62,8 @@ torch: logit within {parity[max_abs_logit]:.1e}, heat within {parity[max_abs_hea
 - Never evaluated on a real image. A real mammogram, MRI or ultrasound is outside of everything that it has seen; whatever
   it says there is meaningless.
 - It holds by construction of the label that several modalities together are better. This is no clinical finding.
-- Subsets are weaker than full input, see the table. A probability from one modality stays near the prevalence.
+- The pointing game is weak on MRI and ultrasound: the hottest place of an image is often beside the lesion or node.
+- Subsets are weaker than full input, see the table; the thresholds were chosen for full input. A probability from one modality stays near the prevalence.
 - Prevalence of the phantoms: {prevalence:.2f}. Another prevalence needs another calibration.
 - Phantoms have no implants, no surgery, no clips, no bilateral nodes, no artefacts beyond noise and blur.
 

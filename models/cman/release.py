@@ -182,6 +182,8 @@ def main() -> None:
         "machine": {"processor": platform.processor() or platform.machine(), "onnxruntime": onnxruntime.__version__},
     }
     write(options.out, folders, net, chosen, evaluation, sets["test"])
+    # The same network without quantisation, for the bench; too large for the repository.
+    write(options.run / "cman-fp32", folders, net, chosen, evaluation, sets["test"], precision="fp32")
 
 
 def write(  # noqa: PLR0917  # private in all but name, called once
@@ -191,10 +193,12 @@ def write(  # noqa: PLR0917  # private in all but name, called once
     chosen: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     test: Sides,
+    precision: str = "int8",
 ) -> None:
     """Put graphs, golden samples, evaluation, card and manifest into `out`."""
+    out.mkdir(exist_ok=True)
     for name in NAMES.values():
-        shutil.copyfile(folders["int8"] / name, out / name)
+        shutil.copyfile(folders[precision] / name, out / name)
     manifest: dict[str, Any] = {
         "name": "cman",
         "version": statements.VERSION,
@@ -202,7 +206,7 @@ def write(  # noqa: PLR0917  # private in all but name, called once
         "training": statements.training(evaluation),
         "licence": "Apache-2.0",
         "input_size": CONFIG.input_size,
-        "precision": "int8",
+        "precision": precision,
         "preprocess": test.preprocess,
         "graphs": NAMES,
         "golden": [],

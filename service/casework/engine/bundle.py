@@ -21,7 +21,7 @@ from casework.engine.protobuf import has_external_data
 from casework.errors import Defect
 from casework.modelspec import SLOTS, ModelSpec
 
-MAX_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES = 256 << 20
 MAX_MANIFEST_BYTES = 1 << 20
 ROLES = (*SLOTS, "fusion")
 
