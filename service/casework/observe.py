@@ -53,7 +53,6 @@ def setup_logging(process: str, level: str = "INFO") -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
     for library in ("pydicom", "pynetdicom", "uvicorn", "uvicorn.access", "uvicorn.error", "httpx", "highdicom"):

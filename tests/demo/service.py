@@ -102,11 +102,18 @@ class Service:
         return self._process.returncode
 
     def get(self, path: str, **parameters: str) -> Any:
-        """GET of a JSON answer."""
+        """GET of a JSON answer. A connection that broke because the API was restarted is tried again."""
         assert self._client is not None
-        answer = self._client.get(path, params=parameters)
-        answer.raise_for_status()
-        return answer.json()
+        for wait_s in (0.5, 2.0, 5.0, 0.0):
+            try:
+                answer = self._client.get(path, params=parameters)
+                answer.raise_for_status()
+                return answer.json()
+            except httpx.TransportError:
+                if not wait_s:
+                    raise
+                time.sleep(wait_s)
+        raise AssertionError
 
     def download(self, path: str) -> bytes:
         """GET of an artefact's bytes."""
