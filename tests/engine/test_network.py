@@ -155,6 +155,13 @@ def test_wrong_inputs_are_a_defect(runner: OnnxRunner, full: SideInputs, damage:
         runner.run(inputs)
 
 
+def test_a_value_that_is_not_finite_is_stopped_before_the_network(runner: OnnxRunner, full: SideInputs) -> None:
+    """A NaN in a present image is named as ours and never reaches a graph, whatever the graph would make of it."""
+    full.images["MR"][0, 1, 2, 5, 5] = np.nan
+    with pytest.raises(Defect, match="image of MR holds a value"):
+        runner.run(full)
+
+
 def test_channels_and_slots_agree_with_the_graphs(package: ModelPackage) -> None:
     """The encoders take the channels and the fusion takes the slots that modelspec promises."""
     for modality, slots in SLOTS.items():
