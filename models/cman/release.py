@@ -204,6 +204,7 @@ def write(  # noqa: PLR0917  # private in all but name, called once
         "version": statements.VERSION,
         "intended_use": statements.INTENDED_USE,
         "training": statements.training(evaluation),
+        "training_statement": statements.training_statement(evaluation),
         "licence": "Apache-2.0",
         "input_size": CONFIG.input_size,
         "precision": precision,

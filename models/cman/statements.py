@@ -21,3 +21,11 @@ def training(evaluation: Mapping[str, Any]) -> str:
         f"Synthetic phantoms only: {sets['train']['patients']} patients ({sets['train']['sides']} sides) for training, "
         f"{sets['val']['patients']} for validation. No image of a real person, no pretrained weights."
     )
+
+
+def training_statement(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """The same for reports, by language."""
+    sets = evaluation["sets"]
+    counts = (sets["train"]["patients"], sets["train"]["sides"], sets["val"]["patients"])
+    chinese = "模型仅用合成模体训练：训练{}例（{}侧），验证{}例。未使用真实人体图像，未使用预训练权重。"
+    return {"en": "The model was trained on: " + training(evaluation), "zh": chinese.format(*counts)}

@@ -104,6 +104,10 @@ def main() -> None:
         "version": "0.1.0",
         "intended_use": "Software tests only. Random weights; not for any other use.",
         "training": "none",
+        "training_statement": {
+            "en": "The model was not trained: random weights, for software tests only.",
+            "zh": "模型未经训练：权重随机，仅供软件测试。",
+        },
         "licence": "Apache-2.0",
         "input_size": TINY.input_size,
         "precision": "fp32",
