@@ -176,7 +176,8 @@ def _sonogram(
     sop_class = UltrasoundMultiFrameImageStorage if cine else UltrasoundImageStorage
     uid = identity.uid("US", breast.side, kind)
     ds = modules.start(identity, "US", sop_class, uid, ExplicitVRLittleEndian)
-    modules.series(ds, identity, 2 if cine else 1, "BREAST AND AXILLA" + (" CINE" if cine else ""))
+    number = (1 if breast.side == "R" else 3) + cine  # Laterality belongs to the series: one series a side
+    modules.series(ds, identity, number, f"{breast.side} BREAST AND AXILLA" + (" CINE" if cine else ""))
     modules.equipment(ds, image.manufacturer, "PHU 1")
     describe_sonogram(ds, image)
     modules.ultrasound(ds)
