@@ -106,9 +106,10 @@ def test_a_case_with_its_result(page: Page, api: Api, case_id: str) -> None:
     expect(sides.nth(1)).to_contain_text("Not enough images")
     for n in range(2):
         expect(sides.nth(n)).to_contain_text("AI research output, unverified. Not for diagnosis.")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.gallery img')].filter((i) => i.naturalWidth === 200).length === 2"
-    )
+    pictures = page.locator(".gallery img")
+    expect(pictures).to_have_count(2)
+    for n in range(2):
+        expect(pictures.nth(n)).to_have_js_property("naturalWidth", 200)
     expect(page.locator(".timeline").first).to_contain_text("Case opened")
     expect(page.locator("#notice")).to_have_text("AI research, unverified, not for diagnosis")
     page.locator(".picture").first.focus()
