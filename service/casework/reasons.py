@@ -65,7 +65,6 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("ORIENTATION_UNEXPECTED", _N, "A mammogram's chest wall lies at the other edge than its side or orientation says.", "乳腺X线图像的胸壁位置与其侧别或方向标注不符。", "Check the side of this image before reading the result.", "阅读结果前请核对该图像的侧别。"),
     ("REGION_UNCALIBRATED", _N, "An ultrasound image states no calibrated region; its picture area was found from the pixels.", "超声图像未标明校准区域；图像区域由像素推定。", "Read the result with this limit in mind.", "阅读结果时请注意此限制。"),
     ("DUPLICATE", _N, "The same instance with the same bytes was already here.", "相同的图像已存在。", "Nothing to do.", "无需操作。"),
-    ("ENGINE_FALLBACK", _N, "A slower engine ran because the preferred one is not available.", "首选引擎不可用，使用了较慢的引擎。", "See casework doctor.", "请查看 casework doctor。"),
     # --- refused -------------------------------------------------------------------------------------------
     ("AE_NOT_ALLOWED", _R, "This combination of calling AE, called AE and address is not allowed.", "不允许该主叫AE、被叫AE与地址的组合。", "Add the peer to [[dicom.peer]] in the configuration.", "请在配置的 [[dicom.peer]] 中添加该节点。"),
     ("TOO_MANY_ASSOCIATIONS", _R, "The limit of associations is reached.", "已达到连接数上限。", "Send again later.", "请稍后重发。"),
