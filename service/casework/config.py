@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from casework.errors import Defect
 
@@ -65,7 +66,8 @@ class Storage:
     """Where the durable things live. All folders of the spool must be on one local file system."""
 
     root: str = "var"  # relative to the working directory
-    ledger_url: str = ""  # "" = SQLite in <storage.root>/ledger/ledger.db; or postgresql+psycopg://...
+    ledger_url: str = ""  # "" = SQLite in <storage.root>/ledger/ledger.db; or postgresql+psycopg://user@host/name
+    ledger_password_file: str = ""  # the password of ledger_url's user, never in the URL itself
     watermark: float = 0.75  # refuse new associations above this share of the disk
     hard_watermark: float = 0.90  # refuse instances above this
     reserve_bytes: int = 5 << 30  # and below this much free space
@@ -129,6 +131,14 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    """A port for Prometheus in each door that runs alone; under `casework serve` ask the API's /v1/metrics."""
+
+    host: str = "127.0.0.1"
+    port: int = 0  # 0 = none; it needs no key and shows no patient data
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings."""
 
@@ -138,6 +148,7 @@ class Settings:
     assembly: Assembly = field(default_factory=Assembly)
     work: Work = field(default_factory=Work)
     report: Report = field(default_factory=Report)
+    metrics: Metrics = field(default_factory=Metrics)
     destination: tuple[Destination, ...] = ()
 
     @property
@@ -153,8 +164,24 @@ class Settings:
 
     @property
     def ledger_url(self) -> str:
-        """The ledger's SQLAlchemy URL."""
-        return self.storage.ledger_url or f"sqlite:///{self.root / 'ledger' / 'ledger.db'}"
+        """The ledger's SQLAlchemy URL, with the password where there is one: never print or log it.
+
+        Raises:
+            Defect: CONFIG_INVALID, the password file can't be read.
+        """
+        storage = self.storage
+        if not storage.ledger_url:
+            return f"sqlite:///{self.root / 'ledger' / 'ledger.db'}"
+        if not storage.ledger_password_file:
+            return storage.ledger_url
+        try:
+            password = Path(storage.ledger_password_file).read_text("utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Defect("CONFIG_INVALID", f"storage.ledger_password_file: {type(error).__name__}") from error
+        url = urlsplit(storage.ledger_url)
+        return urlunsplit(
+            url._replace(netloc=f"{url.username or ''}:{quote(password, safe='')}@{url.netloc.rpartition('@')[2]}")
+        )
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from casework.case import CaseState
 from casework.engine.runner import Runner, SideInputs, SideOutputs
 from casework.entrypoints.infer_worker import Worker
+from casework.entrypoints.pulse import look
 from casework.errors import CaseworkError, Defect, Unavailable
 from casework.flows.analyse import JOB_KIND, Stopwatch
 from casework.ledger import CaseView
@@ -348,8 +349,9 @@ def test_the_process_ends_its_case_when_told_to_stop(rig: Rig, truth: CaseTruth,
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert rig.ledger.read.case(case_id).state is CaseState.DELIVERED
-    health = json.loads((rig.settings.root / "health" / "infer_worker.json").read_text())
-    assert health["ok"]
+    assert not look(rig.settings, "infer-worker", datetime.now(UTC))
+    assert "silent" in look(rig.settings, "infer-worker", datetime.now(UTC) + timedelta(minutes=3))
+    assert "no sign of life" in look(rig.settings, "keeper", datetime.now(UTC))
 
 
 def test_a_model_that_was_trained_otherwise_is_refused(rig: Rig) -> None:

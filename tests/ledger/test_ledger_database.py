@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, inspect
 
 from casework.errors import Defect, Unavailable
-from casework.ledger import Ledger, database
+from casework.ledger import SCHEMA, Ledger, database
 from casework.ledger.schema import metadata
 from tests.ledger.ledger_help import NOW, change, delivered, new_case, raw, record
 
@@ -45,7 +45,11 @@ def tables(url: str) -> set[str]:
 def test_up_down_up(empty: Ledger, empty_url: str) -> None:
     """The migrations make every table, take every table away, and make them again."""
     assert empty.info().schema == ""
+    with pytest.raises(Defect, match="casework migrate"):
+        empty.require_current_schema()
     empty.migrate()
+    empty.require_current_schema()
+    assert empty.info().schema == SCHEMA
     assert tables(empty_url) == set(metadata.tables)
     delivered(empty)
     empty.unmigrate("base")

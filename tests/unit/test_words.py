@@ -102,6 +102,21 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None
     assert named in caught.value.detail
 
 
+def test_the_ledgers_password_comes_from_a_file(tmp_path: Path) -> None:
+    """A password with any character reaches the URL escaped; one that can't be read is named without its path's content."""
+    secret = tmp_path / "password"
+    secret.write_text("p@ss/w:rd\n")
+    storage = config.Storage(
+        ledger_url="postgresql+psycopg://casework@db:5432/casework", ledger_password_file=str(secret)
+    )
+    assert (
+        config.Settings(storage=storage).ledger_url == "postgresql+psycopg://casework:p%40ss%2Fw%3Ard@db:5432/casework"
+    )
+    secret.unlink()
+    with pytest.raises(Defect, match="ledger_password_file"):
+        _ = config.Settings(storage=storage).ledger_url
+
+
 def test_a_log_line_holds_only_allowed_fields() -> None:
     """A field that isn't on the list is dropped, whatever it holds, and one event stays one line."""
     stream = io.StringIO()

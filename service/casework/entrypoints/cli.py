@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from prometheus_client import start_http_server
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,6 +22,7 @@ from casework import __version__
 from casework.case import CaseState
 from casework.config import Settings, load
 from casework.entrypoints.explain import explain, plain
+from casework.entrypoints.pulse import look
 from casework.errors import CaseworkError, Refused
 from casework.ledger import Ledger
 from casework.observe import hide_values, setup_logging
@@ -109,7 +111,24 @@ def _door(module: str, config: Path | None, *, supervised: int) -> None:
     with _spoken_errors():
         settings = load(config)
         setup_logging(module)
+        if not supervised:
+            _stand_alone(settings)
         importlib.import_module(f"casework.entrypoints.{module}").main(settings)
+
+
+def _stand_alone(settings: Settings) -> None:
+    """What the supervisor does for its children: look at the schema, and give the door a port for its metrics.
+
+    Raises:
+        Defect: CONFIG_INVALID, the ledger's schema is not this program's.
+    """
+    ledger = Ledger.open(settings.ledger_url)
+    try:
+        ledger.require_current_schema()
+    finally:
+        ledger.close()
+    if settings.metrics.port:
+        start_http_server(settings.metrics.port, settings.metrics.host)
 
 
 @app.command()
@@ -140,6 +159,27 @@ def infer_worker(config: Config = None, *, supervised: Supervised = 0) -> None:
 def deliver_worker(config: Config = None, *, supervised: Supervised = 0) -> None:
     """Only the delivery worker."""
     _door("deliver_worker", config, supervised=supervised)
+
+
+@app.command()
+def migrate(config: Config = None) -> None:
+    """Bring the ledger's schema to this version; needed once before doors are started one by one."""
+    with _spoken_errors():
+        ledger = Ledger.open(load(config).ledger_url)
+        try:
+            ledger.migrate()
+            typer.echo(f"schema {ledger.info().schema}")
+        finally:
+            ledger.close()
+
+
+@app.command()
+def health(door: Annotated[str, typer.Argument(help="A door of this host.")], config: Config = None) -> None:
+    """Whether one door of this host is well (a container's health check): exits 0 or 1."""
+    with _spoken_errors():
+        if problem := look(load(config), door, datetime.now(UTC)):
+            typer.echo(f"{door}: {problem}", err=True)
+            raise typer.Exit(1)
 
 
 # --- questions ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import threading
 from types import FrameType
 
 from casework.config import Settings
+from casework.entrypoints.pulse import EVERY_S, Pulse
 from casework.errors import CaseworkError
 from casework.flows.deliver import DestinationWorker
 from casework.ledger import Ledger
@@ -31,7 +32,10 @@ def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S) -> 
     for thread in threads:
         thread.start()
     log.info("deliver.started", count=len(threads))
-    stop.wait()
+    pulse = Pulse(settings, "deliver-worker")
+    pulse.beat({"ok": True})
+    while not stop.wait(EVERY_S):
+        pulse.beat({"ok": all(thread.is_alive() for thread in threads)})
     deadline = threading.Event()
     timer = threading.Timer(drain_s, deadline.set)
     timer.daemon = True

@@ -1,27 +1,22 @@
 """The inference worker's door: opens the model, checks it against its golden samples, then takes one case at a time.
 
 Two threads: the main one claims and runs cases, the other prepares the images of cases that are still arriving and gives
-way while a case runs. SIGTERM lets the running case end. Health and metrics lie in <root>/health, as the listener's do.
+way while a case runs. SIGTERM lets the running case end.
 """
 
-import contextlib
-import json
 import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
-
-from prometheus_client import REGISTRY, generate_latest
 
 from casework.config import Settings
 from casework.engine.bundle import ModelPackage, open_package
 from casework.engine.golden import check_golden
 from casework.engine.onnxrt import OnnxRunner
+from casework.entrypoints.pulse import Pulse
 from casework.errors import CaseworkError, Defect, Unavailable
 from casework.flows.analyse import Analyser, Ended, Inputs, PrepareAhead
 from casework.ledger import Ledger
@@ -32,7 +27,6 @@ from casework.spool import Spool
 
 _POLL_S = 0.1
 _AHEAD_POLL_S = 0.25
-_HEALTH_EVERY_S = 2.0
 _LEDGER_AWAY_S = 2.0
 
 
@@ -105,7 +99,6 @@ class Worker:
         engine = self.runner.describe()
         return {
             "ok": not self.spool.failed,
-            "pid": os.getpid(),
             "model": spec.name,
             "version": spec.version,
             "engine": engine,
@@ -128,17 +121,6 @@ def _check_preprocess(package: ModelPackage) -> None:
         raise Defect("MODEL_INVALID", f"trained with preprocessing {stated}, this is {VERSION}")
 
 
-def _write_health(folder: Path, health: Mapping[str, object]) -> None:
-    """Write health and metrics, each atomically; a full disk must not end the door."""
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stamped = json.dumps({**health, "at": _now().isoformat()}).encode()
-        for name, data in (("infer_worker.json", stamped), ("infer_worker.prom", generate_latest(REGISTRY))):
-            part = folder / f"{name}.{os.getpid()}.part"
-            part.write_bytes(data)
-            part.replace(folder / name)
-
-
 def main(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
     stop = threading.Event()
@@ -150,12 +132,10 @@ def main(settings: Settings) -> int:
     signal.signal(signal.SIGINT, on_signal)
     worker = Worker(settings)
     worker.start()
-    folder, written = settings.root / "health", 0.0
+    pulse = Pulse(settings, "infer-worker")
     try:
         while not stop.is_set():
-            if time.monotonic() - written > _HEALTH_EVERY_S:
-                written = time.monotonic()
-                _write_health(folder, worker.health())
+            pulse.beat(worker.health())
             try:
                 ended = worker.step()
             except CaseworkError as error:

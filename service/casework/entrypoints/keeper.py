@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from casework.config import Settings
+from casework.entrypoints.pulse import Pulse
 from casework.errors import CaseworkError
 from casework.flows.assemble import Assembler
 from casework.flows.sweep import Sweeper
@@ -28,11 +29,14 @@ def run(settings: Settings, stop: threading.Event) -> None:
     )
     sweeper = Sweeper(ledger, Spool(settings.root, fsync=settings.storage.fsync), settings)
     assembler = Assembler(ledger, settings)
+    pulse = Pulse(settings, "keeper")
     sweeper.boot()
     log.info("keeper.started")
     try:
         while not stop.is_set():
-            stop.wait(_turn(assembler, sweeper, settings))
+            rest_s = _turn(assembler, sweeper, settings)
+            pulse.beat({"ok": rest_s < REST_AFTER_ERROR_S})
+            stop.wait(rest_s)
     finally:
         assembler.close()
         ledger.close()

@@ -2,27 +2,21 @@
 
 Start: half-written files of dead processes go (nobody was told that they are here), associations that a dead process left
 open are closed. An object that reached the spool but not the ledger was never acknowledged: its sender repeats it, and it
-then gets its row under the same digest. Health and metrics: <root>/health/listener.json
-(rewritten each second, atomically) and the same metrics as text beside it, so that the door opens no second port.
+then gets its row under the same digest.
 """
 
-import contextlib
-import json
-import os
 import resource
 import signal
 import threading
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
-
-from prometheus_client import REGISTRY, generate_latest
 
 from casework.config import Settings
 from casework.dicom import status
 from casework.dicom.guard import Caller
 from casework.dicom.scp import Server, Sink
+from casework.entrypoints.pulse import Pulse
 from casework.errors import CaseworkError
 from casework.flows.intake import Answer, Context, Intake, Reception
 from casework.ledger import Ledger
@@ -113,23 +107,8 @@ class Listener:
             "ok": not code,
             "code": code,
             "port": self.port,
-            "pid": os.getpid(),
             "associations": self.server.open_associations,
-            "at": datetime.now(UTC).isoformat(),
         }
-
-
-def write_health(folder: Path, health: dict[str, object]) -> None:
-    """Write health and metrics, each atomically; a full disk must not end the door."""
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name, data in (
-            ("listener.json", json.dumps(health).encode()),
-            ("listener.prom", generate_latest(REGISTRY)),
-        ):
-            part = folder / f"{name}.part"
-            part.write_bytes(data)
-            part.replace(folder / name)
 
 
 def main(settings: Settings) -> int:
@@ -145,13 +124,13 @@ def main(settings: Settings) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the usual soft limit of 1,024 is less than a full lobby
     listener = Listener(settings)
     listener.start()
-    folder = settings.root / "health"
+    pulse = Pulse(settings, "listener")
     while not stop.wait(_TICK_S):
         try:
             listener.intake.probe()
         except CaseworkError as error:
             log.error("listener.probe", code=error.code)
-        write_health(folder, listener.health())
+        pulse.beat(listener.health())
     began = time.monotonic()
     whole = listener.stop()
     log.info("listener.stopped", seconds=round(time.monotonic() - began, 2), state="drained" if whole else "cut")

@@ -3,6 +3,7 @@
 Owns the database and its lock files. `Ledger` is the one object that others use; its rows are in `casework.ledger.types`.
 """
 
+from casework.errors import Defect
 from casework.ledger.database import Database
 from casework.ledger.read import Read
 from casework.ledger.store_cases import CaseStore
@@ -39,6 +40,7 @@ from casework.ledger.types import (
 )
 
 __all__ = [
+    "SCHEMA",
     "ArtefactRow",
     "AssociationRow",
     "AuditCheck",
@@ -67,6 +69,8 @@ __all__ = [
     "Why",
     "WhyCase",
 ]
+
+SCHEMA = "0001"  # the newest migration
 
 
 class Ledger(IntakeStore, CaseStore, JobStore, DeliveryStore, PeopleStore):
@@ -97,6 +101,16 @@ class Ledger(IntakeStore, CaseStore, JobStore, DeliveryStore, PeopleStore):
         from casework.ledger.migrate import upgrade  # Alembic only where it is used: doors stay small
 
         upgrade(self._database)
+
+    def require_current_schema(self) -> None:
+        """For doors that start alone: refuse an older schema; a newer one serves older programs too (migrations add).
+
+        Raises:
+            Defect: CONFIG_INVALID, naming the command to run.
+        """
+        found = self._database.schema()
+        if found < SCHEMA:
+            raise Defect("CONFIG_INVALID", f"the ledger's schema is {found or 'missing'}: run `casework migrate` first")
 
     def unmigrate(self, revision: str) -> None:
         """Take the schema back to an older version ("base" removes everything)."""

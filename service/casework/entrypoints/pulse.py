@@ -1,0 +1,74 @@
+"""The sign of life of a door: health and metrics as files in `<storage.root>/health`, one pair for each host and door.
+
+A container's health check, `casework doctor` and a person with a shell read them. Written at most every two seconds,
+each atomically; a full disk must not end the door.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from prometheus_client import REGISTRY, generate_latest
+
+from casework.config import Settings
+
+EVERY_S = 2.0
+STALE_S = 120.0  # older: the door hangs or is gone; a worker is silent while it runs a slow case
+
+
+class Pulse:
+    """Writes one door's sign of life."""
+
+    def __init__(self, settings: Settings, door: str) -> None:
+        self._folder = settings.root / "health"
+        self._name = _name(door)
+        self._due = 0.0
+
+    def beat(self, health: Mapping[str, object]) -> None:
+        """Write `health` ("ok" among it) and this process's metrics, unless that was done just now."""
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + EVERY_S
+        stamped = {**health, "pid": os.getpid(), "at": datetime.now(UTC).isoformat()}
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for suffix, data in (("json", json.dumps(stamped).encode()), ("prom", generate_latest(REGISTRY))):
+                part = self._folder / f"{self._name}.{suffix}.{os.getpid()}.part"
+                part.write_bytes(data)
+                part.replace(self._folder / f"{self._name}.{suffix}")
+
+
+def look(settings: Settings, door: str, now: datetime) -> str:
+    """What is wrong with this host's `door`, "" when it is well."""
+    if door == "api":
+        return _ask(settings.http.port)
+    try:
+        health = json.loads((settings.root / "health" / f"{_name(door)}.json").read_text("utf-8"))
+        age_s = (now - datetime.fromisoformat(health["at"])).total_seconds()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"no sign of life: {type(error).__name__}"
+    if age_s > STALE_S:
+        return f"silent for {age_s:.0f} s"
+    return "" if health.get("ok") else str(health.get("code") or "not well")
+
+
+def _ask(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
+    try:
+        connection.request("GET", "/v1/health/live")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return f"does not answer: {type(error).__name__}"
+    finally:
+        connection.close()
+    return "" if status == 200 else f"answers {status}"
+
+
+def _name(door: str) -> str:
+    host = "".join(c if c.isalnum() or c in "-." else "_" for c in socket.gethostname())
+    return f"{host.lstrip('.')}.{door.replace('-', '_')}"
