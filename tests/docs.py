@@ -64,7 +64,12 @@ def configuration_page() -> str:
         "",
     ]
     sections: list[tuple[str, Any]] = [("dicom", config.Dicom), ("dicom.peer (repeated)", config.Peer)]
-    sections += [("http", config.Http), ("storage", config.Storage), ("assembly", config.Assembly)]
+    sections += [
+        ("http", config.Http),
+        ("storage", config.Storage),
+        ("assembly", config.Assembly),
+        ("policy", config.Policy),
+    ]
     sections += [("destination (repeated)", config.Destination), ("work", config.Work), ("report", config.Report)]
     for name, kind in sections:
         doc = inspect.getdoc(kind) or ""
@@ -87,6 +92,21 @@ def states_page() -> str:
         "Generated from `casework.case` by `make docs`. Any other move is refused by the database.",
         "",
     ]
+    lines += [
+        "## What people see",
+        "",
+        "The page, the lists, `casework cases` and `why` show these; the API names both.",
+        "",
+    ]
+    lines += [
+        "| shown | 显示 | what it means | 含义 | code | states of the case |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for seen, (en, zh, meaning, meaning_zh) in case.SHOWN_WORDS.items():
+        states = ", ".join(f"`{state}`" for state in case.CaseState if case.SHOWN[state] is seen)
+        own = states or "`receiving`, while a modality is waited for"
+        lines.append(f"| {en.format('MR')} | {zh.format('MR')} | {meaning} | {meaning_zh} | `{seen}` | {own} |")
+    lines.append("")
     tables: list[tuple[str, Any]] = [
         ("Case", case.CASE_MOVES),
         ("Job", case.JOB_MOVES),

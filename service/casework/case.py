@@ -6,7 +6,7 @@ test proves them total (every state listed, every target known, final states hav
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -57,6 +57,8 @@ class DeliveryState(StrEnum):
 
 _C, _J, _D = CaseState, JobState, DeliveryState
 
+STAT_PRIORITY = 100  # a case of this priority or more waits for no modality
+
 CASE_MOVES: Mapping[CaseState, frozenset[CaseState]] = {
     _C.RECEIVING: frozenset({_C.STABLE, _C.REJECTED, _C.NEEDS_ATTENTION, _C.CLOSED}),
     # An image that comes before the work has begun re-opens the case instead of making a second revision.
@@ -94,6 +96,64 @@ DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     _D.COMMITTED: frozenset(),
     _D.DEAD: frozenset({_D.PENDING}),  # by an operator only
 }
+
+# --- states that people see -----------------------------------------------------------------------------------
+
+
+class Shown(StrEnum):
+    """What a page, a list or a message says of a case. `shown` is the one way from the states above to these."""
+
+    RECEIVING = "receiving"
+    WAITING = "waiting"  # for a modality, since, until: CaseRow.waiting_*
+    READY = "ready"
+    QUEUED = "queued"
+    RUNNING = "running"
+    REPORTED = "reported"
+    DELIVERED = "delivered"
+    NOT_PERFORMED = "not_performed"
+    NEEDS_ATTENTION = "needs_attention"
+    SUPERSEDED = "superseded"
+    CLOSED = "closed"
+
+
+SHOWN: Mapping[CaseState, Shown] = {
+    _C.RECEIVING: Shown.RECEIVING,
+    _C.STABLE: Shown.READY,
+    _C.QUEUED: Shown.QUEUED,
+    _C.RUNNING: Shown.RUNNING,
+    _C.RENDERED: Shown.REPORTED,
+    _C.DELIVERING: Shown.REPORTED,
+    _C.DELIVERED: Shown.DELIVERED,
+    _C.REJECTED: Shown.NOT_PERFORMED,
+    _C.NEEDS_ATTENTION: Shown.NEEDS_ATTENTION,
+    _C.SUPERSEDED: Shown.SUPERSEDED,
+    _C.CLOSED: Shown.CLOSED,
+}
+# English, Chinese; then what it means, in both.
+SHOWN_WORDS: Mapping[Shown, tuple[str, str, str, str]] = {
+    Shown.RECEIVING: ("Receiving", "接收中", "Images are still coming.", "图像仍在传入。"),
+    Shown.WAITING: ("Waiting for {}", "等待{}", "What came is complete; a kind of image is waited for until a stated time.", "已到的图像完整；在规定时间内等待另一种影像。"),
+    Shown.READY: ("Ready", "已齐全", "Everything that is waited for is here.", "所等待的图像均已到齐。"),
+    Shown.QUEUED: ("Queued", "排队中", "Waits for a worker.", "等待处理。"),
+    Shown.RUNNING: ("Running", "分析中", "The analysis runs.", "正在分析。"),
+    Shown.REPORTED: ("Reported", "结果已生成", "The results are made and on their way.", "结果已生成，正在发送。"),
+    Shown.DELIVERED: ("Delivered", "已送达", "Every destination has the results.", "所有目的地均已收到结果。"),
+    Shown.NOT_PERFORMED: ("Not performed", "未分析", "The images can't be analysed; the reason says why. This is no negative.", "图像无法分析，见原因。这不代表阴性。"),
+    Shown.NEEDS_ATTENTION: ("Needs attention", "需要处理", "A person has to decide; the reason says what.", "需要人工决定，见原因。"),
+    Shown.SUPERSEDED: ("Superseded", "已被取代", "A newer revision replaces this one.", "已被新版本取代。"),
+    Shown.CLOSED: ("Closed", "已关闭", "A person closed it.", "已被人工关闭。"),
+}  # fmt: skip
+
+
+def shown(state: CaseState, waiting_for: Collection[str] = ()) -> Shown:
+    """What people are told of a case in `state` that waits for these modalities."""
+    return Shown.WAITING if state is CaseState.RECEIVING and waiting_for else SHOWN[state]
+
+
+def shown_words(state: CaseState, waiting_for: Collection[str] = (), *, chinese: bool = False) -> str:
+    """The same in words, with what is waited for."""
+    return SHOWN_WORDS[shown(state, waiting_for)][chinese].format(("、" if chinese else ", ").join(sorted(waiting_for)))
+
 
 # --- intake -------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,35 @@ class Assembly:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """Which kinds of image a complete case still waits for, and how long. Nothing is waited for unless it is asked for here.
+
+    A missing kind is waited for as long as the longest of the times that apply: its own, and the one for how many of the
+    wanted kinds are there. A STAT case and one that a person or program asked for wait for none. Examples: docs/pacs.md.
+    """
+
+    wanted: tuple[str, ...] = (
+        "MG",
+        "MR",
+        "US",
+    )  # kinds that a case may wait for; in the environment separated by commas
+    wait_mg_h: float = 0.0  # hours for a missing mammography, from when the rest was complete
+    wait_mr_h: float = 0.0  # hours for a missing MRI
+    wait_us_h: float = 0.0  # hours for a missing ultrasound
+    wait_with_one_h: float = 0.0  # hours while only one of the wanted kinds is there
+    wait_with_two_h: float = 0.0  # hours while two of the wanted kinds are there
+    stat_quiet_s: float = 10.0  # quiet time of a STAT case, where that is shorter than assembly.quiet_s
+    accept_corrections: bool = (
+        False  # take other bytes under a known SOP Instance UID as a new revision, same patient, study and side
+    )
+
+    def wait_h(self, missing: str, present: int) -> float:
+        """Hours that a case with `present` of the wanted kinds waits for one that is missing."""
+        own = {"MG": self.wait_mg_h, "MR": self.wait_mr_h, "US": self.wait_us_h}[missing]
+        return max(own, {1: self.wait_with_one_h, 2: self.wait_with_two_h}.get(present, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
 class Destination:
     """One place that gets results, or is asked for expected counts."""
 
@@ -146,6 +175,7 @@ class Settings:
     http: Http = field(default_factory=Http)
     storage: Storage = field(default_factory=Storage)
     assembly: Assembly = field(default_factory=Assembly)
+    policy: Policy = field(default_factory=Policy)
     work: Work = field(default_factory=Work)
     report: Report = field(default_factory=Report)
     metrics: Metrics = field(default_factory=Metrics)
@@ -207,6 +237,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     settings = typing.cast(Settings, _build(Settings, document, ""))
     _check(settings)
     _check_work(settings.work)
+    _check_policy(settings.policy, settings.assembly)
     return settings
 
 
@@ -224,6 +255,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         except TypeError as error:
             raise Defect("CONFIG_INVALID", f"{where}: {error}") from error
     if typing.get_origin(kind) in (tuple, types.GenericAlias):
+        if isinstance(value, str) and typing.get_args(kind)[0] is str:  # from the environment
+            value = [item.strip() for item in value.split(",") if item.strip()]
         if not isinstance(value, list):
             raise Defect("CONFIG_INVALID", f"{where}: expected a list")
         return tuple(_build(typing.get_args(kind)[0], item, f"{where}[{n}]") for n, item in enumerate(value))
@@ -272,6 +305,21 @@ def _check_work(work: Work) -> None:
         raise Defect("CONFIG_INVALID", "work.lease_s must be at most 3600")
     if work.retry_max_s > 86400:
         raise Defect("CONFIG_INVALID", "work.retry_max_s must be at most 86400")
+
+
+def _check_policy(policy: Policy, assembly: Assembly) -> None:
+    """Refuse waits that could never be of use, or that outlast the window in which studies are joined."""
+    if not policy.wanted or len(set(policy.wanted)) < len(policy.wanted) or not {*policy.wanted} <= {"MG", "MR", "US"}:
+        raise Defect("CONFIG_INVALID", "policy.wanted: some of MG, MR and US, each once")
+    for setting in fields(Policy):
+        hours = getattr(policy, setting.name)
+        if setting.name.startswith("wait_") and not 0 <= hours <= assembly.window_days * 24:
+            raise Defect("CONFIG_INVALID", f"policy.{setting.name}: from 0 to assembly.window_days in hours")
+    for kind in {"MG", "MR", "US"} - {*policy.wanted}:
+        if getattr(policy, f"wait_{kind.lower()}_h"):
+            raise Defect("CONFIG_INVALID", f"policy.wait_{kind.lower()}_h: {kind} is not in policy.wanted")
+    if not policy.stat_quiet_s >= 0:
+        raise Defect("CONFIG_INVALID", "policy.stat_quiet_s must not be negative")
 
 
 def _loopback(where: str, host: str) -> bool:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from casework.case import CaseState, DeliveryState
+from casework.ledger import Waiting
 from tests.api.conftest import Api
 from tests.api.samples import case_of, finish, mammogram, store
 from tests.api.test_contract import load
@@ -255,3 +256,21 @@ def test_readiness_names_a_lost_ledger(own_api: Api) -> None:
     path.with_suffix(".away").rename(path)
     assert response.status_code == 503
     assert {"name": "ledger", "ok": False, "code": "LEDGER_UNAVAILABLE"} in valid(response.json(), "Ready")["checks"]
+
+
+def test_a_case_that_waits_says_for_what_and_until_when(own_api: Api) -> None:
+    """State in words in both languages, modalities, beginning and end of the wait: in the list, the case and the answer to why."""
+    store(own_api, mammogram(AccessionNumber="W-1", PatientID="W"))
+    case_id = case_of(own_api, "W-1")
+    now = datetime.now(UTC)
+    own_api.ledger.set_waiting(case_id, Waiting(("MR",), now, now + timedelta(hours=72)), now)
+    with own_api.client("viewer") as client:
+        listed = valid(client.get("/v1/cases", params={"q": "W-1"}).json(), "CasePage")["items"][0]
+        case = valid(client.get(f"/v1/cases/{case_id}", headers={"Accept-Language": "zh"}).json(), "Case")
+        told = valid(client.post("/v1/why", json={"q": "W-1"}).json(), "Why")["cases"][0]
+    assert (listed["state"], listed["shown"]) == ("receiving", {"code": "waiting", "text": "Waiting for MR"})
+    assert case["shown"]["text"] == "等待MR"
+    for found in (listed, case, told):
+        assert found["waiting_for"] == ["MR"]
+        assert datetime.fromisoformat(found["waiting_since"]) == now
+        assert datetime.fromisoformat(found["waiting_until"]) == now + timedelta(hours=72)

@@ -64,3 +64,17 @@ def test_input_digest_ignores_order_only() -> None:
         )
         == 4
     )
+
+
+def test_what_people_see_is_total() -> None:
+    """Every state of a case is shown as exactly one state with words in both languages, and every shown state is used."""
+    assert set(case.SHOWN) == set(case.CaseState)
+    used = {case.shown(state, waiting) for state in case.CaseState for waiting in ((), ("MR",))}
+    assert used == set(case.Shown) == set(case.SHOWN_WORDS)
+    for words in case.SHOWN_WORDS.values():
+        assert len(words) == 4
+        assert all(words)
+        assert all(any("\u4e00" <= c <= "\u9fff" for c in zh) for zh in (words[1], words[3]))
+    assert case.shown_words(case.CaseState.RECEIVING, ("US", "MR")) == "Waiting for MR, US"
+    assert case.shown_words(case.CaseState.RECEIVING, ("MR",), chinese=True) == "等待MR"
+    assert case.shown(case.CaseState.QUEUED, ("MR",)) is case.Shown.QUEUED

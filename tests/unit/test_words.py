@@ -68,6 +68,7 @@ def test_settings_come_from_file_and_environment(tmp_path: Path) -> None:
     assert settings.dicom.peer == (config.Peer("PACS"),)
     assert settings.work.prepare_ahead is False
     assert settings.assembly == config.Assembly()
+    assert config.load(None, {"CASEWORK_POLICY_WANTED": "MG, US"}).policy.wanted == ("MG", "US")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,13 @@ def test_settings_come_from_file_and_environment(tmp_path: Path) -> None:
         ("[[destination]]\nae_title='A'", "name"),
         ("[[dicom.peer]]\nae_title='A'\naddress='x'", "dicom.peer A"),
         ("[work]\nprepare_ahead = 'maybe'", "prepare_ahead"),
+        ("[policy]\nwanted = ['CT']", "policy.wanted"),
+        ("[policy]\nwanted = []", "policy.wanted"),
+        ("[policy]\nwanted = ['MG', 'US']\nwait_mr_h = 24", "policy.wait_mr_h"),
+        ("[policy]\nwait_mr_h = 2161", "policy.wait_mr_h"),
+        ("[policy]\nwait_us_h = -1", "policy.wait_us_h"),
+        ("[policy]\nwait_us_h = nan", "policy.wait_us_h"),
+        ("[policy]\nstat_quiet_s = -1", "policy.stat_quiet_s"),
         ("not toml", "casework.toml"),
     ],
 )

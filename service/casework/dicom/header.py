@@ -80,6 +80,7 @@ _TEXT: Mapping[int, str] = {
     0x00280004: "PhotometricInterpretation",
     0x00280008: "NumberOfFrames",
     0x00280301: "BurnedInAnnotation",
+    0x00401003: "RequestedProcedurePriority",
 }
 _NUMBERS: Mapping[int, str] = {
     0x00280002: "SamplesPerPixel",
@@ -91,6 +92,7 @@ _NESTED: Mapping[tuple[int, int], str] = {
     (0x00540220, 0x00080100): "ViewCode",
     (0x00209071, 0x00209072): "FrameLaterality",
     (0x00082218, 0x00080100): "AnatomicRegionCode",
+    (0x00400275, 0x00401003): "RequestedProcedurePriority",
 }
 LIMITS = Limits()
 _WANTED = Wanted(frozenset(_IDENTIFIERS) | frozenset(_TEXT) | frozenset(_NUMBERS), frozenset(_NESTED))

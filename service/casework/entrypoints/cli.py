@@ -19,12 +19,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from casework import __version__
-from casework.case import CaseState
+from casework.case import CaseState, shown_words
 from casework.config import Settings, load
 from casework.entrypoints.explain import explain, plain
 from casework.entrypoints.pulse import look
 from casework.errors import CaseworkError, Refused
-from casework.ledger import Ledger
+from casework.ledger import CaseRow, Ledger
 from casework.observe import hide_values, setup_logging
 
 app = typer.Typer(
@@ -210,8 +210,14 @@ def cases(
             images = " ".join(f"{modality} {count}" for modality, count in sorted(item.modalities.items()))
             row = item.case
             changed = f"{row.changed_at:%Y-%m-%d %H:%M:%S}"
-            table.add_row(row.id, str(row.revision), row.state.value, row.reason, escape(plain(images)), changed)
+            table.add_row(row.id, str(row.revision), _state(row), row.reason, escape(plain(images)), changed)
         console.print(table)
+
+
+def _state(row: CaseRow) -> str:
+    """What people see, with the end of a wait."""
+    until = f" until {row.waiting_until:%m-%d %H:%M}" if row.waiting_for and row.waiting_until else ""
+    return shown_words(row.state, row.waiting_for) + until
 
 
 @app.command()

@@ -6,23 +6,9 @@ Free text of tags never appears here: only counts, times, codes, words of the ca
 from collections.abc import Iterator
 from datetime import datetime
 
-from casework.case import CaseState
+from casework.case import shown_words
 from casework.ledger import CaseRow, Why, WhyCase
 from casework.reasons import REASONS, reason
-
-STATES_ZH = {
-    CaseState.RECEIVING: "接收中",
-    CaseState.STABLE: "已齐全",
-    CaseState.QUEUED: "排队中",
-    CaseState.RUNNING: "分析中",
-    CaseState.RENDERED: "结果已生成",
-    CaseState.DELIVERING: "发送中",
-    CaseState.DELIVERED: "已送达",
-    CaseState.REJECTED: "未分析",
-    CaseState.NEEDS_ATTENTION: "需要处理",
-    CaseState.SUPERSEDED: "已被取代",
-    CaseState.CLOSED: "已关闭",
-}
 
 _WORDS = {
     "nothing": ("Nothing here matches that identifier.", "没有与该标识符匹配的内容。"),
@@ -31,6 +17,8 @@ _WORDS = {
     "case": ("case", "病例"),
     "revision": ("revision", "版本"),
     "since": ("since", "自"),
+    "until": ("until", "至"),
+    "waits": ("waits for", "等待"),
     "studies": ("studies", "检查"),
     "of": ("of", "/"),
     "next": ("next", "下一步"),
@@ -63,7 +51,7 @@ class _Speaker:
         return row.next_zh if self._zh else row.next_en
 
     def state(self, case: CaseRow) -> str:
-        return STATES_ZH[case.state] if self._zh else case.state.value.replace("_", " ")
+        return shown_words(case.state, case.waiting_for, chinese=self._zh)
 
 
 def plain(text: str) -> str:
@@ -112,6 +100,9 @@ def _case(item: WhyCase, say: _Speaker, now: datetime) -> Iterator[str]:
     yield f"{say.word('case')} {case.id} {say.word('revision')} {case.revision}: {say.state(case)} ({say.word('since')} {age})"
     if item.code:
         yield f"  {item.code}: {say.what(item.code)}"
+    if case.waiting_for and case.waiting_since and case.waiting_until:
+        names = ", ".join(case.waiting_for)
+        yield f"  {say.word('waits')} {names} {say.word('since')} {case.waiting_since:%Y-%m-%d %H:%M} {say.word('until')} {case.waiting_until:%Y-%m-%d %H:%M} UTC"
     for study in item.studies:
         numbers = " ".join(f"{modality} {count}" for modality, count in sorted(study.modalities.items()))
         expected = f" {say.word('of')} {study.expected}" if study.expected is not None else ""

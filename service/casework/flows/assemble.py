@@ -8,24 +8,29 @@
    The association need not be closed then: many PACS keep it open for a while. Short of the count, the case waits until
    give_up_s after the last image, and then runs with what is there and with the finding COUNT_INCOMPLETE;
  - otherwise, or when there is more here than the PACS knows of: all associations closed and quiet_s without an image;
- - an association that brought nothing for give_up_s holds nobody up: the row of a door that was killed stays open.
+ - an association that brought nothing for give_up_s holds nobody up: the row of a door that was killed stays open;
+ - a case that could run, but lacks a kind of image that the site's policy waits for, waits until its deadline and then
+   runs with the finding WAIT_OVER. STAT and a person's request wait for none. Every wait has an end: the policy's times
+   are bounded by the window, and are counted by the monotonic clock from the persisted beginning.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 
 from casework.case import CaseState
-from casework.config import Assembly, Settings
+from casework.config import Assembly, Policy, Settings
 from casework.dicom.query import WANTED_MODALITIES, HeldStudy, held_by_patient
 from casework.errors import Defect, Refused
 from casework.flows.expected import Ask, PacsWatch, Question, counts
-from casework.ledger import CaseRow, Ledger, StudyRow
+from casework.ledger import CaseRow, Ledger, StudyRow, Waiting
 from casework.observe import log
 
 ACTOR = "assemble"
 LOOK_UP_AGAIN_S = 10.0
 PRESSING_S = 3.0
+NO_WAIT = Policy()
+MOVED = timedelta(seconds=60)  # by so much the wall clock may differ from what was written before it is written anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,9 @@ class Facts:
     known: Known | None = None
     requested: bool = False
     has_patient_id: bool = True
+    modalities: frozenset[str] = frozenset()
+    stat: bool = False
+    waited_s: float = 0.0  # for a modality, in this revision and older ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +73,34 @@ class Verdict:
     state: CaseState
     code: str
     notes: tuple[Note, ...] = ()
+    missing: tuple[str, ...] = ()  # modalities that are waited for ...
+    left_s: float = 0.0  # ... so much longer
 
 
-def judge(facts: Facts, rules: Assembly) -> Verdict:
+def judge(facts: Facts, rules: Assembly, policy: Policy = NO_WAIT) -> Verdict:
     """The rule of this module."""
-    held_back = _quiet(facts, rules)
+    verdict = _complete(facts, rules, policy)
+    if verdict.state is CaseState.STABLE and not facts.requested and not facts.stat:
+        return _await_modalities(verdict, facts, policy)
+    return verdict
+
+
+def _await_modalities(verdict: Verdict, facts: Facts, policy: Policy) -> Verdict:
+    """Whether a case that could run waits for a kind of image, or ran out of time for it."""
+    missing = [m for m in policy.wanted if m not in facts.modalities]
+    present = len(policy.wanted) - len(missing)
+    left = {m: hours * 3600 - facts.waited_s for m in missing if (hours := policy.wait_h(m, present))}
+    waited_for = tuple(m for m, seconds in left.items() if seconds > 0)
+    if waited_for:
+        return Verdict(CaseState.RECEIVING, "WAITING_FOR_MODALITY", (), waited_for, max(left.values()))
+    over = tuple(Note("WAIT_OVER", m, f"{policy.wait_h(m, present):g} h") for m in left)
+    return replace(verdict, notes=(*verdict.notes, *over))
+
+
+def _complete(facts: Facts, rules: Assembly, policy: Policy) -> Verdict:
+    """Whether everything is here of what has begun to come."""
+    quiet_s = min(rules.quiet_s, policy.stat_quiet_s) if facts.stat else rules.quiet_s
+    held_back = _quiet(facts, rules, quiet_s)
     if not facts.received:
         return held_back or Verdict(CaseState.REJECTED, "MODALITY_NOT_ACCEPTED")
     if facts.requested:
@@ -86,11 +117,11 @@ def judge(facts: Facts, rules: Assembly) -> Verdict:
     return held_back or Verdict(CaseState.STABLE, "QUEUED")
 
 
-def _quiet(facts: Facts, rules: Assembly) -> Verdict | None:
+def _quiet(facts: Facts, rules: Assembly, quiet_s: float) -> Verdict | None:
     """Why the case is not quiet, None when it is."""
     if facts.open_associations and facts.idle_s < rules.give_up_s:
         return Verdict(CaseState.RECEIVING, "ASSOCIATION_OPEN")
-    if facts.idle_s < rules.quiet_s:
+    if facts.idle_s < quiet_s:
         return Verdict(CaseState.RECEIVING, "QUIET_TIME")
     return None
 
@@ -126,7 +157,7 @@ class Assembler:
     """Looks after the cases that receive. One thread calls `step`."""
 
     def __init__(self, ledger: Ledger, settings: Settings, *, ask: Ask = held_by_patient) -> None:
-        self._ledger, self._rules = ledger, settings.assembly
+        self._ledger, self._rules, self._policy = ledger, settings.assembly, settings.policy
         self._watches = [
             PacsWatch(destination, settings.dicom.ae_title, first_interval_s=max(self._rules.settle_s, 0.2), ask=ask)
             for destination in settings.destination
@@ -135,6 +166,7 @@ class Assembler:
         self._source = "pacs:" + ",".join(d.name for d in settings.destination if d.query)
         self.pressing = False  # whether the next look should come soon: an answer is on its way that may end a wait
         self._ages: dict[str, _Age] = {}
+        self._waits: dict[str, _Age] = {}
         self._elsewhere: dict[tuple[str, str], tuple[bool, float]] = {}
 
     def close(self) -> None:
@@ -161,10 +193,12 @@ class Assembler:
     def _tend(self, case: CaseRow, now: datetime, clock: float) -> int:
         if case.state is CaseState.STABLE:  # a keeper stopped between the two moves
             return self._queue(case, now)
-        verdict = judge(self._facts(case, now, clock), self._rules)
+        facts = self._facts(case, now, clock)
+        verdict = judge(facts, self._rules, self._policy)
         match verdict.state:
             case CaseState.RECEIVING:
                 self._ledger.set_reason(case.id, CaseState.RECEIVING, verdict.code, now)
+                self._tell_wait(case, verdict, facts.waited_s, now, clock)
                 return 0
             case CaseState.STABLE:
                 self._ledger.add_findings(case.id, verdict.notes, ACTOR, now)
@@ -202,7 +236,32 @@ class Assembler:
             known,
             case.requested_at is not None,
             bool(case.patient_id),
+            frozenset(m for s in studies for m in s.modalities),
+            case.stat,
+            self._waited_s(case, now, clock),
         )
+
+    def _waited_s(self, case: CaseRow, now: datetime, clock: float) -> float:
+        """How long the case has waited for a modality; a clock that was set back counts from now."""
+        since = case.waiting_since
+        if since is None:
+            return 0.0
+        wait = self._waits.get(case.id)
+        if wait is None or abs(wait.last_at - since) > MOVED:
+            wait = self._waits[case.id] = _Age(since, max((now - since).total_seconds(), 0.0), clock)
+        return wait.seconds(clock)
+
+    def _tell_wait(self, case: CaseRow, verdict: Verdict, waited_s: float, now: datetime, clock: float) -> None:
+        """Write down what is waited for, when that is new, or when the wall clock has jumped since."""
+        if not verdict.missing:
+            if case.waiting_for:
+                self._ledger.set_waiting(case.id, None, now)
+            return
+        since, until = now - timedelta(seconds=waited_s), now + timedelta(seconds=verdict.left_s)
+        same = case.waiting_until is not None and abs(until - case.waiting_until) <= MOVED
+        if case.waiting_for != verdict.missing or not same:
+            self._ledger.set_waiting(case.id, Waiting(verdict.missing, since, until), now)
+            self._waits[case.id] = _Age(since, waited_s, clock)
 
     def _idle_s(self, case: CaseRow, now: datetime, clock: float) -> float:
         age = self._ages.get(case.id)
@@ -274,8 +333,9 @@ class Assembler:
                 self._ledger.set_expected(case.id, study.study_uid, 0, self._source, now)
 
     def _forget(self, open_cases: set[str]) -> None:
-        for case_id in self._ages.keys() - open_cases:
-            del self._ages[case_id]
+        for table in (self._ages, self._waits):
+            for case_id in table.keys() - open_cases:
+                del table[case_id]
         if not open_cases:
             self._elsewhere.clear()
         for watch in self._watches:

@@ -35,6 +35,7 @@ from casework.ledger.types import (
     Selector,
     StudyRow,
     Swept,
+    Waiting,
     Why,
     WhyCase,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "Selector",
     "StudyRow",
     "Swept",
+    "Waiting",
     "Why",
     "WhyCase",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
-from casework.case import CaseState, Header, JobState
+from casework.case import STAT_PRIORITY, CaseState, Header, JobState
 from casework.ledger.database import Tx
 from casework.ledger.schema import case_input, case_revision, case_root, job, study
 from casework.ledger.store_base import move_case, move_job
@@ -48,6 +48,7 @@ class Assembler:
         self._studies: dict[str, list[Home]] = {}
         self._homes: dict[_Who, Home] = {}
         self._newest: dict[str, str] = {}
+        self._urgent: dict[str, int] = {}  # root -> priority that an image of this batch asks for
         self.conflicts: list[tuple[str, str]] = []  # (root, Study Instance UID) of a study that names two patients
 
     # --- roots and studies ---
@@ -83,6 +84,8 @@ class Assembler:
             home = self._homes.get(who)
             if home is None:
                 home = self._homes[who] = self.known_home(header) or self._new_study(header, received_at)
+            if header.attributes.get("RequestedProcedurePriority", "").upper() == "STAT":
+                self._urgent[home.root_id] = STAT_PRIORITY
             if header.accession_number and not home.accession:
                 self._homes[who] = self._learn_accession(header, home)
 
@@ -166,6 +169,9 @@ class Assembler:
         if touched:
             values = {"last_at": self._tx.now, "requested_at": None}
             self._tx.connection.execute(update(case_revision).where(case_revision.c.id.in_(touched)).values(values))
+        for root_id, priority in self._urgent.items():
+            less = (case_revision.c.id == self._newest[root_id]) & (case_revision.c.priority < priority)
+            self._tx.connection.execute(update(case_revision).where(less).values(priority=priority))
         return {root_id: self._newest[root_id] for root_id in root_ids}
 
     def _open(self, root_id: str, before: Any) -> str:
@@ -180,7 +186,10 @@ class Assembler:
             "state": CaseState.RECEIVING,
             "reason": "",
             "detail": "",
-            "priority": before.priority if before else 0,
+            "priority": max(before.priority if before else 0, self._urgent.get(root_id, 0)),
+            "waiting_for": "",
+            "waiting_since": before.waiting_since if before else None,
+            "waiting_until": None,
             "opened_at": now,
             "last_at": now,
             "changed_at": now,

@@ -93,6 +93,7 @@ def _why_case(connection: Connection, case: CaseRow) -> WhyCase:
     jobs, deliveries = jobs_of(connection, case.id), deliveries_of(connection, case.id)
     due = [job.next_at for job in jobs if job.state is JobState.RETRY_WAIT and job.next_at]
     due += [row.next_at for row in deliveries if row.next_at]
+    due += [case.waiting_until] if case.waiting_until else []
     return WhyCase(
         case=case,
         studies=tuple(studies_of(connection, case)),

@@ -209,6 +209,9 @@ case_revision = Table(
     Column("last_at", Instant, nullable=False),
     Column("changed_at", Instant, nullable=False),
     Column("requested_at", Instant),
+    Column("waiting_for", Text, nullable=False),  # modalities, comma between; "" = waits for none
+    Column("waiting_since", Instant),  # when a wait for a modality first began; later revisions inherit it
+    Column("waiting_until", Instant),
     Column("result_json", Text, nullable=False),
     UniqueConstraint("root_id", "revision"),
     Index(None, "state"),

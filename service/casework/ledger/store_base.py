@@ -48,6 +48,8 @@ def move_case(
     if code:
         known_reason(code)
     changes = {"state": to, "reason": code, "detail": words(detail), **values}
+    if from_ is CaseState.RECEIVING:  # `waiting_since` stays: what was waited out once is not waited for again
+        changes |= {"waiting_for": "", "waiting_until": None}
     if not _conditional(tx, case_revision, case_id, from_, changes):
         return False
     audited = {"from": from_, "to": to, "code": code, "detail": words(detail)}
@@ -110,6 +112,9 @@ def case_row(row: Row[Any]) -> CaseRow:
         last_at=row.last_at,
         changed_at=row.changed_at,
         requested_at=row.requested_at,
+        waiting_for=tuple(row.waiting_for.split(",")) if row.waiting_for else (),
+        waiting_since=row.waiting_since,
+        waiting_until=row.waiting_until,
     )
 
 

@@ -22,7 +22,7 @@ from casework.ledger.schema import (
     receipt,
     study,
 )
-from casework.ledger.types import CaseRow, FindingLike, InstanceRow, StudyRow
+from casework.ledger.types import CaseRow, FindingLike, InstanceRow, StudyRow, Waiting
 from casework.reasons import reason as known_reason
 
 JOB_KIND = "analyse"
@@ -97,6 +97,24 @@ class CaseStore(base.Store):
             return True
         with self._database.write(now) as tx:
             return explain(tx, case_id, state, code=reason, detail=detail, actor="assemble")
+
+    def set_waiting(self, case_id: str, waiting: Waiting | None, now: datetime) -> bool:
+        """Write down for which modalities a receiving case waits, since and until when; None: for none.
+
+        When a wait began stays known after it ended, for later revisions. False: the case is not RECEIVING any more.
+        """
+        with self._database.write(now) as tx:
+            where = (case_revision.c.id == case_id) & (case_revision.c.state == _C.RECEIVING)
+            if waiting is None:
+                values: dict[str, Any] = {"waiting_for": "", "waiting_until": None}
+            else:
+                values = {"waiting_for": ",".join(waiting.modalities)}
+                values |= {"waiting_since": waiting.since, "waiting_until": waiting.until}
+            if tx.connection.execute(update(case_revision).where(where).values(values)).rowcount != 1:
+                return False
+            told = {"for": waiting.modalities, "until": waiting.until.isoformat()} if waiting else {"for": ()}
+            tx.audit("case.waiting", "assemble", case_id, **told)
+            return True
 
     def move_case(  # noqa: PLR0917 - the contract's signature
         self,

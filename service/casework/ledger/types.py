@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from casework.case import Artefact, CaseState, DeliveryState, Header, JobState, Verdict
+from casework.case import STAT_PRIORITY, Artefact, CaseState, DeliveryState, Header, JobState, Verdict
 
 
 class FindingLike(Protocol):
@@ -32,6 +32,8 @@ class CaseRow:
     """One revision of a case. `root_id` is shared by all revisions; `last_at` is when its newest image came.
 
     requested_at: when a person asked for it to run now (it counts as complete); None otherwise.
+    waiting_for: modalities that the complete case still waits for, until waiting_until; waiting_since: when such a wait
+    first began, in this revision or an older one.
     """
 
     id: str
@@ -48,6 +50,23 @@ class CaseRow:
     last_at: datetime
     changed_at: datetime
     requested_at: datetime | None
+    waiting_for: tuple[str, ...] = ()
+    waiting_since: datetime | None = None
+    waiting_until: datetime | None = None
+
+    @property
+    def stat(self) -> bool:
+        """Whether it is urgent beyond its turn in the queue."""
+        return self.priority >= STAT_PRIORITY
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a complete case still waits for."""
+
+    modalities: tuple[str, ...]
+    since: datetime
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)

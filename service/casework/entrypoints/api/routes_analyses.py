@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import FastAPI, Header, Path
 from starlette.requests import Request
 
+from casework.case import STAT_PRIORITY
 from casework.entrypoints.api import schemas, views
 from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add, language, principal
@@ -35,7 +36,7 @@ class AnalysisRoutes:
             selector(wish),
             actor(request),
             self._door.now(),
-            priority=views.STAT_PRIORITY if wish.priority is schemas.Priority.STAT else 0,
+            priority=STAT_PRIORITY if wish.priority is schemas.Priority.STAT else 0,
         )
         return self._answer(request, analysis_id, requested.case_ids)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from casework.case import CaseState, DeliveryState, JobState, Verdict
+from casework.case import CaseState, DeliveryState, JobState, Shown, Verdict
 from casework.entrypoints.api.auth import Role
 from casework.reasons import Family
 
@@ -81,12 +81,23 @@ class AnalysisRequest(BaseModel):
         return self
 
 
+class ShownState(BaseModel):
+    """The state that a person sees, in the caller's language (docs/states.md)."""
+
+    code: Shown
+    text: str
+
+
 class CaseSummary(BaseModel):
     """One line of a list of cases."""
 
     id: str
     revision: int
     state: CaseState
+    shown: ShownState
+    waiting_for: list[str]
+    waiting_since: datetime | None
+    waiting_until: datetime | None
     reason: Reason | None
     detail: str
     priority: Priority
@@ -311,7 +322,10 @@ class WhyCase(BaseModel):
     id: str
     revision: int
     state: CaseState
+    shown: ShownState
     reason: Reason
+    waiting_for: list[str]
+    waiting_since: datetime | None
     waiting_until: datetime | None
     changed_at: datetime
     studies: list[Study]

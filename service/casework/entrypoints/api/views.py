@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from casework.case import STAT_PRIORITY, shown, shown_words
 from casework.entrypoints.api import schemas
 from casework.entrypoints.api.problems import Language, words
 from casework.ledger.types import (
@@ -29,7 +30,6 @@ DISCLAIMER: Mapping[Language, str] = {
     "en": "AI research output, unverified. Not for diagnosis.",
     "zh": "人工智能研究结果，未经核实，不得用于诊断。",
 }
-STAT_PRIORITY = 100
 _SIDES = TypeAdapter(list[schemas.SideResult])
 
 
@@ -51,6 +51,12 @@ def priority(value: int) -> schemas.Priority:
     return schemas.Priority.STAT if value >= STAT_PRIORITY else schemas.Priority.ROUTINE
 
 
+def shown_state(row: CaseRow, language: Language) -> schemas.ShownState:
+    """What a person is told of the case's state."""
+    text = shown_words(row.state, row.waiting_for, chinese=language == "zh")
+    return schemas.ShownState(code=shown(row.state, row.waiting_for), text=text)
+
+
 def _summary(
     row: CaseRow,
     language: Language,
@@ -64,6 +70,10 @@ def _summary(
         "id": row.id,
         "revision": row.revision,
         "state": row.state,
+        "shown": shown_state(row, language),
+        "waiting_for": list(row.waiting_for),
+        "waiting_since": row.waiting_since if row.waiting_for else None,
+        "waiting_until": row.waiting_until,
         "reason": maybe_reason(row.reason, language),
         "detail": row.detail,
         "priority": priority(row.priority),
@@ -276,7 +286,10 @@ def _why_case(item: WhyCase, language: Language) -> schemas.WhyCase:
         id=item.case.id,
         revision=item.case.revision,
         state=item.case.state,
+        shown=shown_state(item.case, language),
         reason=reason(item.code, language),
+        waiting_for=list(item.case.waiting_for),
+        waiting_since=item.case.waiting_since if item.case.waiting_for else None,
         waiting_until=item.waiting_until,
         changed_at=item.case.changed_at,
         studies=[study(row) for row in item.studies],

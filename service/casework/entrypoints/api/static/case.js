@@ -38,9 +38,11 @@ function head(found, reload) {
           found.priority === "stat" && h("span", { class: "chip stat" }, t("stat")),
           found.revision > 1 && h("span", { class: "chip" }, `${t("revision")} ${found.revision}`),
           !found.newest && h("a", { class: "chip old", href: `#/cases/${encodeURIComponent(found.newest_id)}` }, t("replaced")))),
-      h("div", {}, badge(found.state, t(found.state)), h("div", { class: "muted small" }, `${t("since")} `, time(found.changed_at)))),
-    reasonBox(found.reason, found.detail), actions(found, reload));
+      h("div", {}, badge(found.shown.code, found.shown.text), h("div", { class: "muted small" }, `${t("since")} `, time(found.changed_at)))),
+    reasonBox(found.reason, found.detail, found.waiting_for.length ? h("p", { class: "small" }, waitWords(found)) : null), actions(found, reload));
 }
+
+export const waitWords = (found) => [`${t("waits_for", { what: found.waiting_for.join(", ") })} ${t("since")} `, time(found.waiting_since), ` ${t("until")} `, time(found.waiting_until)];
 
 function actions(found, reload) {
   if (!may("operator")) return null;

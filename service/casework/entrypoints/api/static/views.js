@@ -1,6 +1,6 @@
 // The sections of the page. Each is { element, refresh }: refresh asks again and changes only what changed.
 import { ask, may } from "/static/api.js";
-import { caseView, deliveryTable, findingTable, loadCase, reasonBox, studyTable } from "/static/case.js";
+import { caseView, deliveryTable, findingTable, loadCase, reasonBox, studyTable, waitWords } from "/static/case.js";
 import { badge, bytes, chips, fit, h, put, t, table, td, time, toast, tone, wide } from "/static/dom.js";
 
 const STATES = ["receiving", "stable", "queued", "running", "rendered", "delivering", "delivered", "rejected", "needs_attention", "superseded", "closed"];
@@ -52,8 +52,8 @@ export function casesView(chosen) {
 
 function row(item, current) {
   return h("a", { class: `row ${tone(item.state)}`, href: `#/cases/${encodeURIComponent(item.id)}`, data: { key: item.id, id: item.id }, "aria-current": String(current) },
-    h("div", { class: "line" }, h("span", { class: "who" }, item.patient_id || t("unknown_patient")), badge(item.state, t(item.state))),
-    item.reason && h("p", { class: "why" }, item.reason.text),
+    h("div", { class: "line" }, h("span", { class: "who" }, item.patient_id || t("unknown_patient")), badge(item.shown.code, item.shown.text)),
+    item.reason && h("p", { class: "why" }, item.reason.text, item.waiting_until && [` ${t("until")} `, time(item.waiting_until)]),
     h("div", { class: "chips" }, item.priority === "stat" && h("span", { class: "chip stat" }, t("stat")), chips(item.modalities),
       item.accession_numbers.map((each) => h("span", { class: "chip" }, each)), item.revision > 1 && h("span", { class: "chip" }, `${t("revision")} ${item.revision}`),
       !item.newest && h("span", { class: "chip old" }, t("replaced")), h("span", { class: "chip" }, time(item.changed_at))));
@@ -109,9 +109,9 @@ function whyAnswer(answer) {
 }
 
 function whyCase(found) {
-  const wait = found.waiting_until && h("p", { class: "small" }, `${t("waiting_until")}: `, time(found.waiting_until));
+  const wait = found.waiting_until && h("p", { class: "small" }, found.waiting_for.length ? waitWords(found) : [`${t("waiting_until")}: `, time(found.waiting_until)]);
   return h("section", { class: "panel" },
-    h("div", { class: "bar" }, badge(found.state, t(found.state)), h("a", { class: "link", href: `#/cases/${encodeURIComponent(found.id)}` }, t("open_case"))),
+    h("div", { class: "bar" }, badge(found.shown.code, found.shown.text), h("a", { class: "link", href: `#/cases/${encodeURIComponent(found.id)}` }, t("open_case"))),
     reasonBox(found.reason, "", wait), h("h3", { class: "spaced" }, t("studies")), studyTable(found.studies),
     found.findings.length ? [h("h3", { class: "spaced" }, t("findings")), findingTable(found.findings)] : null,
     found.deliveries.length ? [h("h3", { class: "spaced" }, t("where")), deliveryTable(found.deliveries)] : null);
