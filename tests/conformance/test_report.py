@@ -238,7 +238,7 @@ def test_chinese_report() -> None:
     """With language zh the report is Chinese where the character set can say it, and says which language it is in."""
     for ds in reports(make("gb18030"), language="zh"):
         texts = " ".join(i.TextValue for i in walk(ds) if i.ValueType == "TEXT")
-        assert "右侧腋窝：可疑淋巴结转移" in texts
+        assert "右侧腋窝：高于模型阈值，可疑淋巴结转移" in texts
         assert ds.ContentSequence[0].ConceptCodeSequence[0].CodeValue == "zh-CN"
         assert ds.SpecificCharacterSet == "GB18030"
 

@@ -1,6 +1,6 @@
 """The table of sentences: whole in both languages, ASCII in English, and never stronger than the number."""
 
-import string
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,18 +12,41 @@ from casework.report.describe import describe, side_line
 from casework.result import Outcome, Side, SideResult
 from tests.conformance.studies import make
 
-
-def fields(template: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+WHOLE = '["a.b"]\nen = "{n} of {m}"\nzh = "{m}之{n}"\nplain_en = "{n}"\nplain_zh = "{n}"\nreviewed = ""\n'
 
 
-@pytest.mark.parametrize("key", texts.sentences())
-def test_both_languages_say_the_same(key: str) -> None:
-    """Each sentence has the same blanks in both languages, and English fits every character set."""
-    english, chinese = texts._ROWS[key]
-    assert fields(english) == fields(chinese)
-    assert english.isascii()
-    assert Charset(("ISO_IR 13",), ("ISO_IR 13",)).fits(english)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('zh = "{m}之{n}"\n', ""),
+        ('plain_en = "{n}"\n', ""),
+        ('reviewed = ""\n', ""),
+        ('zh = "{m}之{n}"', 'zh = "{n}"'),
+        ('plain_zh = "{n}"', 'plain_zh = "{k}"'),
+        ('en = "{n} of {m}"', 'en = "{n} \u2264 {m}"'),
+        ('zh = "{m}之{n}"', 'zh = " "'),
+        ('plain_en = "{n}"', 'plain = "same"'),
+        ('reviewed = ""', "reviewed = false"),
+    ],
+)
+def test_a_row_that_is_not_whole_is_refused(old: str, new: str) -> None:
+    """A missing column, other blanks, an empty text or English that is not ASCII: the table is not read at all."""
+    assert len(texts.parse(WHOLE)) == 1
+    with pytest.raises(ValueError, match=r"^a\.b: "):
+        texts.parse(WHOLE.replace(old, new, 1))
+
+
+def test_english_fits_every_character_set() -> None:
+    """What a report says in English can be written in the smallest character set there is."""
+    charset = Charset(("ISO_IR 13",), ("ISO_IR 13",))
+    assert all(charset.fits(row.words["radiologist", "en"]) for row in texts._ROWS.values())
+
+
+def test_who_reviewed_is_not_made_up() -> None:
+    """A row counts as reviewed only with a name and a date; the count of the others is told."""
+    for key, row in texts._ROWS.items():
+        assert not row.reviewed or re.fullmatch(r".{3,}, \d{4}-\d\d-\d\d", row.reviewed), key
+    assert set(texts.unreviewed()) == {key for key, row in texts._ROWS.items() if not row.reviewed}
 
 
 def test_reasons_in_english_are_ascii() -> None:

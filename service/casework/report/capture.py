@@ -11,7 +11,7 @@ from pydicom.multival import MultiValue
 from casework.geometry import Affine2
 from casework.report import codes, header, heat, texts, uid
 from casework.report.charset import Charset
-from casework.report.describe import percent
+from casework.report.describe import said_percent
 from casework.report.encode import frozen, to_file
 from casework.report.header import PROGRAM_VERSION, Context
 from casework.result import CaseResult, HeatImage, Outcome, SideResult
@@ -89,7 +89,7 @@ def _answer(side: SideResult | None, image: HeatImage) -> str:
     axilla = texts.axilla(image.side, "en")
     if side is None or side.outcome is Outcome.INSUFFICIENT or side.probability is None:
         return f"{axilla}: NOT ANALYSED - not a negative result"
-    return f"{axilla} (whole case): {percent(side.probability)} %, {texts.say(f'word.{side.outcome.value}', 'en')}"
+    return f"{axilla} (whole case): {said_percent(side.probability, 'en')} %, {texts.say(f'word.{side.outcome.value}', 'en')}"
 
 
 def _note(image: HeatImage, source: Dataset) -> str:

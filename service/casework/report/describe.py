@@ -6,10 +6,29 @@ from casework.reasons import REASONS
 from casework.report import texts
 from casework.result import CaseResult, Finding, ModelIdentity, Outcome, Side, SideResult
 
+LIMIT = 0.01  # a share below it, or above 1 minus it, is said as "<1" or ">99": no model knows more
+NEAR_POINTS = 3  # percentage points from a threshold within which a result says that it is close
+BANDS = ((0.05, "very_low"), (0.2, "low"), (0.5, "middle"), (0.8, "raised"), (1.0, "high"))
+"""Names of the probability, by their upper ends; the last one includes its end."""
+
 
 def percent(probability: float) -> str:
-    """A probability as the percentage that every document shows."""
-    return f"{100 * probability:.1f}"
+    """A probability as the SR's number in percent: one decimal, never 0 and never 100."""
+    return f"{min(max(100 * probability, 0.1), 99.9):.1f}"
+
+
+def said_percent(probability: float, language: str, register: str = "radiologist") -> str:
+    """A probability as a percentage in words; plain words know no decimals."""
+    if probability < LIMIT:
+        return texts.say("number.below", language, register, limit=f"{100 * LIMIT:.0f}")
+    if probability > 1 - LIMIT:
+        return texts.say("number.above", language, register, limit=f"{100 - 100 * LIMIT:.0f}")
+    return f"{100 * probability:.0f}" if register == "plain" else f"{100 * probability:.1f}"
+
+
+def band(probability: float) -> str:
+    """The name of the band that a probability lies in, as it is shown: with one decimal of a percent."""
+    return next((name for end, name in BANDS if round(probability, 3) < end), BANDS[-1][1])
 
 
 def describe(result: CaseResult, language: str) -> str:
@@ -25,37 +44,70 @@ def describe(result: CaseResult, language: str) -> str:
     return "\n".join([*lines, "", *limit_lines(result, language), "", *method_lines(result, language)])
 
 
-def side_line(side: SideResult, language: str) -> str:
+def side_line(side: SideResult, language: str, register: str = "radiologist") -> str:
     """One side's answer; a side without a probability says that it was not analysed."""
-    words = {"axilla": texts.axilla(side.side, language), "outcome": texts.outcome(side.outcome, language)}
+    outcome = side.outcome if side.probability is not None else Outcome.INSUFFICIENT
+    words = {
+        "axilla": texts.axilla(side.side, language, register),
+        "outcome": texts.outcome(outcome, language, register),
+    }
+    if outcome is Outcome.INSUFFICIENT or side.probability is None:
+        return texts.say("side.silent", language, register, **words)
+    return texts.say(
+        "side", language, register, probability=said_percent(side.probability, language, register), **words
+    )
+
+
+def certainty_lines(result: CaseResult, side: SideResult, language: str, register: str = "radiologist") -> list[str]:
+    """How high a side's number is and what makes it uncertain; nothing for a side that was not analysed."""
     if side.outcome is Outcome.INSUFFICIENT or side.probability is None:
-        return texts.say("side.silent", language, **words)
-    return texts.say("side", language, probability=percent(side.probability), **words)
+        return []
+    axilla = texts.axilla(side.side, language, register)
+    named = texts.say(f"band.{band(side.probability)}", language, register)
+    lines = [texts.say("band", language, register, axilla=axilla, band=named)]
+    borders = [result.thresholds[name] for name in ("positive_at", "negative_below") if name in result.thresholds]
+    if any(abs(side.probability - at) * 100 < NEAR_POINTS for at in borders):
+        lines.append(texts.say("uncertain.near", language, register, axilla=axilla, points=NEAR_POINTS))
+    without = [m for m in ("MG", "MR", "US") if m not in side.modalities and _missed(result, side, m)]
+    if without:
+        names = texts.say("and", language).join(texts.modality(m, language) for m in without)
+        lines.append(texts.say("uncertain.fewer", language, register, axilla=axilla, modalities=names))
+    return lines
 
 
-def side_lines(result: CaseResult, side: SideResult, language: str) -> list[str]:
-    """One side's answer, its images and what each modality said."""
-    axilla = texts.axilla(side.side, language)
+def _missed(result: CaseResult, side: SideResult, modality: str) -> bool:
+    """Whether the analysis noted that the model could have used this modality on this side."""
+    return any(
+        f.code == "MODALITY_MISSING" and f.subject == modality and f.detail in ("", side.side.value)
+        for f in result.findings
+    )
+
+
+def side_lines(result: CaseResult, side: SideResult, language: str, register: str = "radiologist") -> list[str]:
+    """One side's answer, how sure it is, its images and what each modality said."""
+    axilla = texts.axilla(side.side, language, register)
     images = ", ".join(
         f"{texts.modality(i.modality, language)} {texts.view_mark(i.modality, i.view)}"
         for i in result.images
         if i.side is side.side
     )
-    lines = [side_line(side, language)]
-    lines.append(texts.say("used" if images else "used.none", language, axilla=axilla, images=images))
-    if side.evidence and side.outcome is not Outcome.INSUFFICIENT:
+    lines = [side_line(side, language, register), *certainty_lines(result, side, language, register)]
+    lines.append(texts.say("used" if images else "used.none", language, register, axilla=axilla, images=images))
+    if side.evidence and side.outcome is not Outcome.INSUFFICIENT and register != "plain":
         shares = ", ".join(f"{texts.modality(m, language)} {v:+.2f}" for m, v in side.evidence.items())
         lines.append(texts.say("evidence", language, axilla=axilla, shares=shares))
     return lines
 
 
-def limit_lines(result: CaseResult, language: str) -> list[str]:
-    """What was missing or left out, one line a reason, with what it is about."""
+def limit_lines(result: CaseResult, language: str, register: str = "radiologist") -> list[str]:
+    """What was missing or left out, one line a reason, with what it is about; plain words only say that there are notes."""
     grouped: dict[str, list[Finding]] = {}
     for finding in result.findings:
         grouped.setdefault(finding.code, []).append(finding)
     if not grouped:
-        return [texts.say("limit.none", language)]
+        return [texts.say("limit.none", language, register)]
+    if register == "plain":
+        return [texts.say("limit.some", language, register, count=len(grouped))]
     names = _subjects(result, language)
     return [_limit(code, found, names, language) for code, found in grouped.items()]
 
@@ -85,13 +137,13 @@ def _subjects(result: CaseResult, language: str) -> dict[str, str]:
     return names
 
 
-def training_line(model: ModelIdentity, language: str) -> str:
+def training_line(model: ModelIdentity, language: str, register: str = "radiologist") -> str:
     """What the model was trained on, in its package's own words; English stays ASCII, to fit every character set."""
     stated = model.training_zh if language == "zh" else model.training
     words = " ".join(stated.split())
     if not words or (language == "en" and not words.isascii()):
-        return texts.say("training.unknown", language)
-    return words
+        return texts.say("training.unknown", language, register)
+    return texts.say("training.stated", language, register, statement=words)
 
 
 def method_lines(result: CaseResult, language: str) -> list[str]:

@@ -30,6 +30,8 @@ def to_json(result: CaseResult, key: str, numbers: Mapping[int, int], now: datet
             "sha256": model.sha256,
             "engine": model.engine,
             "device_uid": model.device_uid,
+            "training": model.training,
+            "training_zh": model.training_zh,
         },
         "thresholds": dict(result.thresholds),
         "sides": [_side(s) for s in result.sides],
