@@ -21,6 +21,7 @@ from casework.entrypoints.api import (
     routes_results,
     routes_service,
     routes_stow,
+    routes_summary,
     schemas,
 )
 from casework.entrypoints.api.door import Door
@@ -40,7 +41,15 @@ def create_app(door: Door) -> FastAPI:
         redirect_slashes=False,
         separate_input_output_schemas=False,
     )
-    for module in (routes_analyses, routes_cases, routes_results, routes_intake, routes_stow, routes_service):
+    for module in (
+        routes_analyses,
+        routes_cases,
+        routes_results,
+        routes_intake,
+        routes_stow,
+        routes_service,
+        routes_summary,
+    ):
         module.add_routes(app, door)
     page.add_routes(app)
     app.add_exception_handler(CaseworkError, _on_error)
@@ -59,7 +68,7 @@ def described(app: FastAPI) -> dict[str, Any]:
     """The application's own OpenAPI document, with the schemas that only failures and raw responses use."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes, separate_input_output_schemas=False)
     document.setdefault("components", {}).setdefault("schemas", {})
-    extra: tuple[type[BaseModel], ...] = (schemas.Problem, schemas.Ready, schemas.StoreResponse)
+    extra: tuple[type[BaseModel], ...] = (schemas.Problem, schemas.Ready, schemas.StoreResponse, schemas.Summary)
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in extra]
     _, found = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
     document["components"]["schemas"].update(found["$defs"])

@@ -213,6 +213,28 @@ class EventList(BaseModel):
     items: list[Event]
 
 
+class SummaryBlock(BaseModel):
+    """A heading, "" for none, with its sentences."""
+
+    heading: str
+    lines: list[str]
+
+
+class Summary(BaseModel):
+    """One page on a case in words."""
+
+    language: Literal["en", "zh"]
+    register_: Literal["radiologist", "plain"] = Field(alias="register")
+    title: str
+    mark: str
+    patient: str
+    warnings: list[str]
+    blocks: list[SummaryBlock]
+    reviewed: bool
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
 class Artefact(BaseModel):
     """One rendered object."""
 
