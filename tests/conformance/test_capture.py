@@ -52,6 +52,42 @@ def test_hotter_is_brighter_and_more_opaque() -> None:
     assert light[255] - light[0] > 150
 
 
+# What the three kinds of dichromats see of linear RGB: Machado, Oliveira, Fernandes 2009, table 1, severity 1.
+DICHROMATS = {
+    "protanope": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranope": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanope": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("kind", DICHROMATS)
+def test_colour_blind_readers_see_the_order_of_the_scale(kind: str) -> None:
+    """To each kind of dichromat a hotter colour is a lighter one, and a quarter of the scale is plain to see."""
+    rgb = drawing.colours() / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(DICHROMATS[kind]).T, 0, 1)
+    lightness = 116 * np.cbrt(seen @ [0.2126, 0.7152, 0.0722]) - 16
+    assert (np.diff(lightness) >= -0.3).all()
+    assert (np.diff(lightness[::64]) >= 6).all()
+
+
+def test_the_hottest_place_is_shown_again_without_colour() -> None:
+    """Beside the overlay lies the same piece of the source, at the same scale and grey, pixel for pixel."""
+    heat = blob((100, 80), 20, 60, 6)
+    shown = np.asarray(drawing.capture(GREY, heat, Affine2.identity(), region=None, modality="US", marks=MARKS))
+    plain = np.asarray(drawing.overlay(GREY, None, (512, 640)))[
+        13 : 13 + 236, 269 : 269 + 236
+    ]  # around (20.5, 60.5) * 6.4
+    column = shown[:, -drawing.LEGEND :]
+    places = [
+        (r, c)
+        for r in range(column.shape[0] - 236)
+        for c in range(14, 22)
+        if (column[r, c] == plain[0, 0]).all() and (column[r : r + 236, c : c + 236] == plain).all()
+    ]
+    assert len(places) == 1
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_mirrored_picture_is_turned_back(mirrored: bool) -> None:
     """A picture that was mirrored for the network is shown as the source is, with its heat in the same place."""
@@ -74,7 +110,8 @@ def test_the_outline_encloses_the_hottest_place() -> None:
     without = np.asarray(drawing.capture(GREY, heat, way, region=None, modality="US", marks=MARKS)).astype(int)
     rows, cols = np.nonzero((with_line != without).any(axis=2))
     cold = drawing.capture(GREY, np.zeros_like(heat), way, region=None, modality="US", marks=MARKS)
-    hottest = np.unravel_index(np.abs(without - np.asarray(cold).astype(int)).sum(axis=2).argmax(), without.shape[:2])
+    painted = np.abs(without - np.asarray(cold).astype(int)).sum(axis=2)[:, : -drawing.LEGEND]
+    hottest = np.unravel_index(painted.argmax(), painted.shape)
     assert rows.min() < hottest[0] < rows.max()
     assert cols.min() < hottest[1] < cols.max()
     inside = with_line[rows.min() + 8 : rows.max() - 8, cols.min() + 8 : cols.max() - 8]

@@ -9,6 +9,7 @@ from pydicom import dcmread
 
 from casework.config import Report
 from casework.report import check, render
+from casework.report.heat import LEGEND
 from tests.conformance.phantoms import make_phantom
 from tests.conformance.studies import NOW
 from tests.conformance.test_validators import validate
@@ -33,7 +34,7 @@ def test_the_hottest_colour_lies_on_the_marked_side(tmp_path: Path) -> None:
     looked_at = 0
     for item in (r for r in rendered if r.kind == "capture" and r.label.startswith("MG R")):
         pixels = dcmread(BytesIO(item.data)).pixel_array.astype(int)
-        picture = pixels[100:-100, 40:-160]
+        picture = pixels[100:-100, 40 : -18 - LEGEND]
         warmth = picture[..., 0] - picture[..., 2]
         row, col = np.unravel_index(int(warmth.argmax()), warmth.shape)
         image = next(i for i in case.result.images if f"MG R {i.view}" == item.label)

@@ -14,7 +14,7 @@ from casework.report.charset import Charset
 from casework.report.describe import said_percent
 from casework.report.encode import frozen, to_file
 from casework.report.header import PROGRAM_VERSION, Context
-from casework.result import CaseResult, HeatImage, Outcome, SideResult
+from casework.result import CaseResult, HeatImage, Outcome, Side, SideResult
 
 WARNING = "AI RESEARCH - NOT FOR DIAGNOSIS. Read only with the source images."
 Key = tuple[tuple[str, ...], int | None]
@@ -33,8 +33,12 @@ def side_of(result: CaseResult, image: HeatImage) -> SideResult | None:
 
 def outlined(result: CaseResult, image: HeatImage) -> bool:
     """Whether the hottest area is outlined: not on a side that is negative, where an outline would look like a lesion."""
-    side = side_of(result, image)
-    return image.region is not None and side is not None and side.outcome in _OUTLINED
+    return image.region is not None and image.side in outlined_sides(result)
+
+
+def outlined_sides(result: CaseResult) -> list[Side]:
+    """The sides whose images have outlines."""
+    return [s.side for s in result.sides if s.outcome in _OUTLINED]
 
 
 def laterality_of(source: Dataset) -> str:
@@ -98,6 +102,7 @@ def _note(image: HeatImage, source: Dataset) -> str:
         words.insert(1, texts.say("projection", "en", count=len(image.sources)))
     elif int(source.get("NumberOfFrames") or 1) > 1:
         words.insert(1, f"frame {image.frame_number}")
+    words.append(f"colour up to {heat.OPACITY:.0%} opaque over the source as its window shows it")
     return "   ".join(words)
 
 
@@ -140,15 +145,15 @@ def to_dicom(ctx: Context, number: int, image: HeatImage, picture: Image.Image) 
     ds = header.start(ctx, ctx.captures, uid.SC_CLASS, uid.instance_uid(ctx.key, ctx.study, "capture", number))
     ds.InstanceNumber = number
     ds.ImageComments = ctx.say(f"{label(image)}. {WARNING}")
-    _anatomy(ctx, ds, image, source)
+    anatomy(ctx, ds, image, source)
     ds.update(ctx.lists[key_of(image)])
-    _history(ds, ctx.charset, [ctx.sources[s] for s in image.sources])
+    history(ds, ctx.charset, [ctx.sources[s] for s in image.sources])
     ds.Rows, ds.Columns = picture.height, picture.width
     ds.add_new("PixelData", "OB", picture.tobytes())  # an even number of bytes: the width is even
     return to_file(ds, ctx.charset, f"CASEWORK_{PROGRAM_VERSION}")
 
 
-def _anatomy(ctx: Context, ds: Dataset, image: HeatImage, source: Dataset) -> None:
+def anatomy(ctx: Context, ds: Dataset, image: HeatImage, source: Dataset) -> None:
     """Side, view, region and orientation, as the source states them (PS3.3 C.7.6.1, 10.5)."""
     stated = laterality_of(source)
     if stated:
@@ -197,7 +202,7 @@ def made_from(ctx: Context) -> dict[Key, Dataset]:
                 items[name, frame] = item = header.reference(ctx.instances[name], frame)
                 item.update(purpose)
         if frozenset(names) not in series:
-            series[frozenset(names)] = frozen(_referenced_series(ctx, names), ctx.charset)
+            series[frozenset(names)] = frozen(referenced_series(ctx, names), ctx.charset)
         ds = Dataset()
         ds.SourceImageSequence = [items[name, frame] for name in names]
         lists[names, frame] = frozen(ds, ctx.charset)
@@ -205,7 +210,8 @@ def made_from(ctx: Context) -> dict[Key, Dataset]:
     return lists
 
 
-def _referenced_series(ctx: Context, names: Sequence[str]) -> Dataset:
+def referenced_series(ctx: Context, names: Sequence[str]) -> Dataset:
+    """Common Instance Reference (PS3.3 C.12.2)."""
     by_series: dict[str, list[Dataset]] = {}
     for name in names:
         source = ctx.instances[name]
@@ -221,7 +227,7 @@ def _series_item(series_uid: str, references: Sequence[Dataset]) -> Dataset:
     return ds
 
 
-def _history(ds: Dataset, charset: Charset, sources: Sequence[Dataset]) -> None:
+def history(ds: Dataset, charset: Charset, sources: Sequence[Dataset]) -> None:
     """Lossy history and burned-in identity come along from any source (PS3.3 C.7.6.1.1.5)."""
     lossy = next((s for s in sources if s.get("LossyImageCompression") == "01"), None)
     ds.LossyImageCompression = "01" if lossy is not None else "00"

@@ -48,6 +48,10 @@ NODAL_METASTASES = _dcm("111301", "Axillary nodal metastases")
 PROBABILITY = _dcm("111047", "Probability of cancer")
 PERCENT = Code("%", "UCUM", "Percent")
 CLASS_ACTIVATION = _dcm("130402", "Class activation")
+SPATIAL_CONCEPT = _sct("309825002", "Spatial and Relational Concept")
+NO_UNITS = Code("1", "UCUM", "no units")
+OF_INTEREST = _dcm("113000", "Of Interest")
+KEY_OBJECT_DESCRIPTION = _dcm("113012", "Key Object Description")
 
 # Who says it.
 ARTIFICIAL_INTELLIGENCE = _dcm("123110", "Artificial Intelligence")
@@ -78,7 +82,7 @@ PROCEDURES = {
 VIEWS = {
     "CC": _sct("399162004", "cranio-caudal"),
     "MLO": _sct("399368009", "medio-lateral oblique"),
-    "ML": _sct("399260004", "medio-lateral"),
+    "ML": _sct("399260004", "medial-lateral"),
     "LM": _sct("399352003", "latero-medial"),
 }
 SOURCE = _sct("260753009", "Source")

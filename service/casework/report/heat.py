@@ -1,7 +1,9 @@
 """Heat-maps as pictures: colour scale, overlay over an untouched grey picture, legend, frame with marks. Does no I/O.
 
 A capture is the picture at a readable size on a black ground, with every mark beside it and none on it: where there
-is no heat each pixel keeps its grey value.
+is no heat each pixel keeps its grey value, and what lies under the hottest place is shown again beside it, at the same
+scale and without colour. Lightness rises with the heat all along the scale, and blue to yellow is the way that the common
+kinds of colour blindness leave alone, so the order of colours is seen by everybody, and on a grey print.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,9 @@ _ANCHORS = (
     (0.85, (253, 172, 44)),
     (1.0, (255, 244, 120)),
 )
-_MARGIN, _TOP, _BOTTOM, _LEGEND, _MIN_WIDTH = 28, 88, 78, 142, 660
+LEGEND = 272  # width of the column beside the picture, pixels
+_MARGIN, _TOP, _BOTTOM, _MIN_WIDTH = 28, 88, 78, 790
+_PLAIN = 236  # side of the piece that is shown without colour, pixels
 _WHITE, _GREY, _AMBER, _OUTLINE = (240, 240, 240), (170, 170, 170), (255, 190, 60), (70, 220, 255)
 
 
@@ -83,10 +87,21 @@ def upright(
 
 def overlay(picture: NDArray[np.uint8], heat: NDArray[np.float32] | None, size: tuple[int, int]) -> Image.Image:
     """The picture at `size` (width, height) with the heat laid over it; `heat` None or below FLOOR leaves it grey."""
+    return _painted(_grey(picture, size), heat)
+
+
+def _grey(picture: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
     enlarged = size[1] > picture.shape[0]
-    grey = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC if enlarged else Image.Resampling.BILINEAR)
-    base = grey.convert("RGB")
-    if heat is None or not heat.size or float(heat.max()) < FLOOR:
+    return Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC if enlarged else Image.Resampling.BILINEAR)
+
+
+def _warm(heat: NDArray[np.float32] | None) -> bool:
+    return heat is not None and heat.size > 0 and float(heat.max()) >= FLOOR
+
+
+def _painted(grey: Image.Image, heat: NDArray[np.float32] | None) -> Image.Image:
+    base, size = grey.convert("RGB"), grey.size
+    if heat is None or not _warm(heat):
         return base
     levels = Image.fromarray((np.clip(heat, 0, 1) * 255).round().astype(np.uint8))
     hot = levels.resize(size, Image.Resampling.BILINEAR)
@@ -101,22 +116,33 @@ def overlay(picture: NDArray[np.uint8], heat: NDArray[np.float32] | None, size: 
 
 @cache
 def _legend(height: int) -> Image.Image:
-    """The colour bar with its scale, as painted over mid grey, (width _LEGEND, `height`)."""
-    panel = Image.new("RGB", (_LEGEND, height), (0, 0, 0))
+    """The colour bar with its scale, as painted over mid grey, (width LEGEND, `height`)."""
+    panel = Image.new("RGB", (LEGEND, height), (0, 0, 0))
     draw = ImageDraw.Draw(panel)
-    top, bottom = 64, height - 40
+    top, bottom = 58, height - 16
     steps = np.linspace(255, 0, bottom - top).round().astype(np.uint8)
     alpha = np.frombuffer(_opacities(), np.uint8)[steps][:, None] / 255
     bar = (colours()[steps] * alpha + 70 * (1 - alpha)).round().astype(np.uint8)
     panel.paste(Image.fromarray(np.repeat(bar[:, None, :], 24, axis=1)), (18, top))
     draw.rectangle((17, top - 1, 42, bottom), outline=_GREY)
-    for line, text in enumerate(("AI evidence", "% of case max.")):
-        draw.text((14, 14 + 20 * line), text, font=font(15), fill=_GREY)
+    for line, text in enumerate(("AI evidence,", "% of the case's largest")):
+        draw.text((14, 8 + 20 * line), text, font=font(15), fill=_GREY)
+    words = {0: "not coloured", 100: "strongest"}
     for share in (0, 25, 50, 75, 100):
         y = bottom - (bottom - top) * share / 100
         draw.line((42, y, 48, y), fill=_GREY)
         draw.text((54, y), str(share), font=font(16), fill=_WHITE, anchor="lm")
+        draw.text((92, y), words.get(share, ""), font=font(14), fill=_GREY, anchor="lm")
     return panel
+
+
+def _without_colour(grey: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
+    """The place around the hottest point at the overlay's own scale, as it is under the colour."""
+    row, col = np.unravel_index(int(heat.argmax()), heat.shape)
+    x, y = (float(col) + 0.5) * grey.width / heat.shape[1], (float(row) + 0.5) * grey.height / heat.shape[0]
+    left = round(min(max(x - _PLAIN / 2, 0), max(grey.width - _PLAIN, 0)))
+    top = round(min(max(y - _PLAIN / 2, 0), max(grey.height - _PLAIN, 0)))
+    return grey.crop((left, top, min(left + _PLAIN, grey.width), min(top + _PLAIN, grey.height))).convert("RGB")
 
 
 def _polygon(
@@ -139,11 +165,12 @@ def capture(
     """The whole capture, RGB. `picture` (h, w) and `heat` as `upright` gives them; `region` in source (row, col)."""
     scale = LONG_SIDE.get(modality, 640) / max(picture.shape)
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    width = max(_MIN_WIDTH, size[0] + 2 * _MARGIN + _LEGEND)
+    width = max(_MIN_WIDTH, size[0] + 2 * _MARGIN + LEGEND)
     panel = max(size[1], 280)
     canvas = Image.new("RGB", (width + width % 2, _TOP + panel + 2 * _MARGIN + _BOTTOM), (0, 0, 0))
-    corner = (_MARGIN + (width - _LEGEND - 2 * _MARGIN - size[0]) // 2, _TOP + _MARGIN + (panel - size[1]) // 2)
-    canvas.paste(overlay(picture, heat, size), corner)
+    corner = (_MARGIN + (width - LEGEND - 2 * _MARGIN - size[0]) // 2, _TOP + _MARGIN + (panel - size[1]) // 2)
+    grey = _grey(picture, size)
+    canvas.paste(_painted(grey, heat), corner)
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + size[0], corner[1] + size[1]), outline=(60, 60, 60))
     if region is not None and len(region) >= 3:
@@ -151,9 +178,31 @@ def capture(
         draw.line([*points, points[0]], fill=(0, 0, 0), width=5, joint="curve")
         draw.line([*points, points[0]], fill=_OUTLINE, width=2, joint="curve")
     if heat is not None:
-        canvas.paste(_legend(panel + _MARGIN), (width - _LEGEND, _TOP + _MARGIN // 2))
+        _beside(canvas, draw, grey, heat, (width - LEGEND, _TOP + _MARGIN // 2, panel + _MARGIN))
     _write(draw, marks, canvas.size, corner, size)
     return canvas
+
+
+def _beside(
+    canvas: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    grey: Image.Image,
+    heat: NDArray[np.float32],
+    column: tuple[int, int, int],
+) -> None:
+    """Legend, and below it the hottest place without colour. column: left, top, height."""
+    left, top, height = column
+    legend = height - _PLAIN - 46
+    canvas.paste(_legend(max(legend, 200)), (left, top))
+    if not _warm(heat):
+        words = f"no place here reaches {FLOOR:.0%}"
+        draw.text((left + 14, top + max(legend, 200) + 8), words, font=font(15), fill=_GREY)
+    if _warm(heat) and legend >= 200:
+        plain = _without_colour(grey, heat)
+        at = (left + 18, top + height - _PLAIN)
+        canvas.paste(plain, at)
+        draw.rectangle((at[0] - 1, at[1] - 1, at[0] + plain.width, at[1] + plain.height), outline=_GREY)
+        draw.text((left + 14, at[1] - 26), "hottest place without colour", font=font(15), fill=_GREY)
 
 
 def _write(
