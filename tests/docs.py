@@ -70,6 +70,7 @@ def configuration_page() -> str:
         ("assembly", config.Assembly),
         ("policy", config.Policy),
     ]
+    sections += [("fetch", config.Fetch)]
     sections += [("destination (repeated)", config.Destination), ("work", config.Work), ("report", config.Report)]
     for name, kind in sections:
         doc = inspect.getdoc(kind) or ""
@@ -111,6 +112,8 @@ def states_page() -> str:
         ("Case", case.CASE_MOVES),
         ("Job", case.JOB_MOVES),
         ("Delivery", case.DELIVERY_MOVES),
+        ("Question to a PACS", case.ORDER_MOVES),
+        ("Study that a PACS named", case.CANDIDATE_MOVES),
     ]
     for name, moves in tables:
         lines += [f"## {name}", "", "```mermaid", "stateDiagram-v2"]

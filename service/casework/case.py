@@ -55,7 +55,28 @@ class DeliveryState(StrEnum):
     COMMIT_FAILED = "commit_failed"
 
 
+class OrderState(StrEnum):
+    """Where one question to one PACS for a patient's other studies stands."""
+
+    DUE = "due"
+    ASKING = "asking"
+    LISTED = "listed"
+    FAILED = "failed"
+
+
+class CandidateState(StrEnum):
+    """Where one study that a PACS named stands."""
+
+    SEEN = "seen"
+    REJECTED = "rejected"
+    CHOSEN = "chosen"
+    FETCHING = "fetching"
+    FETCHED = "fetched"
+    FAILED = "failed"
+
+
 _C, _J, _D = CaseState, JobState, DeliveryState
+_O, _F = OrderState, CandidateState
 
 STAT_PRIORITY = 100  # a case of this priority or more waits for no modality
 
@@ -95,6 +116,23 @@ DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     _D.COMMIT_FAILED: frozenset({_D.PENDING}),
     _D.COMMITTED: frozenset(),
     _D.DEAD: frozenset({_D.PENDING}),  # by an operator only
+}
+
+ORDER_MOVES: Mapping[OrderState, frozenset[OrderState]] = {
+    _O.DUE: frozenset({_O.ASKING}),
+    _O.ASKING: frozenset({_O.LISTED, _O.DUE, _O.FAILED}),
+    _O.LISTED: frozenset({_O.DUE}),  # asked again while the case still waits
+    _O.FAILED: frozenset({_O.DUE}),
+}
+
+CANDIDATE_MOVES: Mapping[CandidateState, frozenset[CandidateState]] = {
+    _F.SEEN: frozenset({_F.CHOSEN, _F.REJECTED}),
+    _F.CHOSEN: frozenset({_F.FETCHING, _F.REJECTED}),
+    _F.FETCHING: frozenset({_F.FETCHED, _F.CHOSEN, _F.FAILED}),
+    # When a PACS is asked again, its answer or a person may want a study after all, or once more.
+    _F.REJECTED: frozenset({_F.CHOSEN}),
+    _F.FETCHED: frozenset({_F.CHOSEN}),
+    _F.FAILED: frozenset({_F.CHOSEN}),
 }
 
 # --- states that people see -----------------------------------------------------------------------------------
@@ -196,7 +234,7 @@ class Arrival:
     header: Header | None  # None when it could not be read
     sha256: str  # of the stored Part 10 file; "" when nothing was stored
     size: int  # bytes of the stored file
-    door: str  # "dimse" | "stow"
+    door: str  # "dimse" | "stow" | "fetch"
     peer: str  # calling AE or API key name
     association_id: str  # uuid of the association or HTTP request
     received_at: datetime

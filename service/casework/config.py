@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from casework import hours
 from casework.errors import Defect
 
 _SYSTEM_FOLDERS = frozenset(
@@ -129,6 +130,42 @@ class Destination:
     send: bool = True
     query: bool = False  # ask it how many instances the patient has
     timeout_s: float = 30.0
+    retrieve: str = (
+        ""  # how other studies are fetched from it: "wado" (kind stow), "move" or "get" (kind dimse); "" = not at all
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Other studies of a case's patient, fetched from every [[destination]] that has `retrieve`."""
+
+    siblings: bool = True  # studies of modalities that the case lacks, within assembly.window_days
+    priors: int = (
+        0  # for each modality that is here, so many older studies: kept as context, never analysed with the case
+    )
+    prior_years: int = 5
+    breast_words: tuple[str, ...] = (
+        "breast",
+        "mamm",
+        "brust",
+        "sein",
+        "axill",
+        "乳",
+        "腋",
+    )  # an MR or US study has to name one in body part or description; [] = any study
+    max_images: int = 5000  # a study with more is not fetched
+    max_bytes: int = 16 << 30  # of one study
+    studies_per_hour: int = 60  # for each PACS; one study at a time
+    images_per_s: float = 50.0  # by C-MOVE on average over a series
+    quiet_hours: tuple[
+        str, ...
+    ] = ()  # local time, e.g. ["07:30-12:00", "22:00-02:00"]: nothing is fetched unless a person asks
+    time_zone: str = ""  # of quiet_hours, e.g. "Asia/Shanghai"; "" = the machine's
+    again_s: float = 1800.0  # a PACS is asked again for a case that still waits
+    hold_s: float = 120.0  # a case waits so long at most, from its first image, for a fetch that is under way
+    max_attempts: int = 5
+    retry_first_s: float = 30.0
+    retry_max_s: float = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +216,7 @@ class Settings:
     work: Work = field(default_factory=Work)
     report: Report = field(default_factory=Report)
     metrics: Metrics = field(default_factory=Metrics)
+    fetch: Fetch = field(default_factory=Fetch)
     destination: tuple[Destination, ...] = ()
 
     @property
@@ -238,6 +276,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     _check(settings)
     _check_work(settings.work)
     _check_policy(settings.policy, settings.assembly)
+    _check_fetch(settings)
     return settings
 
 
@@ -320,6 +359,29 @@ def _check_policy(policy: Policy, assembly: Assembly) -> None:
             raise Defect("CONFIG_INVALID", f"policy.wait_{kind.lower()}_h: {kind} is not in policy.wanted")
     if not policy.stat_quiet_s >= 0:
         raise Defect("CONFIG_INVALID", "policy.stat_quiet_s must not be negative")
+
+
+_RETRIEVE = {"dimse": ("", "move", "get"), "stow": ("", "wado")}
+
+
+def _check_fetch(settings: Settings) -> None:
+    """Refuse a fetch that could never work, or one that would flood a PACS."""
+    fetch = settings.fetch
+    for d in settings.destination:
+        if d.retrieve not in _RETRIEVE[d.kind]:
+            raise Defect("CONFIG_INVALID", f"destination {d.name}: retrieve must be wado (stow), move or get (dimse)")
+    try:
+        for window in fetch.quiet_hours:
+            hours.parse(window)
+        hours.zone_of(fetch.time_zone)
+    except ValueError as error:
+        raise Defect("CONFIG_INVALID", f"fetch.quiet_hours, fetch.time_zone: {error}") from error
+    if not (0 < fetch.images_per_s <= 10_000 and 0 < fetch.studies_per_hour <= 10_000):
+        raise Defect("CONFIG_INVALID", "fetch.images_per_s and fetch.studies_per_hour: above 0, at most 10000")
+    if not 0 < fetch.max_images <= 50_000:
+        raise Defect("CONFIG_INVALID", "fetch.max_images: 1 to 50000")
+    if fetch.again_s < 60 or fetch.retry_first_s <= 0 or not fetch.retry_first_s <= fetch.retry_max_s <= 86400:
+        raise Defect("CONFIG_INVALID", "fetch.again_s: 60 or more; retry_first_s up to retry_max_s up to 86400")
 
 
 def _loopback(where: str, host: str) -> bool:

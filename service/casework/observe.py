@@ -28,6 +28,17 @@ DROPPED_FIELDS = Counter("casework_log_fields_dropped_total", "Log fields that w
 INSTANCES = Counter("casework_instances_total", "Arrivals by door and verdict.", ["door", "verdict", "code"])
 ASSOCIATIONS = Gauge("casework_associations_open", "Open associations.")
 STORE_SECONDS = Histogram("casework_store_seconds", "From the last byte of an instance to its acknowledge.", ["door"])
+FETCHES = Counter(
+    "casework_fetches_total",
+    "Questions to a PACS and studies fetched; code empty = well.",
+    ["destination", "what", "code"],
+)
+FETCH_IMAGES = Counter(
+    "casework_fetched_images_total", "Images that were fetched, by verdict.", ["destination", "verdict"]
+)
+FETCH_SECONDS = Histogram(
+    "casework_fetch_seconds", "Time to fetch one study.", ["destination"], buckets=(0.1, 0.5, 1, 5, 15, 60, 300, 1800)
+)
 STAGE_SECONDS = Histogram("casework_stage_seconds", "Time of one stage of a case.", ["stage"])
 
 

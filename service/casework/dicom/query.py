@@ -48,13 +48,18 @@ def held_by_patient(destination: Destination, calling: str, patient_id: str, iss
             patient (PS3.4 C.2.2.2).
         Unavailable: PEER_UNREACHABLE, PEER_REJECTED or PEER_BUSY.
     """
-    if not patient_id.strip() or any(c in patient_id for c in "*?\\") or not patient_id.isprintable():
+    if not is_key(patient_id):
         raise Refused("PATIENT_ID_MISSING", "the Patient ID can't be used as a key")
     if destination.kind == "stow":
         with WebSession(destination) as web:
-            return _count(_Web(web), patient_id, issuer)
+            return _count(WebQuestions(web), patient_id, issuer)
     with FindSession(destination, calling, StudyRootQueryRetrieveInformationModelFind) as finder:
-        return _count(_Dimse(finder), patient_id, issuer)
+        return _count(DimseQuestions(finder), patient_id, issuer)
+
+
+def is_key(value: str) -> bool:
+    """Whether a value asks for itself only: not empty, no wildcard, no list of values."""
+    return bool(value.strip()) and not any(c in value for c in "*?\\") and value.isprintable()
 
 
 def _count(source: _Source, patient_id: str, issuer: str) -> list[HeldStudy]:
@@ -80,24 +85,31 @@ def _instances(source: _Source, study_uid: str, series: Mapping[str, str]) -> in
 
 _STUDY_KEYS = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "StudyDate")
 _SERIES_KEYS = ("SeriesInstanceUID", "Modality", "NumberOfSeriesRelatedInstances")
-_TAGS = {
+TAGS = {
     "PatientID": "00100020",
     "IssuerOfPatientID": "00100021",
     "StudyInstanceUID": "0020000D",
     "StudyDate": "00080020",
     "SeriesInstanceUID": "0020000E",
     "Modality": "00080060",
+    "PatientName": "00100010",
+    "PatientBirthDate": "00100030",
+    "AccessionNumber": "00080050",
+    "StudyDescription": "00081030",
+    "SeriesDescription": "0008103E",
+    "BodyPartExamined": "00180015",
     "NumberOfSeriesRelatedInstances": "00201209",
 }
 
 
-class _Dimse:
+class DimseQuestions:
     """Study root C-FIND, one association for the whole question."""
 
     def __init__(self, session: FindSession) -> None:
         self._session = session
 
-    def _ask(self, level: str, given: Mapping[str, str], wanted: tuple[str, ...]) -> list[dict[str, str]]:
+    def ask(self, level: str, given: Mapping[str, str], wanted: tuple[str, ...]) -> list[dict[str, str]]:
+        """Matches at "STUDY", "SERIES" or "IMAGE" level; `given` holds the keys, "" for what a match lacks."""
         query = Dataset()
         if not all(value.isascii() for value in given.values()):
             query.SpecificCharacterSet = "ISO_IR 192"
@@ -112,46 +124,58 @@ class _Dimse:
         ]
 
     def studies(self, patient_id: str) -> list[dict[str, str]]:
-        return self._ask("STUDY", {"PatientID": patient_id}, _STUDY_KEYS)
+        """Studies under a Patient ID."""
+        return self.ask("STUDY", {"PatientID": patient_id}, _STUDY_KEYS)
 
     def series(self, study_uid: str) -> list[dict[str, str]]:
-        return self._ask("SERIES", {"StudyInstanceUID": study_uid}, _SERIES_KEYS)
+        """Series of a study."""
+        return self.ask("SERIES", {"StudyInstanceUID": study_uid}, _SERIES_KEYS)
 
     def instances(self, study_uid: str, series_uid: str) -> int:
+        """How many instances a series has."""
         given = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
-        return len(self._ask("IMAGE", given, ("SOPInstanceUID",)))
+        return len(self.ask("IMAGE", given, ("SOPInstanceUID",)))
 
 
-class _Web:
+class WebQuestions:
     """QIDO-RS."""
 
     def __init__(self, session: WebSession) -> None:
         self._session = session
 
-    def _ask(self, path: str, options: Mapping[str, str], wanted: tuple[str, ...]) -> list[dict[str, str]]:
-        fields = {"includefield": ",".join(_TAGS[k] for k in wanted)}
+    def ask(self, path: str, options: Mapping[str, str], wanted: tuple[str, ...]) -> list[dict[str, str]]:
+        """Matches below a path of the service; `options` holds the keys, "" for what a match lacks."""
+        # Repeated and not as a list: Orthanc doesn't see through a comma that is written %2C.
+        fields = {"includefield": [TAGS[k] for k in wanted]}
         return [
-            {k: _text(match, _TAGS[k]) for k in wanted} for match in self._session.get_json(path, {**options, **fields})
+            {k: _text(match, TAGS[k]) for k in wanted} for match in self._session.get_json(path, {**options, **fields})
         ]
 
     def studies(self, patient_id: str) -> list[dict[str, str]]:
-        return self._ask("studies", {"PatientID": patient_id}, _STUDY_KEYS)
+        """Studies under a Patient ID."""
+        return self.ask("studies", {"PatientID": patient_id}, _STUDY_KEYS)
 
     def series(self, study_uid: str) -> list[dict[str, str]]:
-        return self._ask(f"studies/{_path_uid(study_uid)}/series", {}, _SERIES_KEYS)
+        """Series of a study."""
+        return self.ask(f"studies/{path_uid(study_uid)}/series", {}, _SERIES_KEYS)
 
     def instances(self, study_uid: str, series_uid: str) -> int:
-        path = f"studies/{_path_uid(study_uid)}/series/{_path_uid(series_uid)}/instances"
+        """How many instances a series has."""
+        path = f"studies/{path_uid(study_uid)}/series/{path_uid(series_uid)}/instances"
         return len(self._session.get_json(path, {}))
 
 
 def _text(match: Mapping[str, Any], tag: str) -> str:
     element = match.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
-    return str(values[0]).strip() if isinstance(values, list) and values else ""
+    value = values[0] if isinstance(values, list) and values else ""
+    if isinstance(value, dict):  # a person's name: its groups as in the binary encoding (PS3.18 F.2.2)
+        groups = (str(value.get(group) or "") for group in ("Alphabetic", "Ideographic", "Phonetic"))
+        value = "=".join(groups).rstrip("=")
+    return str(value).strip()
 
 
-def _path_uid(uid: str) -> str:
+def path_uid(uid: str) -> str:
     """A UID of the PACS as a path segment; anything else than digits and dots would change the path."""
     if not uid or uid.strip("0123456789.") or len(uid) > 64:
         raise Refused("UID_INVALID", "the PACS answered with an identifier that is not a UID")

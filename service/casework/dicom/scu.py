@@ -67,7 +67,7 @@ class StoreSession:
     def close(self) -> None:
         """Release the association; a peer that does not answer is aborted."""
         if self._assoc is not None:
-            _release(self._assoc)
+            release(self._assoc)
             self._assoc = None
 
     def send(self, item: StoreItem) -> StoreResult:
@@ -104,7 +104,7 @@ class StoreSession:
         self._message_id = self._message_id % 0xFFFF + 1
         assoc.dimse_timeout = limit_s
         try:
-            with _deadline(assoc.ae, limit_s):
+            with deadline(assoc.ae, limit_s):
                 answer = assoc.send_c_store(payload, msg_id=self._message_id)
         except RuntimeError:  # the peer dropped the association between two objects: nothing was sent
             return ended(item.sop_instance_uid, "aborted_before")
@@ -140,12 +140,12 @@ def echo(destination: Destination, calling: str) -> StoreResult:
         return ended("", how)
     try:
         assoc.dimse_timeout = destination.timeout_s
-        with _deadline(assoc.ae, destination.timeout_s):
+        with deadline(assoc.ae, destination.timeout_s):
             status = assoc.send_c_echo().get("Status")
     except RuntimeError:
         status = None
     finally:
-        _release(assoc)
+        release(assoc)
     return ended("", "broken") if status is None else of_dimse("", int(status))
 
 
@@ -168,14 +168,14 @@ class FindSession:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _release(self._assoc)
+        release(self._assoc)
 
     def find(self, identifier: Dataset) -> list[Dataset]:
         """Every pending response's identifier; raises unless the peer ended with success (PS3.4 C.4.1)."""
         found: list[Dataset] = []
         self._assoc.dimse_timeout = self._limit_s
         try:
-            with _deadline(self._assoc.ae, self._limit_s):
+            with deadline(self._assoc.ae, self._limit_s):
                 for status, match in self._assoc.send_c_find(identifier, self._model):
                     code = status.get("Status")
                     if code in (0xFF00, 0xFF01) and match is not None and len(found) < FIND_LIMIT:
@@ -201,9 +201,14 @@ class _Client(AE):
 
 
 def associate(
-    destination: Destination, calling: str, contexts: list[PresentationContext]
+    destination: Destination,
+    calling: str,
+    contexts: list[PresentationContext],
+    *,
+    roles: Sequence[Any] = (),
+    on: Sequence[Any] = (),
 ) -> tuple[Association | None, str]:
-    """Open an association.
+    """Open an association; `roles` are role selections to negotiate, `on` further pairs of event and handler.
 
     Returns: it and "", or None and a key of answers.ENDS that says why not.
     """
@@ -216,15 +221,17 @@ def associate(
     handlers: list[Any] = [
         (evt.EVT_CONN_OPEN, lambda _: seen.add("connected")),
         (evt.EVT_ACCEPTED, lambda _: seen.add("accepted")),
+        *on,
     ]
     try:
-        with _deadline(ae, connect_s + destination.timeout_s):
+        with deadline(ae, connect_s + destination.timeout_s):
             assoc = ae.associate(
                 destination.host,
                 destination.port,
                 contexts,
                 destination.ae_title,
                 evt_handlers=handlers,
+                ext_neg=list(roles),
                 max_pdu=1 << 17,
             )
     except (OSError, RuntimeError, ValueError):  # the name does not resolve, the AE title is not one
@@ -249,13 +256,13 @@ def _context(abstract_syntax: str, transfer_syntax: str) -> PresentationContext:
 
 
 @contextlib.contextmanager
-def _deadline(ae: AE, seconds: float) -> Iterator[None]:
+def deadline(ae: AE, seconds: float) -> Iterator[None]:
     """Cut the connection of the client's association when the block takes longer.
 
     The library's own timeouts only bound the wait for whole PDUs: a peer that stops reading, or stops in the middle of
     its answer, blocks the library's socket thread, and with it every abort, for ever.
     """
-    timer = threading.Timer(seconds + 1.0, _cut, (ae,))
+    timer = threading.Timer(seconds + 1.0, cut, (ae,))
     timer.daemon = True
     timer.start()
     try:
@@ -264,7 +271,7 @@ def _deadline(ae: AE, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _cut(ae: AE) -> None:
+def cut(ae: AE) -> None:
     """Shut the socket down; wakes a thread that is blocked in it."""
     raw = getattr(ae, "raw", None)
     if raw is not None:
@@ -272,12 +279,12 @@ def _cut(ae: AE) -> None:
             raw.shutdown(socket.SHUT_RDWR)
 
 
-def _release(assoc: Association) -> None:
+def release(assoc: Association) -> None:
     """Release; abort a peer that does not take part."""
     if not assoc.is_established:
         return
     assoc.acse_timeout = RELEASE_S
-    with _deadline(assoc.ae, 2 * RELEASE_S):
+    with deadline(assoc.ae, 2 * RELEASE_S):
         assoc.release()
         started = time.monotonic()
         while assoc.dul.is_alive() and time.monotonic() - started < RELEASE_S:

@@ -98,7 +98,7 @@ class WebSession:
             return False
         return status < httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.NOT_IMPLEMENTED
 
-    def get_json(self, path: str, options: Mapping[str, str]) -> list[dict[str, Any]]:
+    def get_json(self, path: str, options: Mapping[str, str | Sequence[str]]) -> list[dict[str, Any]]:
         """QIDO-RS: every match, page by page.
 
         Raises:
@@ -116,7 +116,35 @@ class WebSession:
             if len(page) != PAGE:
                 return found
 
-    def _get_page(self, path: str, options: Mapping[str, str], deadline: float) -> list[dict[str, Any]]:
+    @contextlib.contextmanager
+    def stream(self, path: str, accept: str) -> Iterator[httpx.Response]:
+        """A GET whose body the caller reads; its head comes within the timeout, each piece of the body too.
+
+        Raises:
+            Unavailable: PEER_UNREACHABLE or PEER_BUSY, also for what goes wrong while the body is read.
+        """
+        request = self._client.build_request(
+            "GET", f"{self._root}/{path}", headers={"Accept": accept, "Accept-Encoding": "identity"}
+        )
+        request.extensions["trace"] = self._remember
+        timer = threading.Timer(self._destination.timeout_s + 1.0, self._cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            response = self._client.send(request, stream=True)
+            timer.cancel()
+            try:
+                yield response
+            finally:
+                response.close()
+        except _BEFORE as error:
+            raise Unavailable("PEER_UNREACHABLE", self._destination.name) from error
+        except httpx.HTTPError as error:
+            raise Unavailable("PEER_BUSY", f"WADO {type(error).__name__}") from error
+        finally:
+            timer.cancel()
+
+    def _get_page(self, path: str, options: Mapping[str, str | Sequence[str]], deadline: float) -> list[dict[str, Any]]:
         request = self._client.build_request(
             "GET", f"{self._root}/{path}", params=dict(options), headers={"Accept": "application/dicom+json"}
         )

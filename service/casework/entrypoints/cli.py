@@ -161,6 +161,12 @@ def deliver_worker(config: Config = None, *, supervised: Supervised = 0) -> None
     _door("deliver_worker", config, supervised=supervised)
 
 
+@app.command("fetch-worker")
+def fetch_worker(config: Config = None, *, supervised: Supervised = 0) -> None:
+    """Only the fetcher: other studies of a patient from the PACS that have `retrieve`."""
+    _door("fetch_worker", config, supervised=supervised)
+
+
 @app.command()
 def migrate(config: Config = None) -> None:
     """Bring the ledger's schema to this version; needed once before doors are started one by one."""
@@ -297,6 +303,27 @@ def resend(case_id: str, config: Config = None) -> None:
         wanted = [place.name for place in settings.destination if place.send]
         ledger.resend_case(case_id, _actor(), datetime.now(UTC), wanted)
         typer.echo(f"{case_id}: delivering")
+
+
+@app.command()
+def fetch(
+    term: Annotated[str, typer.Argument(help="Case id, accession number or Study Instance UID.")],
+    config: Config = None,
+    language: Language = "en",
+    exclude: Annotated[int, typer.Option(help="Don't fetch this candidate (its number in the list).")] = 0,
+    only_list: Annotated[bool, typer.Option("--list", help="Only show what was asked and found.")] = False,
+) -> None:
+    """Fetch a patient's other studies, or the study that TERM names, from the PACS; then list the candidates."""
+    from casework.entrypoints.explain import explain_fetches
+
+    with _ledger(config) as (settings, ledger):
+        now = datetime.now(UTC)
+        if exclude:
+            ledger.exclude_candidate(exclude, _actor(), now)
+        elif not only_list:
+            ledger.order_fetch(term, [d.name for d in settings.destination if d.retrieve], _actor(), now)
+        for line in explain_fetches(ledger.read.fetches_of_term(term), language):
+            typer.echo(line)
 
 
 @app.command()

@@ -3,11 +3,11 @@
 Free text of tags never appears here: only counts, times, codes, words of the catalogue and the identifiers asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from casework.case import shown_words
-from casework.ledger import CaseRow, Why, WhyCase
+from casework.ledger import CaseRow, OrderRow, Why, WhyCase
 from casework.reasons import REASONS, reason
 
 _WORDS = {
@@ -84,6 +84,20 @@ def _lines(why: Why, language: str, now: datetime) -> Iterator[str]:
     for item in why.cases:
         yield from _case(item, say, now)
     yield f"{say.word('next')}: {say.next(why.next_code)}"
+
+
+def explain_fetches(orders: Sequence[OrderRow], language: str) -> Iterator[str]:
+    """Lines for a person: which PACS was asked, which studies it named, chosen or not and why."""
+    say = _Speaker(language)
+    for order in orders:
+        words = say.what(order.code) if order.code else f"{len(order.candidates)} {say.word('studies')}"
+        asked = f"{order.asked_at:%Y-%m-%d %H:%M:%S} " if order.asked_at else ""
+        yield plain(f"{asked}{order.destination}: {order.state.value}: {words}")
+        for row in order.candidates:
+            images = " ".join(f"{modality} {count}" for modality, count in sorted(row.modalities.items()))
+            yield plain(f"  {row.id} {row.study_date} {images} {row.study_uid}: {row.state.value}")
+            detail = f" ({row.detail})" if row.detail else ""
+            yield plain(f"    {row.code}: {say.what(row.code)}{detail}")
 
 
 def _refusals(why: Why) -> dict[str, int]:

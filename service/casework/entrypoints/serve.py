@@ -23,6 +23,7 @@ from casework.ledger import Ledger
 from casework.observe import log
 
 DOORS = ("listener", "api", "keeper", "infer-worker", "deliver-worker")
+FETCHER = "fetch-worker"  # only where a PACS is configured to fetch from
 DRAIN_S = 60.0
 HEALTHY_AFTER_S = 30.0  # a child that lived this long starts its back-off anew
 
@@ -86,7 +87,8 @@ class Supervisor:
             ledger.close()
             signal.signal(signal.SIGTERM, self._stop)
             signal.signal(signal.SIGINT, self._stop)
-            self.children = [Child(door, self._command(door)) for door in self.doors]
+            fetcher = (FETCHER,) if any(d.retrieve for d in self.settings.destination) else ()
+            self.children = [Child(door, self._command(door)) for door in (*self.doors, *fetcher)]
             while not self.stopping:
                 for child in self.children:
                     child.tend(time.monotonic())

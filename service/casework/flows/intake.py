@@ -47,14 +47,19 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where an instance comes from. The SOP UIDs are the C-STORE command's, the study's is STOW's; "" = none given."""
+    """Where an instance comes from. The SOP UIDs are the C-STORE command's, the study's is STOW's; "" = none given.
 
-    door: str  # "dimse" | "stow"
+    A fetch also names whose image it asked for.
+    """
+
+    door: str  # "dimse" | "stow" | "fetch"
     peer: str
     association_id: str
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
     study_instance_uid: str = ""
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +329,11 @@ class Intake:
             raise Refused("UID_MISMATCH")
         if context.study_instance_uid not in ("", header.study_instance_uid):
             raise Refused("UID_MISMATCH")
+        if context.patient_id:
+            theirs = header.issuer_of_patient_id.strip()
+            strange = bool(context.issuer_of_patient_id and theirs and theirs != context.issuer_of_patient_id)
+            if strange or header.patient_id.strip() != context.patient_id:
+                raise Refused("FETCH_WRONG_PATIENT")
 
     def _disk(self, watermark: float) -> str:
         usage = self._spool.usage()

@@ -8,9 +8,11 @@ from casework.ledger.database import Database
 from casework.ledger.read import Read
 from casework.ledger.store_cases import CaseStore
 from casework.ledger.store_delivery import DeliveryStore
+from casework.ledger.store_fetch import FetchStore
 from casework.ledger.store_intake import IntakeStore
 from casework.ledger.store_jobs import JobStore
 from casework.ledger.store_people import PeopleStore
+from casework.ledger.store_process import ProcessRow, ProcessStore
 from casework.ledger.types import (
     ArtefactRow,
     AssociationRow,
@@ -39,28 +41,36 @@ from casework.ledger.types import (
     Why,
     WhyCase,
 )
+from casework.ledger.types_fetch import CandidateRow, ClaimedCandidate, ClaimedOrder, HereStudy, Listed, OrderRow
 
 __all__ = [
     "SCHEMA",
     "ArtefactRow",
     "AssociationRow",
     "AuditCheck",
+    "CandidateRow",
     "CaseItem",
     "CaseRow",
     "CaseView",
+    "ClaimedCandidate",
     "ClaimedDelivery",
     "ClaimedJob",
+    "ClaimedOrder",
     "DatabaseInfo",
     "DeliveryRow",
     "Event",
     "FindingLike",
     "FindingRow",
+    "HereStudy",
     "InputRow",
     "InstanceRow",
     "JobRow",
     "Ledger",
+    "Listed",
     "Metrics",
+    "OrderRow",
     "Page",
+    "ProcessRow",
     "Read",
     "ReceiptRow",
     "Requested",
@@ -75,7 +85,7 @@ __all__ = [
 SCHEMA = "0001"  # the newest migration
 
 
-class Ledger(IntakeStore, CaseStore, JobStore, DeliveryStore, PeopleStore):
+class Ledger(IntakeStore, CaseStore, JobStore, DeliveryStore, PeopleStore, FetchStore, ProcessStore):
     """One process's ledger; its threads may share it, a forked child opens its own."""
 
     def __init__(self, database: Database, *, window_days: int, max_attempts: int) -> None:

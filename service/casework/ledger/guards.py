@@ -10,7 +10,18 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from casework.case import CASE_MOVES, DELIVERY_MOVES, JOB_MOVES, CaseState, DeliveryState, JobState
+from casework.case import (
+    CANDIDATE_MOVES,
+    CASE_MOVES,
+    DELIVERY_MOVES,
+    JOB_MOVES,
+    ORDER_MOVES,
+    CandidateState,
+    CaseState,
+    DeliveryState,
+    JobState,
+    OrderState,
+)
 
 MARK = "ILLEGAL_MOVE"  # begins the message of every refusal
 
@@ -18,10 +29,12 @@ _STATES: tuple[tuple[str, Mapping[Any, frozenset[Any]], StrEnum], ...] = (
     ("case_revision", CASE_MOVES, CaseState.RECEIVING),
     ("job", JOB_MOVES, JobState.READY),
     ("delivery", DELIVERY_MOVES, DeliveryState.PENDING),
+    ("fetch_order", ORDER_MOVES, OrderState.DUE),
+    ("fetch_candidate", CANDIDATE_MOVES, CandidateState.SEEN),
 )
 _NEVER_DELETED = (
     "case_root", "study", "instance", "receipt", "case_revision", "job", "artefact", "delivery", "finding", "request",
-    "audit", "audit_head",
+    "audit", "audit_head", "fetch_order", "fetch_candidate",
 )  # fmt: skip
 _NEVER_CHANGED = ("instance", "receipt", "artefact", "audit", "finding")
 
@@ -43,7 +56,8 @@ def _rules() -> Iterator[tuple[str, str, str, str, str]]:
         yield (f"{table}_frozen", "UPDATE", table, "1 = 1", "change")
     yield ("audit_head_forward", "UPDATE", "audit_head", "NEW.seq <= OLD.seq", "head")
     yield ("fence_forward", "UPDATE", "job", "NEW.fence < OLD.fence OR NEW.attempt < 0", "fence")
-    yield ("delivery_fence_forward", "UPDATE", "delivery", "NEW.fence < OLD.fence", "fence")
+    for table in ("delivery", "fetch_order", "fetch_candidate"):
+        yield (f"{table}_fence_forward", "UPDATE", table, "NEW.fence < OLD.fence", "fence")
 
 
 def statements(dialect: str) -> list[str]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, or_, select
 
 from casework.case import CaseState, DeliveryState, JobState
 from casework.errors import Refused
-from casework.ledger import audit
+from casework.ledger import audit, read_fetch
 from casework.ledger import store_base as base
 from casework.ledger.database import Database
 from casework.ledger.read_lists import ReadLists
@@ -35,6 +35,7 @@ from casework.ledger.schema import (
 )
 from casework.ledger.store_cases import inputs_of, instance_row, studies_of
 from casework.ledger.store_delivery import SENDABLE
+from casework.ledger.store_process import ProcessRow, processes
 from casework.ledger.types import (
     ArtefactRow,
     AssociationRow,
@@ -50,6 +51,7 @@ from casework.ledger.types import (
     Page,
     Why,
 )
+from casework.ledger.types_fetch import OrderRow
 
 _OPEN_CASES = (CaseState.RECEIVING, CaseState.STABLE, CaseState.QUEUED)
 _WAITING = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.UNKNOWN, DeliveryState.RETRY_WAIT)
@@ -155,6 +157,40 @@ class Read(ReadLists):
         """What happened to an accession number, study, patient, instance or case, and what to do next."""
         with self._database.read() as connection:
             return answer(connection, query)
+
+    def fetches(self, case_id: str) -> list[OrderRow]:
+        """What was asked of PACS for a case, the studies that they named, and what became of each; newest first.
+
+        Raises:
+            Refused: NOT_FOUND.
+        """
+        with self._database.read() as connection:
+            return read_fetch.orders_of(connection, [base.get_case(connection, case_id).root_id])
+
+    def fetches_of_term(self, term: str) -> list[OrderRow]:
+        """The same for an accession number or Study Instance UID, also without a case."""
+        with self._database.read() as connection:
+            return read_fetch.orders_of(connection, [], term)
+
+    def fetching_since(self, case_id: str) -> datetime | None:
+        """Since when a fetch that a case may wait for is under way."""
+        with self._database.read() as connection:
+            return read_fetch.fetching_since(connection, case_id)
+
+    def arrived(self, study_uid: str, patient_id: str, since: datetime) -> dict[str, int]:
+        """Images of a study that came in since then, by verdict; "other_patient" where they name another one."""
+        with self._database.read() as connection:
+            return read_fetch.arrived(connection, study_uid, patient_id, since)
+
+    def fetch_states(self) -> dict[tuple[str, str], int]:
+        """Candidates by destination and state."""
+        with self._database.read() as connection:
+            return read_fetch.states(connection)
+
+    def processes(self) -> list[ProcessRow]:
+        """The service's processes as they last showed themselves."""
+        with self._database.read() as connection:
+            return processes(connection)
 
     def associations(self, limit: int = 100, before: datetime | None = None) -> list[AssociationRow]:
         """The association log, newest first."""

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-from casework.case import CaseState, DeliveryState, JobState, Verdict
+from casework.case import CandidateState, CaseState, DeliveryState, JobState, OrderState, Verdict
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -321,6 +321,77 @@ request = Table(
     Column("hash", Text, nullable=False),
     Column("case_ids", Mapped, nullable=False),
     Column("at", Instant, nullable=False),
+)
+
+# --- fetch ----------------------------------------------------------------------------------------------------
+
+fetch_order = Table(
+    "fetch_order",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("root_id", ForeignKey("case_root.id")),  # none: a person asked for something that is not here
+    Column("destination", Text, nullable=False),
+    Column("term", Text, nullable=False),  # the accession number or Study Instance UID that a person named, else ""
+    Column("actor", Text, nullable=False),
+    Column("state", Text, _one_of("state", OrderState), nullable=False),
+    Column("code", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("lease_until", Instant),
+    Column("next_at", Instant),
+    Column("asked_at", Instant),
+    Column("created_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Index(None, "root_id"),
+    Index(None, "destination", "state"),
+    Index(None, "term"),
+)
+
+fetch_candidate = Table(
+    "fetch_candidate",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("order_id", ForeignKey("fetch_order.id"), nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("study_uid", Text, nullable=False),
+    Column("accession", Text, nullable=False),
+    Column("study_date", Text, nullable=False),
+    Column("modalities", Mapped, nullable=False),  # images by modality, as the PACS counts
+    Column("series", Mapped, nullable=False),  # modality -> Series Instance UID -> images, those to fetch
+    Column("role", Text, nullable=False),  # sibling | prior | asked
+    Column("state", Text, _one_of("state", CandidateState), nullable=False),
+    Column("code", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("lease_until", Instant),
+    Column("next_at", Instant),
+    Column("started_at", Instant),
+    Column("counts", Mapped, nullable=False),  # what became of the images: verdict -> count
+    Column("created_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    UniqueConstraint("order_id", "study_uid"),
+    Index(None, "study_uid", "state"),
+    Index(None, "destination", "state"),
+    Index(None, "destination", "started_at"),
+)
+
+# --- the service's own processes ------------------------------------------------------------------------------
+
+process = Table(
+    "process",
+    metadata,
+    Column("door", Text, primary_key=True),
+    Column("host", Text, primary_key=True),
+    Column("pid", Integer, nullable=False),
+    Column("state", Text, nullable=False),  # running | stopped | failed
+    Column("code", Text, nullable=False),  # why it failed
+    Column("started_at", Instant, nullable=False),
+    Column("beat_at", Instant, nullable=False),
+    Column("error_code", Text, nullable=False),  # the last error that its log names
+    Column("error_at", Instant),
 )
 
 # --- audit ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from casework.ledger.assembly import Assembler
 from casework.ledger.database import Tx
 from casework.ledger.schema import association, clean, instance, receipt
 from casework.ledger.store_base import Store, add_findings, words
+from casework.ledger.store_fetch import priors_on_their_way
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class IntakeStore(Store):
             items = [_item(arrival) for arrival in arrivals]
             new = _judge(tx, items)
             assembler = Assembler(tx, self._window_days)
+            new = _set_priors_aside(tx, new, assembler)
             assembler.place([(item.header, item.arrival.received_at) for item in new if item.header])
             _insert_instances(tx, new, assembler)
             _settle(items, assembler)
@@ -135,6 +137,17 @@ def _judge(tx: Tx, items: list[_Item]) -> list[_Item]:
         item.verdict, item.code = (Verdict.DUPLICATE, "DUPLICATE") if same else (Verdict.KEPT_ASIDE, "UID_CONFLICT")
         item.instance_id, item.root_id, item.twin = (holder.instance_id if same else None), holder.root_id, holder.item
     return new
+
+
+def _set_priors_aside(tx: Tx, new: list[_Item], assembler: Assembler) -> list[_Item]:
+    """Turn what comes of a study that is fetched as a prior into KEPT_ASIDE; return the others. A known study is none."""
+    assembler.look([item.header for item in new if item.header])
+    unknown = [item for item in new if item.header and assembler.known_home(item.header) is None]
+    priors = priors_on_their_way(tx, {item.header.study_instance_uid for item in unknown if item.header})
+    for item in unknown:
+        if item.header and item.header.study_instance_uid in priors:
+            item.verdict, item.code = Verdict.KEPT_ASIDE, "PRIOR_CONTEXT"
+    return [item for item in new if item.verdict is Verdict.ACCEPTED]
 
 
 def _insert_instances(tx: Tx, new: list[_Item], assembler: Assembler) -> None:

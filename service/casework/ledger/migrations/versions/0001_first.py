@@ -21,6 +21,8 @@ def upgrade() -> None:
     _jobs()
     _artefacts()
     _deliveries()
+    _fetches()
+    _candidates()
     _audit()
     op.execute("INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, '" + "0" * 64 + "')")
     guards.install(op.get_bind())
@@ -288,6 +290,83 @@ def _deliveries() -> None:
     op.create_index(op.f("ix_delivery_state"), "delivery", ["state"], unique=False)
 
 
+def _fetches() -> None:
+    op.create_table(
+        "fetch_order",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("root_id", sa.String(length=32), nullable=True),
+        sa.Column("destination", sa.Text(), nullable=False),
+        sa.Column("term", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("lease_until", sa.BigInteger(), nullable=True),
+        sa.Column("next_at", sa.BigInteger(), nullable=True),
+        sa.Column("asked_at", sa.BigInteger(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("changed_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["root_id"], ["case_root.id"], name=op.f("fk_fetch_order_root_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_fetch_order")),
+        sa.CheckConstraint("state IN ('due', 'asking', 'listed', 'failed')", name=op.f("ck_fetch_order_state_known")),
+    )
+    op.create_index(op.f("ix_fetch_order_root_id"), "fetch_order", ["root_id"], unique=False)
+    op.create_index(op.f("ix_fetch_order_destination_state"), "fetch_order", ["destination", "state"], unique=False)
+    op.create_index(op.f("ix_fetch_order_term"), "fetch_order", ["term"], unique=False)
+    op.create_table(
+        "process",
+        sa.Column("door", sa.Text(), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("beat_at", sa.BigInteger(), nullable=False),
+        sa.Column("error_code", sa.Text(), nullable=False),
+        sa.Column("error_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("door", "host", name=op.f("pk_process")),
+    )
+
+
+def _candidates() -> None:
+    op.create_table(
+        "fetch_candidate",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("order_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("destination", sa.Text(), nullable=False),
+        sa.Column("study_uid", sa.Text(), nullable=False),
+        sa.Column("accession", sa.Text(), nullable=False),
+        sa.Column("study_date", sa.Text(), nullable=False),
+        sa.Column("modalities", sa.Text(), nullable=False),
+        sa.Column("series", sa.Text(), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("lease_until", sa.BigInteger(), nullable=True),
+        sa.Column("next_at", sa.BigInteger(), nullable=True),
+        sa.Column("started_at", sa.BigInteger(), nullable=True),
+        sa.Column("counts", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("changed_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["order_id"], ["fetch_order.id"], name=op.f("fk_fetch_candidate_order_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_fetch_candidate")),
+        sa.CheckConstraint(
+            "state IN ('seen', 'rejected', 'chosen', 'fetching', 'fetched', 'failed')",
+            name=op.f("ck_fetch_candidate_state_known"),
+        ),
+        sa.UniqueConstraint("order_id", "study_uid", name=op.f("uq_fetch_candidate_order_id_study_uid")),
+    )
+    for columns in (["study_uid", "state"], ["destination", "state"], ["destination", "started_at"]):
+        name = op.f("ix_fetch_candidate_" + "_".join(columns))
+        op.create_index(name, "fetch_candidate", columns, unique=False)
+
+
 def _audit() -> None:
     op.create_table(
         "request",
@@ -325,6 +404,9 @@ def downgrade() -> None:
     """Remove everything."""
     guards.remove(op.get_bind())
     for table in (
+        "process",
+        "fetch_candidate",
+        "fetch_order",
         "delivery",
         "artefact",
         "job",

@@ -1,0 +1,56 @@
+"""The service's own processes: a beat of each, so that "nothing happens" can be told from "nobody is there". No audit."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from casework.ledger.schema import clean, process
+from casework.ledger.store_base import Store
+
+STALE_S = 60.0
+_FORGET = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """One process of the service as it last showed itself. error_code: the newest error of its log."""
+
+    door: str
+    host: str
+    pid: int
+    state: str  # running | stopped | failed
+    code: str
+    started_at: datetime
+    beat_at: datetime
+    error_code: str
+    error_at: datetime | None
+
+    def alive(self, now: datetime) -> bool:
+        """Whether it says that it runs, and said so lately."""
+        return self.state == "running" and abs((now - self.beat_at).total_seconds()) <= STALE_S
+
+
+class ProcessStore(Store):
+    """The doors' part of the facade."""
+
+    def beat(self, row: ProcessRow) -> None:
+        """Write how a process is; one row for each door and host."""
+        values = {name: getattr(row, name) for name in ProcessRow.__slots__}
+        values["host"] = clean(row.host)[:255]
+        same = (process.c.door == row.door) & (process.c.host == values["host"])
+        with self._database.write(row.beat_at) as tx:
+            if tx.connection.execute(update(process).where(same).values(values)).rowcount == 0:
+                tx.connection.execute(insert(process), values)
+                tx.connection.execute(delete(process).where(process.c.beat_at < row.beat_at - _FORGET))
+
+
+def processes(connection: Connection) -> list[ProcessRow]:
+    """Every process that showed itself within a week."""
+    query = select(process).order_by(process.c.door, process.c.host)
+    return [_row(found) for found in connection.execute(query)]
+
+
+def _row(found: Any) -> ProcessRow:
+    return ProcessRow(**{name: getattr(found, name) for name in ProcessRow.__slots__})
