@@ -90,7 +90,8 @@ CASE_MOVES: Mapping[CaseState, frozenset[CaseState]] = {
     _C.RENDERED: frozenset({_C.DELIVERING, _C.DELIVERED, _C.NEEDS_ATTENTION}),
     _C.DELIVERING: frozenset({_C.DELIVERED, _C.NEEDS_ATTENTION}),
     _C.DELIVERED: frozenset({_C.SUPERSEDED, _C.NEEDS_ATTENTION}),
-    _C.REJECTED: frozenset({_C.SUPERSEDED, _C.QUEUED, _C.CLOSED}),
+    # NEEDS_ATTENTION: a destination refused the document that says that nothing was analysed.
+    _C.REJECTED: frozenset({_C.SUPERSEDED, _C.QUEUED, _C.CLOSED, _C.NEEDS_ATTENTION}),
     # DELIVERING: an operator resends results that are already rendered.
     _C.NEEDS_ATTENTION: frozenset({_C.QUEUED, _C.DELIVERING, _C.CLOSED, _C.SUPERSEDED}),
     _C.SUPERSEDED: frozenset(),
@@ -257,7 +258,7 @@ class Recorded:
 class Artefact:
     """One rendered object, stored once; the same bytes are sent every time (reliability: render once)."""
 
-    kind: str  # "sr" | "capture" | "preview" | "result-json"
+    kind: str  # "sr" | "not-performed" | "capture" | "preview" | "result-json"
     media_type: str  # application/dicom, image/png, application/json
     study_instance_uid: str
     series_instance_uid: str

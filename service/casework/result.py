@@ -98,4 +98,5 @@ class CaseResult:
     findings: tuple[Finding, ...]
     input_digest: str  # see input_digest()
     thresholds: Mapping[str, float]
+    stopped: tuple[str, ...] = ()  # codes for which nothing was analysed, the gravest first
     predecessors: tuple[tuple[str, str, str, str], ...] = ()  # (study, series, sop class, sop instance) of older SRs

@@ -204,7 +204,9 @@ def test_without_a_usable_image_the_case_is_rejected_with_every_reason(
     assert (view.case.state, view.case.reason) == (CaseState.REJECTED, "NO_USABLE_IMAGE")
     assert {code for code, *_ in codes(view)} == {"ONLY_FOR_PROCESSING", "LATERALITY_UNKNOWN"}
     assert {code for row in view.inputs for code, _ in row.findings} == {"ONLY_FOR_PROCESSING", "LATERALITY_UNKNOWN"}
-    assert not view.artefacts
+    assert [(a.artefact.kind, a.artefact.study_instance_uid) for a in view.artefacts] == [
+        ("not-performed", truth.studies["MG"])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -218,12 +220,14 @@ def test_without_a_usable_image_the_case_is_rejected_with_every_reason(
 def test_a_conflict_of_identity_or_side_needs_a_person(
     run: Callable[..., CaseView], truth: CaseTruth, tmp_path: Path, attribute: tuple[str, str], code: str
 ) -> None:
-    """Two birth dates, two sexes or two sides: nothing is analysed and a person is asked."""
+    """Two birth dates, two sexes or two sides: nothing is analysed, a person is asked, and each study is told."""
     first, *rest = pick(truth, "mg_R", "us_R")
     view = run([changed(first, tmp_path / "a.dcm", lambda ds: setattr(ds, *attribute)), *rest])
     assert (view.case.state, view.case.reason) == (CaseState.NEEDS_ATTENTION, code)
-    assert not view.artefacts
-    assert not view.result_json
+    assert {a.artefact.kind for a in view.artefacts} == {"not-performed"}
+    assert {a.artefact.study_instance_uid for a in view.artefacts} == {truth.studies["MG"], truth.studies["US"]}
+    assert (document(view)["performed"], document(view)["stopped"]) == (False, [code])
+    assert set(probabilities(view).values()) == {None}
 
 
 def test_a_decoder_crash_costs_the_image_never_the_worker(run: Callable[..., CaseView], truth: CaseTruth) -> None:

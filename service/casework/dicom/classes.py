@@ -1,9 +1,9 @@
 """Which objects come in: storage classes, transfer syntaxes, and what becomes of an object by its header. Does no I/O.
 
-Decision on our own results (the module's one judgement call): the classes we write (Comprehensive 3D SR, Secondary Capture)
+Decision on our own results (the module's one judgement call): the classes we write (SRs, Secondary Capture)
 are offered, so that a PACS that routes whole studies here doesn't fail for ever on our own objects. They are stored,
 answered with success and kept aside (OWN_RESULT): nothing jams and nothing is analysed twice. Other objects that a breast
-study legitimately holds but that can't be analysed (a Secondary Capture of another modality, a foreign SR of that class)
+study legitimately holds but that can't be analysed (a Secondary Capture of another modality, a foreign SR of those classes)
 are kept aside as well. CT, PET and everything else is not offered; by STOW-RS it is refused with a code.
 """
 
@@ -32,8 +32,9 @@ IMAGE_CLASSES: dict[str, str] = {
 }
 """Image storage classes that are accepted -> the modality that the class itself implies ("" = none)."""
 
-COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
-STORAGE_CLASSES = frozenset(IMAGE_CLASSES) | {COMPREHENSIVE_3D_SR}
+REPORT_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.88.11"})
+"""Comprehensive 3D SR (results) and Basic Text SR (what says that nothing was analysed)."""
+STORAGE_CLASSES = frozenset(IMAGE_CLASSES) | REPORT_CLASSES
 VERIFICATION = "1.2.840.10008.1.1"
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -78,7 +79,7 @@ def judge(header: Header, own_manufacturer: str) -> tuple[Verdict, str]:
     implied = IMAGE_CLASSES.get(header.sop_class_uid)
     if is_own_result(header, own_manufacturer):
         return Verdict.KEPT_ASIDE, "OWN_RESULT"
-    if header.sop_class_uid == COMPREHENSIVE_3D_SR:
+    if header.sop_class_uid in REPORT_CLASSES:
         return Verdict.KEPT_ASIDE, "SOP_CLASS_NOT_ACCEPTED"
     if implied is None:
         return Verdict.REFUSED, "SOP_CLASS_NOT_ACCEPTED"
@@ -95,7 +96,7 @@ def is_own_result(header: Header, own_manufacturer: str) -> bool:
     A PACS may coerce patient and study values on the way, but not these.
     """
     return (
-        (header.sop_class_uid == COMPREHENSIVE_3D_SR or IMAGE_CLASSES.get(header.sop_class_uid) == "")
+        (header.sop_class_uid in REPORT_CLASSES or IMAGE_CLASSES.get(header.sop_class_uid) == "")
         and bool(own_manufacturer)
         and header.attributes.get("Manufacturer", "") == own_manufacturer
         and header.sop_instance_uid.startswith("2.25.")

@@ -14,7 +14,8 @@ from casework.ledger.types import ClaimedDelivery
 
 _C, _D = CaseState, DeliveryState
 DONE = (_D.STORED, _D.STORED_WITH_WARNING, _D.COMMITTED)
-SENDABLE = (_C.DELIVERING, _C.NEEDS_ATTENTION)  # one dead delivery doesn't hold up the others
+# One dead delivery doesn't hold up the others; what says that nothing was analysed goes out from REJECTED.
+SENDABLE = (_C.DELIVERING, _C.NEEDS_ATTENTION, _C.REJECTED)
 _ACTOR = "deliver"
 
 
@@ -82,7 +83,7 @@ def finish_case(tx: Tx, case_id: str, actor: str) -> None:
     if state is _C.RENDERED and open_:
         base.move_case(tx, case_id, state, _C.DELIVERING, code="DELIVERING", actor=actor)
         state = _C.DELIVERING
-    if state is _C.DELIVERING and dead is not None:
+    if state in (_C.DELIVERING, _C.REJECTED) and dead is not None:
         where = f"{dead.destination} {dead.status}".strip()
         base.move_case(tx, case_id, state, _C.NEEDS_ATTENTION, code=dead.code, actor=actor, detail=where)
     elif state in (_C.RENDERED, _C.DELIVERING) and not open_:

@@ -78,16 +78,35 @@ class JobStore(base.Store):
             return True
 
     def reject_job(  # noqa: PLR0917 - the contract's signature
-        self, job_id: int, fence: int, code: str, findings: Sequence[FindingLike], now: datetime, detail: str = ""
+        self,
+        job_id: int,
+        fence: int,
+        code: str,
+        findings: Sequence[FindingLike],
+        now: datetime,
+        detail: str = "",
+        *,
+        result_json: str = "",
+        artefacts: Sequence[Artefact] = (),
+        destinations: Sequence[str] = (),
+        attention: bool = False,
     ) -> bool:
-        """The input can't be analysed: the job is done, the case is REJECTED with the code."""
+        """The input can't be analysed: the case is REJECTED with the code, or NEEDS_ATTENTION and the job DEAD.
+
+        artefacts: what says so in the studies; they are sent like results, in these states.
+        """
+        job_state, case_state = (_J.DEAD, _C.NEEDS_ATTENTION) if attention else (_J.SUCCEEDED, _C.REJECTED)
+        said = {"result_json": result_json} if result_json else {}
         with self._database.write(now) as tx:
             row = _held(tx, job_id, fence)
             if row is None:
                 return False
-            base.move_job(tx, row, _J.SUCCEEDED, actor=_ACTOR, code=code)
+            base.move_job(tx, row, job_state, actor=_ACTOR, code=code)
             base.add_findings(tx, row.case_id, findings, _ACTOR)
-            base.move_case(tx, row.case_id, _C.RUNNING, _C.REJECTED, code=code, actor=_ACTOR, detail=detail)
+            base.move_case(tx, row.case_id, _C.RUNNING, case_state, code=code, actor=_ACTOR, detail=detail, **said)
+            _keep_artefacts(tx, row.case_id, artefacts)
+            if artefacts:
+                plan_deliveries(tx, row.case_id, destinations, row.priority, _ACTOR)
             supersede(tx, row.case_id)
             return True
 

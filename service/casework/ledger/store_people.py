@@ -10,7 +10,7 @@ from casework.case import CASE_MOVES, CaseState, DeliveryState, JobState
 from casework.errors import Refused
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
-from casework.ledger.schema import case_revision, case_root, delivery, job, request, study
+from casework.ledger.schema import artefact, case_revision, case_root, delivery, job, request, study
 from casework.ledger.store_cases import before_work, explain, new_job
 from casework.ledger.store_delivery import DONE, finish_case, move_to_pending
 from casework.ledger.store_jobs import plan_deliveries
@@ -32,7 +32,7 @@ class PeopleStore(base.Store):
             case = base.get_case(tx.connection, case_id)
             tx.audit("case.retry_asked", actor, case_id)
             match case.state:
-                case _C.NEEDS_ATTENTION if _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED):
+                case _C.NEEDS_ATTENTION if _has_results(tx, case_id) and _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED):
                     _send_again(tx, case, _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED), actor)
                 case _C.NEEDS_ATTENTION | _C.REJECTED | _C.CLOSED:
                     _queue_again(tx, case, self._max_attempts, actor)
@@ -66,7 +66,7 @@ class PeopleStore(base.Store):
         """
         with self._database.write(now) as tx:
             case = base.get_case(tx.connection, case_id)
-            if case.state not in (_C.DELIVERED, _C.NEEDS_ATTENTION):
+            if case.state not in (_C.DELIVERED, _C.NEEDS_ATTENTION, _C.REJECTED):
                 raise Refused("STATE_FORBIDS", case.state)
             tx.audit("case.resend_asked", actor, case_id)
             again = _sent(tx, case_id, _D.STORED, _D.STORED_WITH_WARNING, _D.DEAD, _D.COMMIT_FAILED)
@@ -112,6 +112,12 @@ def _sent(tx: Tx, case_id: str, *states: DeliveryState) -> list[int]:
     return list(tx.connection.execute(query.order_by(delivery.c.id)).scalars())
 
 
+def _has_results(tx: Tx, case_id: str) -> bool:
+    """Whether there is more than the word that nothing was analysed."""
+    made = select(artefact.c.id).where(artefact.c.case_id == case_id, artefact.c.kind != "not-performed").limit(1)
+    return tx.connection.execute(made).first() is not None
+
+
 def _send_again(tx: Tx, case: CaseRow, keys: Sequence[int], actor: str) -> None:
     """Make deliveries PENDING by legal moves: a stored one that is asked for again counts as not committed."""
     for key in keys:
@@ -119,6 +125,8 @@ def _send_again(tx: Tx, case: CaseRow, keys: Sequence[int], actor: str) -> None:
         if row.state in DONE:
             base.move_delivery(tx, row, _D.COMMIT_FAILED, actor=actor, code=row.code, status=row.status)
         move_to_pending(tx, key, actor, afresh=True)
+    if not _has_results(tx, case.id):
+        return  # "AI not performed" goes out again; the case has no result to deliver
     state = case.state
     if state is _C.DELIVERED:
         base.move_case(tx, case.id, state, _C.NEEDS_ATTENTION, code="DELIVERING", actor=actor)

@@ -39,6 +39,8 @@ _MODIFIERS: Mapping[str, str] = {  # PS3.16 CID 4015: views that show only a par
     "399226006": "rolled", "399197002": "rolled", "414493004": "rolled", "415670009": "rolled",
 }  # fmt: skip
 _KNOWN_VIEWS = frozenset(_VIEWS.values())
+_BREAST = frozenset({"BREAST", "AXILLA", "76752008", "T-04000", "91470000", "T-D8104"})  # PS3.16 CID 4, annex L
+_CHEST = frozenset({"CHEST", "THORAX", "CHESTABDOMEN", "43799004", "T-D3000", "51185008", "816094009"})
 _LATERALITY_CODES = {"24028007": "R", "G-A100": "R", "7771000": "L", "G-A101": "L", "51440002": "B", "G-A102": "B"}
 
 
@@ -152,6 +154,7 @@ class InstanceFacts:
     lossy: bool
     extra: Mapping[str, str] = field(default_factory=dict)
     patient_name: str = ""
+    breast: bool | None = None  # whether the header names breast or axilla as what is shown; None: it doesn't say
 
     @staticmethod
     def from_dataset(ds: Dataset) -> "InstanceFacts":
@@ -213,6 +216,7 @@ class InstanceFacts:
             patient_age_years=age_years(text(ds, "PatientAge"), text(ds, "PatientBirthDate"), text(ds, "StudyDate")),
             lossy=code(ds, "LossyImageCompression") == "01",
             patient_name=text(ds, "PatientName"),
+            breast=_breast(ds, groups),
         )
 
 
@@ -242,6 +246,17 @@ def _views(ds: Dataset) -> Iterable[str]:
     found = [code(ds, "ViewPosition"), code(ds, "PatientOrientation")]
     found += [_VIEWS.get(text(v, "CodeValue"), "") for v in items(ds, "ViewCodeSequence")]
     return [v for v in found if v in _KNOWN_VIEWS]
+
+
+def _breast(ds: Dataset, groups: tuple[Dataset, ...]) -> bool | None:
+    """What Body Part Examined and the anatomic region say; breast MRI is often labelled as chest."""
+    regions = [*items(ds, "AnatomicRegionSequence")]
+    for anatomy in nested(groups, "FrameAnatomySequence"):
+        regions += items(anatomy, "AnatomicRegionSequence")
+    values = {text(r, "CodeValue") for r in regions} | {code(ds, "BodyPartExamined")}
+    if values & _BREAST or code(ds, "Modality") == "MG":
+        return True
+    return False if values - {""} - _CHEST else None
 
 
 def _modifiers(ds: Dataset, groups: tuple[Dataset, ...]) -> tuple[str, ...]:

@@ -6,7 +6,21 @@ print(describe(result, "en"))
 """
 
 from casework.report.check import check
+from casework.report.check_not_performed import check_not_performed
 from casework.report.describe import describe
+from casework.report.header import Instance
+from casework.report.not_performed import Silent, listed, render_not_performed, verdict_json
 from casework.report.rendering import Rendered, render
 
-__all__ = ["Rendered", "check", "describe", "render"]
+__all__ = [
+    "Instance",
+    "Rendered",
+    "Silent",
+    "check",
+    "check_not_performed",
+    "describe",
+    "listed",
+    "render",
+    "render_not_performed",
+    "verdict_json",
+]

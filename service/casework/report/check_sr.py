@@ -27,40 +27,48 @@ def check(ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset], known
     Raises:
         Defect: RESULT_SELF_CHECK, naming the rule.
     """
-    for keyword, value in _FLAGS.items():
-        need(ds.get(keyword) == value, "sr flags", keyword)
-    need("VerifyingObserverSequence" not in ds, "sr flags", "verifying observer")
-    need(_name(ds) == "126000" and ds.ContentTemplateSequence[0].TemplateIdentifier == "1500", "sr title")
-    items = list(_walk(ds))
+    flags(ds)
+    need(name(ds) == "126000" and ds.ContentTemplateSequence[0].TemplateIdentifier == "1500", "sr title")
+    items = list(walk(ds))
     need(all("ConceptNameCodeSequence" in i for i in items), "sr tree", "item without a concept name")
     need(not any(t.is_private for i in items for t in i.keys()), "private", "content tree")  # noqa: SIM118
     texts = [str(i.TextValue) for i in items if i.ValueType == "TEXT"]
     need(all(t.strip() and "\ufffd" not in t and "\x1b" not in t for t in texts), "charset", "content tree")
     _evidence(ds, items, sources, known)
-    _predecessors(ds, result)
+    predecessors(ds, result)
     _answers(ds, items, result, sources)
-    need(any(_name(i) == "121012" and result.model.device_uid == i.UID for i in items), "origin", "device observer")
+    need(any(name(i) == "121012" and result.model.device_uid == i.UID for i in items), "origin", "device observer")
 
 
-def _name(item: Dataset) -> str:
+def flags(ds: Dataset) -> None:
+    """Complete, preliminary, verified by nobody."""
+    for keyword, value in _FLAGS.items():
+        need(ds.get(keyword) == value, "sr flags", keyword)
+    need("VerifyingObserverSequence" not in ds, "sr flags", "verifying observer")
+
+
+def name(item: Dataset) -> str:
+    """The code value of an item's concept name."""
     names = item.get("ConceptNameCodeSequence")
     return str(names[0].CodeValue) if names else ""
 
 
-def _walk(item: Dataset) -> Iterator[Dataset]:
+def walk(item: Dataset) -> Iterator[Dataset]:
+    """Every item below."""
     for child in item.get("ContentSequence", []):
         yield child
-        yield from _walk(child)
+        yield from walk(child)
 
 
-def _code(item: Dataset) -> str:
+def code(item: Dataset) -> str:
+    """The code value that an item holds."""
     return str(item.ConceptCodeSequence[0].CodeValue)
 
 
 # --- references -----------------------------------------------------------------------------------------------
 
 
-def _listed(ds: Dataset, keyword: str) -> list[tuple[str, str, str, str]]:
+def listed(ds: Dataset, keyword: str) -> list[tuple[str, str, str, str]]:
     """(study, series, class, instance) of a hierarchical reference."""
     return [
         (
@@ -77,8 +85,8 @@ def _listed(ds: Dataset, keyword: str) -> list[tuple[str, str, str, str]]:
 
 def _evidence(ds: Dataset, items: list[Dataset], sources: Mapping[str, Dataset], known: Mapping[str, str]) -> None:
     """Every reference is of this case, of the right class, and listed under the right heading."""
-    current = _listed(ds, "CurrentRequestedProcedureEvidenceSequence")
-    other = _listed(ds, "PertinentOtherEvidenceSequence")
+    current = listed(ds, "CurrentRequestedProcedureEvidenceSequence")
+    other = listed(ds, "PertinentOtherEvidenceSequence")
     for study, series, sop_class, instance in (*current, *other):
         need(known.get(instance) == sop_class, "references", "an object outside the case, or its class")
         if instance in sources:
@@ -90,11 +98,11 @@ def _evidence(ds: Dataset, items: list[Dataset], sources: Mapping[str, Dataset],
             )
     need(all(e[0] == ds.StudyInstanceUID for e in current), "references", "current evidence of another study")
     need(all(e[0] != ds.StudyInstanceUID for e in other), "references", "pertinent evidence of this study")
-    listed = {e[3] for e in (*current, *other)}
+    evidence = {e[3] for e in (*current, *other)}
     for item in items:
         for reference in item.get("ReferencedSOPSequence", []):
             uid = str(reference.ReferencedSOPInstanceUID)
-            need(uid in listed, "references", "an object that is not in the evidence")
+            need(uid in evidence, "references", "an object that is not in the evidence")
             need(known[uid] == reference.ReferencedSOPClassUID, "references", "class")
             frame = int(reference.get("ReferencedFrameNumber") or 1)
             need(
@@ -102,9 +110,10 @@ def _evidence(ds: Dataset, items: list[Dataset], sources: Mapping[str, Dataset],
             )
 
 
-def _predecessors(ds: Dataset, result: CaseResult) -> None:
+def predecessors(ds: Dataset, result: CaseResult) -> None:
+    """The documents of this study that it replaces, all of them."""
     expected = sorted(p for p in result.predecessors if p[0] == ds.StudyInstanceUID)
-    need(sorted(_listed(ds, "PredecessorDocumentsSequence")) == expected, "predecessors")
+    need(sorted(listed(ds, "PredecessorDocumentsSequence")) == expected, "predecessors")
 
 
 # --- answers --------------------------------------------------------------------------------------------------
@@ -112,7 +121,7 @@ def _predecessors(ds: Dataset, result: CaseResult) -> None:
 
 def _answers(ds: Dataset, items: list[Dataset], result: CaseResult, sources: Mapping[str, Dataset]) -> None:
     """Each side has the result's answer once, and nothing else is said of it."""
-    groups = [i for i in items if _name(i) == "125007"]
+    groups = [i for i in items if name(i) == "125007"]
     analysed = {
         s.side.value: s for s in result.sides if s.outcome is not Outcome.INSUFFICIENT and s.probability is not None
     }
@@ -135,23 +144,23 @@ def _answers(ds: Dataset, items: list[Dataset], result: CaseResult, sources: Map
 
 
 def _side(group: Dataset) -> str:
-    sites = [i for i in group.ContentSequence if _name(i) == "363698007"]
-    sides = [_SIDES.get(_code(m), "") for s in sites for m in s.get("ContentSequence", []) if _name(m) == "272741003"]
+    sites = [i for i in group.ContentSequence if name(i) == "363698007"]
+    sides = [_SIDES.get(code(m), "") for s in sites for m in s.get("ContentSequence", []) if name(m) == "272741003"]
     need(len(sides) == 1 and bool(sides[0]), "side", "a group without exactly one side")
     return sides[0]
 
 
 def _finding(group: Dataset) -> str:
-    return next((_code(i) for i in group.ContentSequence if _name(i) == "121071"), "")
+    return next((code(i) for i in group.ContentSequence if name(i) == "121071"), "")
 
 
 def _has(group: Dataset, *names: str) -> bool:
-    return set(names) <= {_name(i) for i in group.ContentSequence}
+    return set(names) <= {name(i) for i in group.ContentSequence}
 
 
 def _images(group: Dataset, side: str, sources: Mapping[str, Dataset]) -> None:
     """All images of a group are of its side, and all outlines lie inside their image."""
-    for item in _walk(group):
+    for item in walk(group):
         for reference in item.get("ReferencedSOPSequence", []):
             source = sources.get(str(reference.ReferencedSOPInstanceUID))
             stated = "" if source is None else str(source.get("ImageLaterality") or source.get("Laterality") or "")
@@ -173,37 +182,37 @@ def _examination(group: Dataset, side: SideResult) -> None:
         value = float(measured.NumericValue)
         unit = measured.MeasurementUnitsCodeSequence[0]
         need((unit.CodeValue, unit.CodingSchemeDesignator) == ("%", "UCUM"), "probability", "unit")
-        need(_name(item) == "111047" and 0 < value < 100, "probability", "range")  # no model knows 0 or 100 %
+        need(name(item) == "111047" and 0 < value < 100, "probability", "range")  # no model knows 0 or 100 %
         meant = min(max(100 * float(side.probability or 0), 0.1), 99.9)
         need(abs(value - meant) <= 0.0501, "probability", "not the result's")
         need(bool(item.get("ContentSequence")), "sr tree", "a number without its coordinates")
-    answers = [_code(i) for i in group.ContentSequence if _name(i) == "111301"]
+    answers = [code(i) for i in group.ContentSequence if name(i) == "111301"]
     need(answers == [_ANSWERS[side.outcome]], "answer", "not the result's")
 
 
 def _region(group: Dataset) -> None:
     outlines = [i for i in group.ContentSequence if i.ValueType == "SCOORD"]
-    need(len(outlines) == 1 and _name(outlines[0]) == "111030", "region", "a group without its one region")
-    illustrations = [i for i in group.ContentSequence if _name(i) == "121200"]
+    need(len(outlines) == 1 and name(outlines[0]) == "111030", "region", "a group without its one region")
+    illustrations = [i for i in group.ContentSequence if name(i) == "121200"]
     need(len(illustrations) == 1, "region", "a group without its heat-map")
-    need(not any(_name(i) == "111301" and _code(i) == _ABSENT for i in group.ContentSequence), "answer", "region")
+    need(not any(name(i) == "111301" and code(i) == _ABSENT for i in group.ContentSequence), "answer", "region")
 
 
 def _silent(ds: Dataset, result: CaseResult, analysed: Mapping[str, SideResult]) -> None:
     """A side without an answer is said, and nothing outside the groups says present or absent."""
-    evaluations = [i for i in ds.ContentSequence if _name(i) == "C0034375"]
+    evaluations = [i for i in ds.ContentSequence if name(i) == "C0034375"]
     need(len(evaluations) == 1, "sr tree", "qualitative evaluations")
     said = list(evaluations[0].ContentSequence)
-    codes = [_code(i) for i in said if i.ValueType == "CODE" and _name(i) == "111301"]
+    codes = [code(i) for i in said if i.ValueType == "CODE" and name(i) == "111301"]
     need(codes == [_UNDETERMINED] * (len(result.sides) - len(analysed)), "answer", "a side that was not analysed")
     need(sum(i.ValueType == "TEXT" for i in said) >= 3 + len(result.sides), "sr tree", "the report in words")
 
 
 def illustrated(ds: Dataset) -> Iterator[tuple[str, str]]:
     """(source instance that a region is on, capture that illustrates it) of every region."""
-    for group in (i for i in _walk(ds) if _name(i) == "125007"):
-        where = [i.ContentSequence[0] for i in group.ContentSequence if _name(i) == "111030"]
-        shown = [i for i in group.ContentSequence if _name(i) == "121200"]
+    for group in (i for i in walk(ds) if name(i) == "125007"):
+        where = [i.ContentSequence[0] for i in group.ContentSequence if name(i) == "111030"]
+        shown = [i for i in group.ContentSequence if name(i) == "121200"]
         for region, capture in zip(where, shown, strict=True):
             yield (
                 str(region.ReferencedSOPSequence[0].ReferencedSOPInstanceUID),

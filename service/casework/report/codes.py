@@ -53,6 +53,21 @@ NO_UNITS = Code("1", "UCUM", "no units")
 OF_INTEREST = _dcm("113000", "Of Interest")
 KEY_OBJECT_DESCRIPTION = _dcm("113012", "Key Object Description")
 
+# What is said where nothing was analysed: CID 6042, TID 2000's headings.
+NOT_ATTEMPTED = _dcm("111225", "Not Attempted")
+REPORT = Code("18748-4", "LN", "Diagnostic Imaging Report")  # CID 7000
+IMPRESSIONS, IMPRESSION = _dcm("121072", "Impressions"), _dcm("121073", "Impression")
+FINDINGS, FINDING = _dcm("121070", "Findings"), _dcm("121071", "Finding")
+RECOMMENDATIONS, RECOMMENDATION = _dcm("121074", "Recommendations"), _dcm("121075", "Recommendation")
+PROCEDURES_DONE, DESCRIPTION = (
+    _dcm("121064", "Current Procedure Descriptions"),
+    _dcm("121065", "Procedure Description"),
+)
+CONCLUSION = _dcm("121077", "Conclusion")
+REPORTED = _dcm("121058", "Procedure reported")
+FINDING_SHOWN = _dcm("121080", "Best illustration of finding")
+OWN_SCHEME = "99CASEWORK"  # the rows of casework.reasons
+
 # Who says it.
 ARTIFICIAL_INTELLIGENCE = _dcm("123110", "Artificial Intelligence")
 PROCESSING_EQUIPMENT = _dcm("109102", "Processing Equipment")

@@ -32,7 +32,7 @@ _VIEW_CODES = {"R-10242": "CC", "R-10226": "MLO", "R-10224": "ML", "R-10228": "L
 def tree(ctx: Context) -> Dataset:
     """The root of the content tree with all its children, in the template's order."""
     report = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=_observer(ctx)),
+        observation_context=sr.ObservationContext(observer_device_context=observer(ctx)),
         procedure_reported=concept(codes.PROCEDURES[main_modality(ctx)]),
         imaging_measurements=_groups(ctx),
         title=concept(codes.REPORT_TITLE),
@@ -42,18 +42,18 @@ def tree(ctx: Context) -> Dataset:
     )
     root = report[0]
     children = root.ContentSequence
-    children.insert(len(children) - 1, _container(codes.IMAGE_LIBRARY, _library(ctx)))
-    children.append(_container(codes.QUALITATIVE_EVALUATIONS, _evaluations(ctx)))
-    _separate(root)
+    children.insert(len(children) - 1, container(codes.IMAGE_LIBRARY, _library(ctx)))
+    children.append(container(codes.QUALITATIVE_EVALUATIONS, _evaluations(ctx)))
+    separate(root)
     return root
 
 
-def _separate(item: Dataset) -> None:
+def separate(item: Dataset) -> None:
     """Every container's children stand for themselves: viewers drop the names of values in continuous ones."""
     item.ContinuityOfContent = "SEPARATE"
     for child in item.ContentSequence:
         if child.ValueType == "CONTAINER":
-            _separate(child)
+            separate(child)
 
 
 def _once(ctx: Context, key: tuple[object, ...], make: Callable[[], Item]) -> Item:
@@ -61,7 +61,8 @@ def _once(ctx: Context, key: tuple[object, ...], make: Callable[[], Item]) -> It
     return ctx.shared.once(key, lambda: [make()], Charset())[0]
 
 
-def _container(name: Code, children: Iterable[sr.ContentItem]) -> sr.ContainerContentItem:
+def container(name: Code, children: Iterable[sr.ContentItem]) -> sr.ContainerContentItem:
+    """A heading with its content."""
     item = sr.ContainerContentItem(concept(name), relationship_type=Relation.CONTAINS)
     item.ContentSequence = sr.ContentSequence(list(children))
     return item
@@ -78,7 +79,7 @@ def main_modality(ctx: Context) -> str:
     return max(dict.fromkeys(own), key=own.count)
 
 
-def _observer(ctx: Context) -> sr.ObserverContext:
+def observer(ctx: Context) -> sr.ObserverContext:
     """The device that observed (TID 1002, 1004)."""
     settings, model = ctx.settings, ctx.result.model
     return sr.ObserverContext(
@@ -107,7 +108,7 @@ def _library(ctx: Context) -> list[sr.ContentItem]:
     for name in dict.fromkeys([*used(i for _, i in ctx.images), *(i.sources[0] for i in elsewhere)]):
         series.setdefault(ctx.instances[name].series, []).append(name)
     return [
-        _container(codes.IMAGE_LIBRARY_GROUP, _library_group(ctx, names, modality[names[0]]))
+        container(codes.IMAGE_LIBRARY_GROUP, _library_group(ctx, names, modality[names[0]]))
         for names in series.values()
     ]
 

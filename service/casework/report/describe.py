@@ -1,8 +1,9 @@
 """The report in words, in paragraphs that the SR, the API and the demo share. Does no I/O."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from casework.reasons import REASONS
+from casework.reasons import REASONS, reason
 from casework.report import texts
 from casework.result import CaseResult, Finding, ModelIdentity, Outcome, Side, SideResult
 
@@ -10,6 +11,7 @@ LIMIT = 0.01  # a share below it, or above 1 minus it, is said as "<1" or ">99":
 NEAR_POINTS = 3  # percentage points from a threshold within which a result says that it is close
 BANDS = ((0.05, "very_low"), (0.2, "low"), (0.5, "middle"), (0.8, "raised"), (1.0, "high"))
 """Names of the probability, by their upper ends; the last one includes its end."""
+_NO_ACTION = ("Nothing to do.", "Read the result with this limit in mind.")  # of a note: there is no result to read
 
 
 def percent(probability: float) -> str:
@@ -39,9 +41,30 @@ def describe(result: CaseResult, language: str) -> str:
     """
     if language not in texts.LANGUAGES:
         raise ValueError(f"language: one of {', '.join(texts.LANGUAGES)}")
+    if result.stopped:
+        sections = stopped_sections(result, language).values()
+        return "\n".join([texts.say("title", language), *(line for lines in sections for line in ("", *lines))])
     lines = [texts.say("title", language), texts.say("research", language), ""]
     lines += [line for side in result.sides for line in side_lines(result, side, language)]
     return "\n".join([*lines, "", *limit_lines(result, language), "", *method_lines(result, language)])
+
+
+def stopped_sections(result: CaseResult, language: str) -> Mapping[str, list[str]]:
+    """What is said where nothing was analysed: what it means, why, what to do, who and when."""
+    because = [reason(code) for code in result.stopped]
+    zh = language == "zh"
+    ran = any(s.outcome is not Outcome.INSUFFICIENT for s in result.sides)
+    rest = [f for f in result.findings if f.code not in result.stopped]
+    rows = dict.fromkeys([*because, *(reason(f.code) for f in rest)])
+    causes = [texts.say("stopped.because", language, words=r.zh if zh else r.en, code=r.code) for r in because]
+    return {
+        "impression": [texts.say("stopped.elsewhere" if ran else "stopped", language), texts.say("research", language)],
+        "finding": [*causes, *(limit_lines(replace(result, findings=tuple(rest)), language) if rest else [])],
+        "recommendation": list(
+            dict.fromkeys(r.next_zh if zh else r.next_en for r in rows if r.next_en not in _NO_ACTION)
+        ),
+        "comment": origin_lines(result, language),
+    }
 
 
 def side_line(side: SideResult, language: str, register: str = "radiologist") -> str:
@@ -153,7 +176,13 @@ def method_lines(result: CaseResult, language: str) -> list[str]:
     if result.thresholds:
         parts = [_threshold(name, value, language) for name, value in result.thresholds.items()]
         lines.append(texts.say("thresholds", language, thresholds="; ".join(parts)))
-    lines.append(
+    return [*lines, *origin_lines(result, language)]
+
+
+def origin_lines(result: CaseResult, language: str) -> list[str]:
+    """Who says it: model, engine, run, case."""
+    model = result.model
+    return [
         texts.say(
             "model",
             language,
@@ -162,10 +191,9 @@ def method_lines(result: CaseResult, language: str) -> list[str]:
             sha=model.sha256[:12],
             engine=model.engine,
             digest=result.input_digest[:12],
-        )
-    )
-    lines.append(texts.say("revision", language, case=result.case_id, revision=result.revision))
-    return lines
+        ),
+        texts.say("revision", language, case=result.case_id, revision=result.revision),
+    ]
 
 
 def _threshold(name: str, value: float, language: str) -> str:

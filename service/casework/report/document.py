@@ -24,6 +24,8 @@ def to_json(result: CaseResult, key: str, numbers: Mapping[int, int], now: datet
         "revision": result.revision,
         "input_digest": result.input_digest,
         "research_only": True,
+        "performed": not result.stopped,
+        "stopped": list(result.stopped),
         "model": {
             "name": model.name,
             "version": model.version,

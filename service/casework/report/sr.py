@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from casework.report import codes, content, header, uid
 from casework.report.charset import Charset
@@ -21,23 +22,23 @@ def build(ctx: Context) -> Dataset:
         description=f"AI {ctx.result.model.name} axillary node report",
         kind=codes.REPORT_TITLE,
     )
-    _document(ctx, ds)
+    document(ctx, ds, codes.PROCEDURES[content.main_modality(ctx)])
     _evidence(ctx, ds)
     ds.update(content.tree(ctx))
     return ds
 
 
-def _document(ctx: Context, ds: Dataset) -> None:
+def document(ctx: Context, ds: Dataset, procedure: Code) -> None:
     """SR Document General and Series (PS3.3 C.17.1, C.17.2): complete, preliminary, verified by nobody."""
     ds.InstanceNumber = 1
     ds.CompletionFlag, ds.PreliminaryFlag, ds.VerificationFlag = "COMPLETE", "PRELIMINARY", "UNVERIFIED"
     ds.ReferencedPerformedProcedureStepSequence = []
-    ds.PerformedProcedureCodeSequence = [codes.concept(codes.PROCEDURES[content.main_modality(ctx)])]
+    ds.PerformedProcedureCodeSequence = [codes.concept(procedure)]
     if ctx.reference.get("AccessionNumber"):
         ds.ReferencedRequestSequence = [_request(ctx)]
     older = [p for p in ctx.result.predecessors if p[0] == ctx.study]
     if older:
-        ds.PredecessorDocumentsSequence = _hierarchy(ctx, older)
+        ds.PredecessorDocumentsSequence = hierarchy(ctx, older)
 
 
 def _request(ctx: Context) -> Dataset:
@@ -68,14 +69,14 @@ def _evidence(ctx: Context, ds: Dataset) -> None:
     captures = uid.series_uid(ctx.key, ctx.study, "capture")
     for number in range(1, len(ctx.images) + 1):
         current.append((ctx.study, captures, uid.SC_CLASS, uid.instance_uid(ctx.key, ctx.study, "capture", number)))
-    ds.CurrentRequestedProcedureEvidenceSequence = _hierarchy(ctx, current)
+    ds.CurrentRequestedProcedureEvidenceSequence = hierarchy(ctx, current)
     elsewhere = [i for i in ctx.result.images if i.study_instance_uid != ctx.study]
     other = [_quadruple(ctx, u) for u in content.used(elsewhere)]
     for study in dict.fromkeys(i.study_instance_uid for i in elsewhere):
         series_uid = uid.series_uid(ctx.key, study, "sr")
         other.append((study, series_uid, uid.SR_CLASS, uid.instance_uid(ctx.key, study, "sr", 1)))
     if other:
-        ds.PertinentOtherEvidenceSequence = _hierarchy(ctx, other)
+        ds.PertinentOtherEvidenceSequence = hierarchy(ctx, other)
 
 
 def _quadruple(ctx: Context, name: str) -> tuple[str, str, str, str]:
@@ -83,7 +84,7 @@ def _quadruple(ctx: Context, name: str) -> tuple[str, str, str, str]:
     return (source.study, source.series, source.sop_class, source.uid)
 
 
-def _hierarchy(ctx: Context, instances: Sequence[tuple[str, str, str, str]]) -> list[Dataset]:
+def hierarchy(ctx: Context, instances: Sequence[tuple[str, str, str, str]]) -> list[Dataset]:
     """References by study and series (PS3.3 10.3 Hierarchical SOP Instance Reference)."""
     studies: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for study, series_uid, sop_class, instance in instances:

@@ -30,6 +30,7 @@ def parse(text: str) -> CaseResult:
             ),
             input_digest=str(document.get("input_digest", "")),
             thresholds={str(k): float(v) for k, v in document.get("thresholds", {}).items()},
+            stopped=tuple(str(code) for code in document.get("stopped", ())),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"stored result: {error!r}") from error

@@ -77,7 +77,7 @@ def summarise(result: CaseResult | None, about: About, language: str, register: 
     if not reviewed:
         warnings.append(say("summary.unreviewed"))
     blocks = [Block(say("summary.answer"), (say("summary.none", reason=about.reason), say("summary.next")))]
-    if result is not None:
+    if result is not None and not result.stopped:
         blocks = [
             Block(say("summary.answer"), (*_answers(result, language, register), say("summary.next"))),
             Block(say("summary.limits"), tuple(limit_lines(result, language, register))),

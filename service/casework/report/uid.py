@@ -8,8 +8,10 @@ from casework.result import CaseResult, HeatImage, Side
 
 SR_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR
 SC_CLASS = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture
+TEXT_CLASS = "1.2.840.10008.5.1.4.1.1.88.11"  # Basic Text SR
 SR_SERIES_NUMBER = 9001
 SC_SERIES_NUMBER = 9002
+NOT_PERFORMED_SERIES_NUMBER = 9009
 
 
 def run_key(result: CaseResult, settings: config.Report, program_version: str) -> str:

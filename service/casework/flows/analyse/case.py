@@ -28,12 +28,13 @@ from casework.engine.runner import Runner, SideInputs, SideOutputs
 from casework.errors import Defect, Refused, Unavailable
 from casework.flows.analyse.heat import heat_images
 from casework.flows.analyse.inputs import Inputs, Ready
+from casework.flows.analyse.stopped import silent_studies, stopped_result
 from casework.flows.analyse.told import left_out, modalities, said_before, told_findings
 from casework.ledger import CaseRow, ClaimedJob, InstanceRow, Ledger
 from casework.modelspec import CHANNELS, SLOTS
 from casework.observe import STAGE_SECONDS, log
 from casework.preprocess.prepared import VERSION
-from casework.report import Rendered, check, render
+from casework.report import Rendered, check, check_not_performed, render, render_not_performed, verdict_json
 from casework.result import CaseResult, Finding, HeatImage, ModelIdentity, Outcome, Side, SideResult
 from casework.spool import Spool
 
@@ -52,9 +53,9 @@ class Clock(Protocol):
 class _Rejected(Exception):
     """The input can't be analysed."""
 
-    def __init__(self, code: str, findings: Sequence[Finding], *, attention: bool = False) -> None:
+    def __init__(self, code: str, findings: Sequence[Finding], *, attention: bool = False, detail: str = "") -> None:
         super().__init__(code)
-        self.code, self.findings, self.attention = code, findings, attention
+        self.code, self.findings, self.attention, self.detail = code, findings, attention, detail
 
 
 class _Overtaken(Exception):
@@ -169,28 +170,65 @@ class Analyser:
         try:
             self._analyse(job, watch, beat)
         except _Rejected as rejected:
-            return self._reject(job, rejected)
+            return self._reject(job, rejected, beat)
         except Refused as refused:
-            return self._reject(job, _Rejected(refused.code, ()))
+            return self._reject(job, _Rejected(refused.code, ()), beat)
         except Unavailable as error:
             return self._fail(job, error.code, error.detail, again=True)
         except Defect as defect:
-            return self._fail(job, defect.code, defect.detail, again=False)
+            return self._reject(job, _Rejected(defect.code, (), attention=True, detail=defect.detail), beat)
         except _Overtaken:
             raise
         except Exception as error:  # noqa: BLE001 - the worker loop's outer guard: one case must not end the worker
             log.error("case.failed", case_id=job.case_id, error_type=type(error).__name__, where=_where(error))
-            return self._fail(job, "INTERNAL", f"{type(error).__name__} {_where(error)}", again=False)
+            where = f"{type(error).__name__} {_where(error)}"
+            return self._reject(job, _Rejected("INTERNAL", (), attention=True, detail=where), beat)
         return ""
 
-    def _reject(self, job: ClaimedJob, rejected: _Rejected) -> str:
-        if rejected.attention:
-            case_id = job.case_id
-            self._ledger.add_findings(case_id, rejected.findings, JOB_KIND, self._now())
-            return self._fail(job, rejected.code, "", again=False)
-        if not self._ledger.reject_job(job.job_id, job.fence, rejected.code, rejected.findings, self._now()):
+    def _reject(self, job: ClaimedJob, rejected: _Rejected, beat: Heartbeat) -> str:
+        """End a job without a result, and say so in the studies: silence would read as a negative one."""
+        try:
+            document, artefacts = self._not_performed(job, rejected, beat)
+        except Unavailable as error:
+            return self._fail(job, error.code, error.detail, again=True)
+        except Exception as error:  # noqa: BLE001 - the case has to end with its own reason, told or not
+            reason = error.detail if isinstance(error, Defect) else type(error).__name__
+            log.error("case.not_told", case_id=job.case_id, reason=reason, where=_where(error))
+            self._ledger.add_findings(job.case_id, rejected.findings, JOB_KIND, self._now())
+            return self._fail(job, rejected.code, rejected.detail, again=False)
+        ended = self._ledger.reject_job(
+            job.job_id,
+            job.fence,
+            rejected.code,
+            rejected.findings,
+            self._now(),
+            rejected.detail,
+            result_json=document,
+            artefacts=artefacts,
+            destinations=self._destinations(),
+            attention=rejected.attention,
+        )
+        if not ended:
             raise _Overtaken
         return rejected.code
+
+    def _not_performed(self, job: ClaimedJob, rejected: _Rejected, beat: Heartbeat) -> tuple[str, list[Artefact]]:
+        """The verdict, and a document for every study that has to be told."""
+        case, rows = self._ledger.read.case(job.case_id), self._ledger.case_inputs(job.case_id)
+        facts, _ = self._inputs.facts_of(rows, beat.check)
+        result = stopped_result(
+            case,
+            [rejected.code],
+            rejected.findings,
+            model=self._identity,
+            digest=self._digest(rows),
+            predecessors=self._predecessors(case),
+        )
+        studies = silent_studies(rows, facts, self._inputs.header)
+        rendered = render_not_performed(result, studies, self._settings.report, self._now())
+        check_not_performed(rendered, result, studies)
+        beat.check()
+        return json.dumps(verdict_json(result, rendered, self._now()), ensure_ascii=False), self._store(rendered)
 
     def _fail(self, job: ClaimedJob, code: str, detail: str, *, again: bool) -> str:
         work, now = self._settings.work, self._now()
@@ -227,14 +265,13 @@ class Analyser:
         beat.check()
         with watch.stage("store"):
             artefacts = self._store(rendered)
-        destinations = [d.name for d in self._settings.destination if d.send]
         told = {(f.code, f.subject) for f in result.findings}
         rest = [f for f in left_out(ready) if (f.code, f.subject) not in told]
         document = result_json(rendered, ready, watch)
         with watch.stage("ledger"):
             findings = [*result.findings, *rest]
             finished = self._ledger.finish_job(
-                job.job_id, job.fence, document, artefacts, findings, destinations, self._now()
+                job.job_id, job.fence, document, artefacts, findings, self._destinations(), self._now()
             )
         if not finished:
             raise _Overtaken
@@ -272,24 +309,30 @@ class Analyser:
             sides=results,
             images=contributions(ready, sides, outputs),
             findings=(*told_findings(ready), *self._said_before(case)),
-            input_digest=input_digest([r.sha256 for r in rows], self._package.sha256, self._pipeline),
+            input_digest=self._digest(rows),
             thresholds={"positive_at": spec.positive_at, "negative_below": spec.negative_below},
             predecessors=self._predecessors(case),
         )
+
+    def _digest(self, rows: Sequence[InstanceRow]) -> str:
+        return input_digest([r.sha256 for r in rows], self._package.sha256, self._pipeline)
+
+    def _destinations(self) -> list[str]:
+        return [d.name for d in self._settings.destination if d.send]
 
     def _said_before(self, case: CaseRow) -> tuple[Finding, ...]:
         """What the ledger knows of images that are not here, or are here in two versions."""
         return said_before(self._ledger.case_studies(case.id), self._ledger.read.intake_findings(case.id))
 
     def _predecessors(self, case: CaseRow) -> tuple[tuple[str, str, str, str], ...]:
-        """The SRs of the newest older revision that has any."""
-        older = case.predecessor
+        """The documents of this revision's earlier try, else of the newest older revision that has any."""
+        older: str | None = case.id
         while older is not None:
             artefacts = [row.artefact for row in self._ledger.read.case_view(older).artefacts]
             found = tuple(
                 (a.study_instance_uid, a.series_instance_uid, a.sop_class_uid, a.sop_instance_uid)
                 for a in artefacts
-                if a.kind == "sr"
+                if a.kind == "not-performed" or (a.kind == "sr" and older != case.id)
             )
             if found:
                 return found

@@ -1,0 +1,197 @@
+"""Documents that say "AI not performed": valid in every character set, never a result, nothing of another study."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset
+
+from casework.config import Report
+from casework.errors import Defect
+from casework.reasons import REASONS
+from casework.report import Instance, Rendered, Silent, check_not_performed, describe, render_not_performed
+from casework.result import CaseResult, Finding, Outcome, Side, SideResult
+from tests.conformance.studies import NOW, Case, make
+from tests.conformance.test_validators import CHARSETS, complaints, readable, tool
+
+# A private coding scheme is never one of dciodvfy's terms; it is identified in the document (PS3.3 C.12.1).
+OWN_SCHEME = (
+    r"CodingScheme(Designator|UID)\(0008,010[2c]\)\[1\]> - Unrecognized defined term = <(99CASEWORK|2\.25\.\d+)>"
+)
+SILENT = tuple(SideResult(s, Outcome.INSUFFICIENT, None, {}, ()) for s in (Side.RIGHT, Side.LEFT))
+
+
+def stopped(case: Case, *codes: str) -> CaseResult:
+    """The case's verdict, with a finding on one image of each study and one on the case."""
+    findings = [Finding("LATERALITY_UNKNOWN", studies[0].instances[0].uid) for studies in zip(silent(case))]
+    return replace(
+        case.result, stopped=codes, sides=SILENT, images=(), findings=(*findings, Finding("MODALITY_MISSING", "MR"))
+    )
+
+
+def silent(case: Case) -> list[Silent]:
+    """The case's studies with all their instances."""
+    found = []
+    for study in dict.fromkeys(str(s.StudyInstanceUID) for s in case.sources.values()):
+        own = [s for s in case.sources.values() if s.StudyInstanceUID == study]
+        known = [Instance(study, str(s.SeriesInstanceUID), str(s.SOPClassUID), str(s.SOPInstanceUID), 1) for s in own]
+        found.append(Silent(study, str(own[0].Modality), own[0], tuple(known)))
+    return found
+
+
+def made(case: Case, language: str = "en", *codes: str) -> tuple[CaseResult, list[Rendered]]:
+    """The self-checked documents."""
+    result = stopped(case, *(codes or ("PATIENT_IDENTITY_CONFLICT", "NO_USABLE_IMAGE")))
+    rendered = render_not_performed(result, silent(case), Report(language=language, institution="General"), NOW)
+    check_not_performed(rendered, result, silent(case))
+    return result, rendered
+
+
+@pytest.mark.parametrize(
+    ("charset", "language"), [*((c, "en") for c in CHARSETS), *((c, "zh") for c in ("utf8", "gb18030", "ir87", "none"))]
+)
+def test_independent_validators_find_nothing(tmp_path: Path, charset: str, language: str) -> None:
+    """dciodvfy, dsrdump and dcentvfy over the documents and their sources, in each character set and language."""
+    case = make(charset, modalities=("MG", "US"))
+    (tmp_path / "out").mkdir()
+    paths = []
+    for n, item in enumerate(made(case, language)[1]):
+        paths.append(tmp_path / "out" / f"no{n}.dcm")
+        paths[-1].write_bytes(item.data)
+    for path in readable(paths, charset, tmp_path / "readable") if charset.startswith("gb") else paths:
+        done = tool("dciodvfy", "-new", path)
+        assert [line for line in complaints(done.stderr + done.stdout) if not re.search(OWN_SCHEME, line)] == []
+        assert tool("dsrdump", path).returncode == 0
+    both = readable([*paths, *case.write(tmp_path / "sources")], charset, tmp_path / "both")
+    done = tool("dcentvfy", *both)
+    errors = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("Error")]
+    assert [line for line in errors if "/no" in line] == []
+
+
+def texts(ds: Dataset) -> list[str]:
+    """Every text of the tree."""
+    found = []
+    for child in ds.get("ContentSequence", []):
+        found += [str(child.TextValue)] if child.ValueType == "TEXT" else []
+        found += texts(child)
+    return found
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_it_says_why_what_to_do_who_and_when(language: str) -> None:
+    """Each reason in words and as a code, its next action, the images concerned, model, case and time."""
+    case = make(modalities=("MG", "US"))
+    result, rendered = made(case, language)
+    assert [r.study_instance_uid for r in rendered] == [s.study for s in silent(case)]
+    for item, study in zip(rendered, silent(case), strict=True):
+        ds = dcmread(BytesIO(item.data))
+        said = texts(ds)
+        for code in result.stopped:
+            row = REASONS[code]
+            assert any((row.zh if language == "zh" else row.en) in t for t in said)
+            assert (row.next_zh if language == "zh" else row.next_en) in said
+        assert not any("Nothing to do" in t or "with this limit" in t for t in said)
+        assert any(("不是阴性结果" if language == "zh" else "not a negative result") in t for t in said)
+        assert any(result.model.version in t for t in said)
+        assert (ds.ContentDate, ds.AccessionNumber) == ("20261120", study.reference.AccessionNumber)
+        assert ds.SeriesDescription.startswith("AI NOT PERFORMED: PATIENT_IDENTITY")
+        pictured = [i for c in ds.ContentSequence for i in c.get("ContentSequence", []) if i.ValueType == "IMAGE"]
+        assert [i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for i in pictured] == [study.instances[0].uid]
+    assert "NO_USABLE_IMAGE" in describe(result, language)
+
+
+def test_no_document_names_another_study() -> None:
+    """A case may be stopped because its studies are of two people: no identifier of one is in the other's document."""
+    case = make(modalities=("MG", "US"))
+    _, rendered = made(case)
+    for item in rendered:
+        for other in silent(case):
+            if other.study != item.study_instance_uid:
+                for name in (other.study, other.reference.AccessionNumber, *(i.uid for i in other.instances)):
+                    assert name.encode() not in item.data
+
+
+def test_another_reason_is_another_document_and_the_same_one_is_the_same() -> None:
+    """The identifiers follow from the verdict: a retry that ends the same way makes no second document."""
+    case = make(modalities=("US",))
+    uids = [
+        made(case, "en", code)[1][0].sop_instance_uid for code in ("NO_USABLE_IMAGE", "NO_USABLE_IMAGE", "INTERNAL")
+    ]
+    assert uids[0] == uids[1] != uids[2]
+
+
+def item_of(ds: Dataset, name: str) -> Dataset:
+    """The first item with a concept name, anywhere."""
+    for child in ds.get("ContentSequence", []):
+        if child.ConceptNameCodeSequence[0].CodeValue == name:
+            return child
+        found = item_of(child, name) if "ContentSequence" in child else Dataset()
+        if found:
+            return found
+    return Dataset()
+
+
+def says_absent(ds: Dataset) -> None:
+    code = item_of(ds, "121072").ContentSequence[0].ConceptCodeSequence[0]
+    code.CodeValue, code.CodeMeaning, code.CodingSchemeDesignator = "272519000", "Absent", "SCT"
+
+
+def softened(ds: Dataset) -> None:
+    for child in ds.ContentSequence:
+        for text in child.get("ContentSequence", []):
+            if text.ValueType == "TEXT":
+                text.TextValue = text.TextValue.replace("not a negative result", "all right")
+
+
+def other_reason(ds: Dataset) -> None:
+    code = item_of(ds, "121070").ContentSequence[0].ConceptCodeSequence[0]
+    code.LongCodeValue = "LATERALITY_CONFLICT"
+
+
+def foreign(ds: Dataset) -> None:
+    found = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    found.ReferencedSOPInstanceUID = "1.2.3.4.5"
+
+
+@pytest.mark.parametrize(
+    ("defect", "rule"),
+    [
+        (says_absent, "answer"),
+        (softened, "answer"),
+        (other_reason, "answer"),
+        (foreign, "references"),
+        (lambda ds: setattr(ds, "AccessionNumber", "OTHER"), "study"),
+        (lambda ds: setattr(ds, "PatientID", "P-0002"), "patient"),
+        (lambda ds: setattr(ds, "PatientName", "Someone^Else"), "patient"),
+        (lambda ds: setattr(ds, "StudyInstanceUID", "1.2.3"), "study"),
+        (lambda ds: setattr(ds, "CompletionFlag", "PARTIAL"), "sr flags"),
+        (lambda ds: setattr(ds, "VerificationFlag", "VERIFIED"), "sr flags"),
+        (lambda ds: setattr(ds, "SeriesDescription", "AI report"), "series"),
+        (lambda ds: setattr(ds, "SeriesNumber", 1), "series"),
+        (lambda ds: delattr(ds, "ContributingEquipmentSequence"), "origin"),
+        (lambda ds: delattr(ds, "ContentSequence"), "answer"),
+    ],
+)
+def test_the_self_check_finds_each_seeded_defect(defect: Callable[[Dataset], None], rule: str) -> None:
+    """One defect at a time; the check names its rule and nothing is sent."""
+    case = make(modalities=("US",))
+    result, (good,) = made(case)
+    ds = dcmread(BytesIO(good.data))
+    defect(ds)
+    buffer = BytesIO()
+    dcmwrite(buffer, ds)
+    bad = replace(good, data=buffer.getvalue())
+    with pytest.raises(Defect, match=rule):
+        check_not_performed([bad], result, silent(case))
+
+
+def test_a_study_without_a_document_is_found() -> None:
+    """Every study that has to be told is counted."""
+    case = make(modalities=("MG", "US"))
+    result, rendered = made(case)
+    with pytest.raises(Defect, match="count"):
+        check_not_performed(rendered[:1], result, silent(case))
