@@ -9,7 +9,7 @@ DEBIAN := chromium dcmtk dicom3tools orthanc orthanc-dicomweb postgresql strace
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench openapi up docs system clean
+.PHONY: help demo run test check bench evidence openapi up docs system clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ check: $(VENV)/.test ## format, lint, types, import rules, contract and generate
 
 bench: system $(VENV)/.test ## every figure of docs/benchmarks.md, side by side (about 15 minutes)
 	$(PY) -m tests.bench $(ARGS)
+
+evidence: $(VENV)/.test ## measure the shipped weights on held-out phantoms, into docs/evidence (about 20 minutes)
+	$(PY) -m models.cman.evidence $(ARGS)
 
 openapi: $(VENV)/.test ## validate openapi/openapi.yaml and compare it with the application
 	$(PY) -m pytest -q tests/api/test_contract.py

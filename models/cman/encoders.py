@@ -10,7 +10,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.cman.data import TOKEN, Sides
+from models.cman.journal import Curve
 from models.cman.net.config import CONCEPTS, NetConfig
 from models.cman.net.encoder import Encoder
 
@@ -63,6 +66,12 @@ class DenseEncoder(nn.Module):
         return reading
 
 
+@cache
+def machine() -> torch.device:
+    """Where training computes: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def save(path: Path, value: object) -> None:
     """All or nothing, so that a stopped run resumes from a whole checkpoint."""
     part = path.with_name(path.name + ".part")
@@ -100,7 +109,7 @@ def crops(
         dense = np.empty((batch, len(CONCEPTS), cut, cut), np.uint8)
         for n, at in enumerate(picked):
             image, dense_at = images[side[at], slot[at]], truth[side[at], slot[at]]
-            row, col = _corner(dense_at, grid, cut, rng)
+            row, col = corner(dense_at, grid, cut, rng)
             pixels[n] = image[:, row * TOKEN : row * TOKEN + size, col * TOKEN : col * TOKEN + size]
             dense[n] = dense_at[:, row : row + cut, col : col + cut]
         yield torch.from_numpy(pixels).float() / 255.0, torch.from_numpy(dense).float() / 255.0
@@ -111,13 +120,74 @@ def _checkpoints(checkpoint: Path | None) -> tuple[Path, ...]:
     return (checkpoint, checkpoint.with_suffix(".start")) if checkpoint else ()
 
 
-def _corner(dense: NDArray[np.uint8], grid: int, cut: int, rng: np.random.Generator) -> tuple[int, int]:
+def corner(dense: NDArray[np.uint8], grid: int, cut: int, rng: np.random.Generator) -> tuple[int, int]:
+    """A crop's first token (row, col), often near a lesion or node."""
     there = np.argwhere(dense[[CONCEPTS.index("lesion"), CONCEPTS.index("node")]].max(0) > 50)
     if len(there) and rng.random() < 0.6:
         row, col = there[rng.integers(len(there))] - rng.integers(0, cut, 2)
     else:
         row, col = rng.integers(0, grid - cut + 1, 2)
     return int(np.clip(row, 0, grid - cut)), int(np.clip(col, 0, grid - cut))
+
+
+Batch = TypeVar("Batch")
+
+
+def fit(  # noqa: PLR0917  # what is learned, from what, how long
+    model: nn.Module,
+    draw: Callable[[np.random.Generator], Iterator[Batch]],
+    loss_of: Callable[[nn.Module, Batch, float], Tensor],
+    schedule: Schedule,
+    seed: int,
+    curve: Curve,
+    checkpoint: Path | None = None,
+) -> int:
+    """Train in place, from `checkpoint` where there is one; returns the steps that were made.
+
+    draw gives endless batches for a generator; loss_of gets the model, a batch and the share of the run that is over.
+    """
+    rng = np.random.default_rng(seed)
+    model.train().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.peak, weight_decay=schedule.weight_decay)
+    began, mean = time.monotonic(), 0.0
+    batches = draw(rng)
+    done = 0
+    start = next((p for p in _checkpoints(checkpoint) if p.exists()), None)
+    if start:
+        state = torch.load(start, weights_only=True, map_location=machine())
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        # The crops after a resume are new ones, not the same again: a resumed run is no bit-exact copy.
+        done, began = state["step"], began - state["seconds"]
+        batches = draw(np.random.default_rng([seed, state["step"]]))
+    step = done
+    for step in range(done + 1, schedule.steps + 1):
+        share = max((step - 1) / schedule.steps, (time.monotonic() - began) / schedule.budget_s)
+        if share >= 1.0:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate(share)
+        loss = loss_of(model, next(batches), share)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch
+        nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+        optimiser.step()
+        mean = float(loss.detach()) if step == 1 else 0.98 * mean + 0.02 * float(loss.detach())
+        if step % 25 == 0:
+            curve(step, loss=mean, seconds=time.monotonic() - began)
+        if checkpoint and step % 100 == 0:
+            now = {"step": step, "seconds": time.monotonic() - began}
+            where = _checkpoints(checkpoint)[0 if step > 100 else 1]
+            save(where, now | {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
+    return step
+
+
+def mixed(model: nn.Module, images: Tensor) -> Tensor:
+    """The model's answer in bf16 mixed precision, as float."""
+    device = machine()
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        answer: Tensor = model(images.to(device).contiguous(memory_format=torch.channels_last))
+    return answer.float()
 
 
 def train_encoder(
@@ -127,59 +197,31 @@ def train_encoder(
     schedule: Schedule,
     *,
     seed: int,
-    progress: Callable[[str], None],
+    curve: Curve,
     crop: int = 96,
     checkpoint: Path | None = None,
 ) -> int:
-    """Train in place, from `checkpoint` where there is one; returns the steps that were made."""
-    rng = np.random.default_rng(seed)
-    model.train().to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.peak, weight_decay=schedule.weight_decay)
-    began, mean = time.monotonic(), 0.0
-    batches = crops(sides, modality, schedule.batch, crop, rng)
-    done = 0
-    start = next((p for p in _checkpoints(checkpoint) if p.exists()), None)
-    if start:
-        state = torch.load(start, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        # The crops after a resume are new ones, not the same again: a resumed run is no bit-exact copy.
-        done, began, rng = state["step"], began - state["seconds"], np.random.default_rng([seed, state["step"]])
-        batches = crops(sides, modality, schedule.batch, crop, rng)
-    step = done
-    for step in range(done + 1, schedule.steps + 1):
-        share = max((step - 1) / schedule.steps, (time.monotonic() - began) / schedule.budget_s)
-        if share >= 1.0:
-            break
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.rate(share)
-        images, truth = next(batches)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = model(images.contiguous(memory_format=torch.channels_last))
-        loss = dense_loss(logits.float(), truth, VISIBLE[modality])
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch
-        nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-        optimiser.step()
-        mean = float(loss.detach()) if step == 1 else 0.98 * mean + 0.02 * float(loss.detach())
-        if step % 25 == 0:
-            progress(f"{modality} step {step}/{schedule.steps} loss {mean:.3f} {time.monotonic() - began:.0f} s")
-        if checkpoint and step % 100 == 0:
-            now = {"step": step, "seconds": time.monotonic() - began}
-            where = _checkpoints(checkpoint)[0 if step > 100 else 1]
-            save(where, now | {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
-    _settle(model, sides, modality, rng)
+    """Train in place on dense truth, from `checkpoint` where there is one; returns the steps that were made."""
+
+    def loss(net: nn.Module, batch: tuple[Tensor, Tensor], _: float) -> Tensor:
+        return dense_loss(mixed(net, batch[0]), batch[1].to(machine()), VISIBLE[modality])
+
+    def draw(rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        return crops(sides, modality, schedule.batch, crop, rng)
+
+    step = fit(model.to(machine()), draw, loss, schedule, seed, curve, checkpoint)
+    settle(model, sides, modality, np.random.default_rng([seed, step]))
     return step
 
 
 @torch.no_grad()
-def _settle(model: DenseEncoder, sides: Sides, modality: str, rng: np.random.Generator, batches: int = 20) -> None:
-    """Take batch-norm statistics again, over whole images."""
+def settle(model: nn.Module, sides: Sides, modality: str, rng: np.random.Generator, batches: int = 20) -> None:
+    """Take batch-norm statistics again, over whole images; the model is left on the CPU, ready to serve."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None
-    model.train()
+    model.cpu().train()
     for images, _ in _whole(sides, modality, rng, batches):
         model(images.contiguous(memory_format=torch.channels_last))
     model.eval()

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from casework.modelspec import SLOTS
 from models.cman.data import Sides
-from models.cman.encoders import WHERE, Schedule
+from models.cman.encoders import WHERE, Schedule, machine
 from models.cman.net.attention import PLANES, AlignmentPrior, CrossBlock
 from models.cman.net.cman import Fusion
 from models.cman.net.config import CONCEPTS, MODALITIES, NetConfig
@@ -59,6 +59,10 @@ class Pick:
     at: Tensor
     log_weight: Tensor
     found: Tensor
+
+    def to(self, device: torch.device) -> "Pick":
+        """The same on a device."""
+        return Pick(self.at.to(device), self.log_weight.to(device), self.found.to(device))
 
 
 FOUND_PICKS, OTHER_PICKS = 32, 24
@@ -186,14 +190,16 @@ def _loss(
     model: DenseFusion, tokens: Tokens, sides: Sides, at: NDArray[np.int64], losses: Losses, *, rng: np.random.Generator
 ) -> Tensor:
     """The loss of one batch of sides."""
-    masks = dropped({m: sides.masks[m][at] for m in MODALITIES}, losses, rng)
-    picks = {m: pick(sides.truth[m][at], rng) for m in MODALITIES}
+    device = machine()
+    masks = {m: v.to(device) for m, v in dropped({m: sides.masks[m][at] for m in MODALITIES}, losses, rng).items()}
+    picks = {m: pick(sides.truth[m][at], rng).to(device) for m in MODALITIES}
+    maps = {m: t.to(device) for m, t in _batch(tokens, at).items()}
     # One context a step: within one, autocast keeps its copies of the weights, and a longer one would never see an update.
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logit, dense, attention = model(_batch(tokens, at), masks, picks)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        logit, dense, attention = model(maps, masks, picks)
     logit, dense = logit.float(), {m: d.float() for m, d in dense.items()}
-    truth = {m: torch.from_numpy(np.asarray(sides.truth[m][at])).float() / 255.0 for m in MODALITIES}
-    main = focal(logit, torch.from_numpy(sides.risk[at]).float(), losses)
+    truth = {m: torch.from_numpy(np.asarray(sides.truth[m][at])).to(device).float() / 255.0 for m in MODALITIES}
+    main = focal(logit, torch.from_numpy(sides.risk[at]).float().to(device), losses)
     aimed = logit.new_zeros(())
     for m, a in attention.items():
         there = masks[m].any(1)
@@ -209,10 +215,11 @@ def train_fusion(
     losses: Losses,
     *,
     seed: int,
-    keep: Callable[[int, float], None],
+    keep: Callable[[int, float], bool],
     every: int = 3,
 ) -> int:
-    """Train in place; returns the steps that were made. keep(step, loss) is called every few epochs and at the end."""
+    """Train in place; returns the steps that were made. keep(step, loss) is asked every few epochs whether to go on, and at the end."""
+    model.to(machine())
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.peak, weight_decay=schedule.weight_decay)
@@ -226,8 +233,8 @@ def train_fusion(
             group["lr"] = schedule.rate(share)
         turn = step % per_epoch
         if turn == 0:
-            if step and step // per_epoch % every == 0:
-                keep(step, mean)
+            if step and step // per_epoch % every == 0 and not keep(step, mean):
+                return step
             order = rng.permutation(len(sides.risk))
         at = np.sort(order[turn * schedule.batch : (turn + 1) * schedule.batch])
         loss = _loss(model.train(), tokens, sides, at, losses, rng=rng)
@@ -248,10 +255,12 @@ def logits_of(
 ) -> NDArray[np.float64]:
     """Logits of all sides, (N,)."""
     model.eval()
+    device = next(model.parameters()).device
     parts = []
     for n in range(0, len(masks["MG"]), batch):
         at = np.arange(n, min(n + batch, len(masks["MG"])))
-        there = {m: torch.from_numpy(masks[m][at]).float() for m in MODALITIES}
-        shares = model.contributions(_batch(tokens, at), there)
+        there = {m: torch.from_numpy(masks[m][at]).float().to(device) for m in MODALITIES}
+        maps = {m: t.to(device) for m, t in _batch(tokens, at).items()}
+        shares = model.contributions(maps, there)
         parts.append(sum(s.sum((1, 2, 3)) for s in shares.values()))
-    return torch.cat(parts).double().numpy()  # type: ignore[arg-type]  # sum() of tensors
+    return torch.cat(parts).double().cpu().numpy()  # type: ignore[arg-type]  # sum() of tensors

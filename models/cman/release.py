@@ -26,10 +26,11 @@ from models.cman import card, evaluate, statements
 from models.cman.data import Sides, open_all, open_sides
 from models.cman.export import NAMES, write_fusion
 from models.cman.fuse import logits_of
+from models.cman.journal import Journal
 from models.cman.net.cman import Cman, Fusion
 from models.cman.net.config import MODALITIES
 from models.cman.package import TOLERANCE, parity, write_golden, write_manifest
-from models.cman.train import CONFIG, Log, load_net, runner_of, stage_tokens, train_sets
+from models.cman.train import CONFIG, load_net, runner_of, stage_tokens, train_sets
 
 Tokens = Mapping[str, NDArray[np.float16]]
 PRECISION_SIDES = 80
@@ -155,7 +156,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(2)
-    log = Log(options.run / "log.jsonl")
+    log = Journal(options.run)
     sets = {n: open_sides(options.data / n) for n in ("val", *HELD_OUT) if (options.data / n).exists()}
     tokens = {n: {m: stage_tokens(options.run, m, options.data / n, log) for m in MODALITIES} for n in sets}
     sets["train"] = open_all(train_sets(options.data, options.run))

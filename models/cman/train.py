@@ -28,6 +28,7 @@ from models.cman.data import Sides, open_all, open_sides
 from models.cman.encoders import DenseEncoder, Schedule, dense_auc, save, train_encoder
 from models.cman.export import NAMES, quantise, write_encoder
 from models.cman.fuse import DenseFusion, Losses, aim, logits_of, train_fusion
+from models.cman.journal import Journal
 from models.cman.net.cman import Cman
 from models.cman.net.config import MODALITIES, RESNET50, NetConfig
 
@@ -52,25 +53,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 CONFIG = replace(RESNET50, blocks=1)
-
-
-class Log:
-    """One line of JSON an event in log.jsonl, and the same for the eye."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._began = time.monotonic()
-
-    def __call__(self, text: str, **values: object) -> None:
-        """Add one event."""
-        entry = {"minutes": round((time.monotonic() - self._began) / 60, 2), "event": text, **values}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        print(f"[{entry['minutes']:7.2f} min] {text} {values or ''}", flush=True)
+PATIENCE = 10  # looks at validation without a better AUC, after which the fusion stops
 
 
 def stage_encoders(
-    run: Path, data: Path, preset: dict[str, Any], *, budget_s: float, seed: int, log: Log, only: str = ""
+    run: Path, data: Path, preset: dict[str, Any], *, budget_s: float, seed: int, log: Journal, only: str = ""
 ) -> None:
     """One checkpoint an encoder. MR and US begin with what MG knew after 100 steps: edges and blobs look alike."""
     for n, modality in enumerate(MODALITIES):
@@ -82,13 +69,12 @@ def stage_encoders(
         torch.manual_seed(seed + n)
         model = DenseEncoder(modality, CONFIG)
         if modality != "MG":
-            _borrow(model, torch.load(run / "encoder-MG.start", weights_only=True)["model"])
+            _borrow(model, torch.load(run / "encoder-MG.start", weights_only=True, map_location="cpu")["model"])
         share = preset["encoder_share"][modality]
         schedule = Schedule(preset["encoder_steps"][modality], share * budget_s, **preset["encoder"])
         began, train = time.monotonic(), open_all(train_sets(data))
-        steps = train_encoder(
-            model, train, modality, schedule, seed=seed + n, progress=log, checkpoint=run / f"encoder-{modality}.resume"
-        )
+        curve, resume = log.curve(f"encoder {modality}"), run / f"encoder-{modality}.resume"
+        steps = train_encoder(model, train, modality, schedule, seed=seed + n, curve=curve, checkpoint=resume)
         scores = dense_auc(model, open_sides(data / "val"), modality, seed)
         log(
             f"encoder {modality}",
@@ -123,11 +109,11 @@ def load_net(run: Path, encoders: tuple[str, ...] = MODALITIES) -> Cman:
     """The network with the run's encoders (or some of them), and its fusion where there is one."""
     net = Cman(CONFIG)
     for modality in encoders:
-        state = torch.load(run / f"encoder-{modality}.pt", weights_only=True)["state"]
+        state = torch.load(run / f"encoder-{modality}.pt", weights_only=True, map_location="cpu")["state"]
         own = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
         net.encoders[modality].load_state_dict(own)
     if (run / "fusion.pt").exists():
-        state = torch.load(run / "fusion.pt", weights_only=True)
+        state = torch.load(run / "fusion.pt", weights_only=True, map_location="cpu")
         net.fusion.load_state_dict({k.removeprefix("fusion."): v for k, v in state.items() if k.startswith("fusion.")})
     return net.eval()
 
@@ -140,7 +126,7 @@ def calibration_images(sides: Sides, modality: str, seed: int, count: int = 64) 
     return pixels / np.float32(255.0)
 
 
-def stage_graph(run: Path, modality: str, train: Sides, seed: int, log: Log) -> None:
+def stage_graph(run: Path, modality: str, train: Sides, seed: int, log: Journal) -> None:
     """The encoder's graph in run/fp32 and run/int8."""
     done = run / "int8" / NAMES[modality]
     if not done.exists():
@@ -164,7 +150,7 @@ def runner_of(folder: Path, config: NetConfig = CONFIG, threads: int = 2) -> Onn
     return OnnxRunner(ModelPackage(spec, "", {r: (folder / n).read_bytes() for r, n in NAMES.items()}, ()), threads)
 
 
-def stage_tokens(run: Path, modality: str, data: Path, log: Log) -> NDArray[np.float16]:
+def stage_tokens(run: Path, modality: str, data: Path, log: Journal) -> NDArray[np.float16]:
     """Token maps of all present images of a modality, (N, slots, d, g, g), by the int8 encoder, cached in run/tokens."""
     folder, graph = run / "tokens" / data.name, run / "int8" / NAMES[modality]
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +177,7 @@ def stage_tokens(run: Path, modality: str, data: Path, log: Log) -> NDArray[np.f
 def take_readings(model: DenseFusion, run: Path) -> None:
     """Give the fusion's tokeniser the encoders' readings of the concepts; they stay as they are."""
     for modality in MODALITIES:
-        state = torch.load(run / f"encoder-{modality}.pt", weights_only=True)["state"]
+        state = torch.load(run / f"encoder-{modality}.pt", weights_only=True, map_location="cpu")["state"]
         reading = model.fusion.tokeniser.concept[modality]
         reading.load_state_dict({"weight": state["read.weight"][:, :, 0, 0], "bias": state["read.bias"]})
         reading.requires_grad_(False)  # noqa: FBT003  # torch's own signature
@@ -204,7 +190,7 @@ def stage_fusion(
     schedule: Schedule,
     *,
     seed: int,
-    log: Log,
+    log: Journal,
 ) -> None:
     """fusion.pt: the state with the best AUC on validation."""
     from sklearn.metrics import roc_auc_score
@@ -217,14 +203,19 @@ def stage_fusion(
     take_readings(model, run)
     log("alignment", planes=aim(model.fusion.prior, train))
 
-    began, best = time.monotonic(), [0.0]
+    began, curve = time.monotonic(), log.curve("fusion")
+    best, since = 0.0, 0
 
-    def keep(step: int, loss: float) -> None:
+    def keep(step: int, loss: float) -> bool:
+        """Keep the best so far; False when it has not got better for PATIENCE times."""
+        nonlocal best, since
         value = float(roc_auc_score(val.label, logits_of(model.fusion, tokens[1], val.masks)))
-        log(f"fusion step {step}/{schedule.steps} loss {loss:.4f} validation AUC {value:.4f}")
-        if value >= best[0]:
-            best[0] = value
+        curve(step, loss=loss, validation_auc=value)
+        since += 1
+        if value >= best:
+            best, since = value, 0
             save(run / "fusion-best.part", model.state_dict())
+        return since < PATIENCE
 
     steps = train_fusion(model, tokens[0], train, schedule, Losses(), seed=seed, keep=keep)
     (run / "fusion-best.part").rename(run / "fusion.pt")
@@ -245,7 +236,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.run.mkdir(parents=True, exist_ok=True)
-    log = Log(options.run / "log.jsonl")
+    log = Journal(options.run)
     preset = PRESETS[options.preset]
     for stage in ("encoder", "fusion"):
         preset[stage] |= {"peak": options.lr} if options.lr else {}

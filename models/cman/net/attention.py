@@ -57,7 +57,7 @@ class AlignmentPrior(nn.Module):
         """The bias of queries of one modality on keys of the other (MG and MR, either way)."""
         forth = queries == "MG"
         turn, shift = (self.turn, self.shift) if forth else (self.turn_back, self.shift_back)
-        zero = torch.zeros(self.fine.shape[0], self.coarse.shape[0])
+        zero = self.fine.new_zeros(self.fine.shape[0], self.coarse.shape[0])
         rows = []
         for q in SLOTS[queries]:
             row = []

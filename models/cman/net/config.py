@@ -5,7 +5,7 @@ from typing import Any
 
 from casework.modelspec import CHANNELS, SLOTS
 
-__all__ = ["CHANNELS", "CONCEPTS", "MODALITIES", "RESNET50", "TINY", "NetConfig"]
+__all__ = ["CHANNELS", "CONCEPTS", "MODALITIES", "RESNET50", "STUDENT", "TINY", "NetConfig"]
 
 MODALITIES = tuple(SLOTS)
 
@@ -21,6 +21,8 @@ class NetConfig:
     base, depths: ResNet widths start at `base` (64 in ResNet-50) and double; bottleneck blocks per stage.
     width: channels d of a token. key_pool: keys and values of the cross-attention are averaged over key_pool x key_pool
     tokens (queries are not), which makes attention key_pool^2 times cheaper.
+    reduction: 0 = ResNet's bottleneck; else the student's unit (student.py) whose gates squeeze channels by this factor
+    and whose spatial gate looks `dilation` pixels of its map away.
     """
 
     input_size: int = 224
@@ -30,6 +32,8 @@ class NetConfig:
     heads: int = 4
     blocks: int = 2
     key_pool: int = 2
+    reduction: int = 0
+    dilation: int = 4
 
     @property
     def grid(self) -> int:
@@ -47,4 +51,5 @@ class NetConfig:
 
 
 RESNET50 = NetConfig()
+STUDENT = NetConfig(base=48, depths=(2, 2, 3, 1), blocks=1, reduction=16)
 TINY = NetConfig(base=4, depths=(1, 1, 1, 1), width=32, heads=2, blocks=1)

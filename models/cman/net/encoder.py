@@ -1,5 +1,7 @@
 """ResNet-50 as an image encoder (He et al. 2015, bottlenecks with the stride on the 3x3), down to a token map.
 
+The student has the same four stages of other units (student.py).
+
 Stage 3 (stride 16) and the upsampled stage 4 (stride 32) are projected and added, so that the map keeps 14 x 14
 positions at 224 px with the deep stage's context. Fully convolutional: any S that is a multiple of 32. Does no I/O.
 """
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.cman.net.config import CHANNELS, NetConfig
+from models.cman.net.student import AttentiveBottleneck
 
 
 class Bottleneck(nn.Module):
@@ -34,8 +37,14 @@ class Bottleneck(nn.Module):
         return functional.relu(self.bn3(self.conv3(y)) + self.short(x))
 
 
-def _stage(inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
-    blocks = [Bottleneck(inputs if n == 0 else 4 * width, width, stride if n == 0 else 1) for n in range(depth)]
+def _stage(config: NetConfig, inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
+    blocks: list[nn.Module] = []
+    for n in range(depth):
+        shape = (inputs, width, stride) if n == 0 else (4 * width, width, 1)
+        if config.reduction:
+            blocks.append(AttentiveBottleneck(*shape, reduction=config.reduction, dilation=config.dilation))
+        else:
+            blocks.append(Bottleneck(*shape))
     return nn.Sequential(*blocks)
 
 
@@ -47,10 +56,10 @@ class Encoder(nn.Module):
         base = config.base
         self.stem = nn.Conv2d(CHANNELS[modality], base, 7, 2, 3, bias=False)
         self.bn = nn.BatchNorm2d(base)
-        self.stage1 = _stage(base, base, config.depths[0], 1)
-        self.stage2 = _stage(4 * base, 2 * base, config.depths[1], 2)
-        self.stage3 = _stage(8 * base, 4 * base, config.depths[2], 2)
-        self.stage4 = _stage(16 * base, 8 * base, config.depths[3], 2)
+        self.stage1 = _stage(config, base, base, config.depths[0], 1)
+        self.stage2 = _stage(config, 4 * base, 2 * base, config.depths[1], 2)
+        self.stage3 = _stage(config, 8 * base, 4 * base, config.depths[2], 2)
+        self.stage4 = _stage(config, 16 * base, 8 * base, config.depths[3], 2)
         self.fine = nn.Conv2d(16 * base, config.width, 1)
         self.deep = nn.Conv2d(32 * base, config.width, 1)
         self._start()

@@ -1,0 +1,126 @@
+"""Scores of the baselines that `folds.py` trained, as committed: docs/evidence/baselines.npz and .json. Runs without torch.
+
+    python -m models.cman.evidence.baselines --runs RUNS --out docs/evidence
+
+gathers RUNS (one file a head and fold) into the two files. Training them takes hours; reading them takes no time, and the
+table is computed anew from the scores. A digest of the cohort's labels ties a score to its side: scores of another cohort
+are refused.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.cman import evaluate
+from models.cman.evidence import stats
+
+COHORTS = ("internal", "validation", "test", "external")
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One head.
+
+    folds: cohort -> logits (folds, N); out_of_fold: (N,) on the internal cohort; chosen: temperature, positive_at and
+    negative_below, from the validation cohort only.
+    """
+
+    folds: Mapping[str, NDArray[np.float32]]
+    out_of_fold: NDArray[np.float32]
+    chosen: Mapping[str, float]
+
+    def mean(self, cohort: str) -> NDArray[np.float64]:
+        """The mean logit of the folds' heads: what stands in the tables for the held-out cohorts."""
+        return self.folds[cohort].mean(0, dtype=np.float64)
+
+
+def digest(case: NDArray[np.int64], label: NDArray[np.int64]) -> str:
+    """Names the sides that scores belong to."""
+    return hashlib.sha256(np.stack([case, label]).astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def gather(
+    runs: Path, digests: Mapping[str, str], validation: NDArray[np.int64]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """All finished heads of a folder: arrays named head/cohort, and what is to be known of them.
+
+    validation: the labels of the validation cohort, from which temperature and thresholds are chosen.
+
+    Raises:
+        ValueError: a head has folds of different plans.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    about: dict[str, Any] = {"cohorts": dict(digests), "heads": {}}
+    names = sorted({p.stem.rsplit("-", 1)[0] for p in runs.glob("*-[0-9].npz")})
+    for name in names:
+        files = [np.load(p) for p in sorted(runs.glob(f"{name}-[0-9].npz"))]
+        facts = [json.loads(str(f["about"])) for f in files]
+        if len({json.dumps(a["plan"]) for a in facts}) != 1:
+            raise ValueError(f"{name}: folds of different plans")
+        about["heads"][name] = {"plan": facts[0]["plan"], "parameters": facts[0]["parameters"]} | {
+            "folds": [{k: a[k] for k in ("fold", "cpu_s", "wall_s")} for a in facts]
+        }
+        total = sum(len(f["held"]) for f in files)
+        whole = np.full(max(total, *(int(f["held"].max()) + 1 for f in files)), np.nan, np.float32)
+        for f in files:
+            whole[f["held"]] = f["internal"]
+        arrays[f"{name}/internal"] = whole
+        for cohort in COHORTS[1:]:
+            if all(cohort in f.files for f in files):
+                arrays[f"{name}/{cohort}"] = np.stack([f[cohort] for f in files]).astype(np.float16)
+        logit = arrays[f"{name}/validation"].mean(0, dtype=np.float64)
+        temperature = stats.scaled(logit, validation)
+        cut = evaluate.thresholds(stats.chances(logit, temperature), validation)
+        about["heads"][name]["chosen"] = {"temperature": temperature, **cut}
+    return arrays, about
+
+
+def load(folder: Path, digests: Mapping[str, str]) -> dict[str, Baseline]:
+    """The committed baselines by name; none when there are none.
+
+    Raises:
+        ValueError: they were scored on other sides than `digests` names.
+    """
+    path = folder / "baselines.npz"
+    if not path.exists():
+        return {}
+    about = json.loads((folder / "baselines.json").read_text("utf-8"))
+    for cohort, value in digests.items():
+        if about["cohorts"].get(cohort) != value:
+            raise ValueError(f"{path} was scored on another {cohort} cohort")
+    found = {}
+    with np.load(path) as arrays:
+        for name, head in about["heads"].items():
+            folds = {c: arrays[f"{name}/{c}"].astype(np.float32) for c in COHORTS[1:] if f"{name}/{c}" in arrays.files}
+            found[name] = Baseline(folds, arrays[f"{name}/internal"], head["chosen"])
+    return found
+
+
+def main() -> None:
+    """Gather."""
+    from models.cman.data import open_sides
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    digests, labels = {}, {}
+    for cohort in COHORTS:
+        if (options.data / cohort / "about.json").exists():
+            sides = open_sides(options.data / cohort)
+            digests[cohort], labels[cohort] = digest(sides.case, sides.label), sides.label
+    arrays, about = gather(options.runs, digests, labels["validation"])
+    np.savez_compressed(options.out / "baselines.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub of **kwds
+    (options.out / "baselines.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""docs/evidence/README.md from evidence.json, so that words and numbers can't drift apart; the picture of the worst errors."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casework.engine.bundle import ModelPackage
+from casework.modelspec import SLOTS
+from models.cman.data import Sides
+from models.cman.evidence import measure, plots, stats
+from models.cman.evidence.cohort import Tokens
+from models.cman.evidence.shipped import Reader
+
+HEAD = """# Evidence
+
+**Synthetic phantoms with known truth, nothing else. These numbers show what the network can use of what the phantoms put
+into several modalities. They say nothing about any patient.** Made by `make evidence` ({seconds:.0f} s on {cores} cores); the same
+numbers with more digits and all seeds are in [evidence.json](evidence.json).
+
+Package {package} {version}, manifest sha256 `{manifest_sha256}`. Thresholds and temperature are the package's own, chosen on its
+validation patients before any of these were drawn. Intervals are 95 %: DeLong's with the two sides of a patient taken
+together (Obuchowski 1997), beside it a bootstrap over patients.
+"""
+
+_SLOTS = tuple((m, n) for m, slots in SLOTS.items() for n in range(len(slots)))
+TITLES = {"test": "Held-out patients of the training hospital", "external": "Another hospital"}
+NAMES = {
+    "mg": "MG alone",
+    "mr": "MR alone",
+    "us": "US alone",
+    "concat": "concatenation of pooled features",
+    "early-maps": "early fusion: maps of a plane stacked as channels",
+    "cman-unaligned": "CMAN without alignment prior",
+    "cman": "CMAN",
+    "generative": "concatenation, minority class made up by a generator",
+}
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    names = list(head)
+    lines = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
+    return [*lines, *(f"| {' | '.join(r)} |" for r in rows), ""]
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _auc(row: Mapping[str, float]) -> str:
+    return f"{row['auc']:.3f} ({row['delong_low']:.3f} to {row['delong_high']:.3f})"
+
+
+def _minus(pair: Mapping[str, float] | None) -> tuple[str, str]:
+    if not pair:
+        return "", ""
+    return f"{pair['difference']:+.3f} ({pair['low']:+.3f} to {pair['high']:+.3f})", _p(pair["p"])
+
+
+def _subsets(found: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, r in found["subsets"].items():
+        boot = f"{r['bootstrap_low']:.3f} to {r['bootstrap_high']:.3f}"
+        points = f"{r['sensitivity_at_positive']:.2f} / {r['specificity_at_positive']:.2f}"
+        low = f"{r['sensitivity_at_negative']:.2f} / {r['specificity_at_negative']:.2f}"
+        scale = (f"{r['brier']:.3f}", f"{r['calibration_slope']:.2f}", f"{r['ece']:.3f}")
+        rows.append((name, _auc(r), boot, *_minus(r.get("all_minus_this")), *scale, points, low))
+    head = ("images of", "AUC (DeLong)", "bootstrap", "all three minus this", "p", "Brier", "slope", "ECE")
+    return _table((*head, "sens / spec at positive", "at negative"), rows)
+
+
+def _cohort(name: str, evidence: Mapping[str, Any]) -> list[str]:
+    found, facts = evidence[name], evidence["cohorts"][name]
+    first = next(iter(found["subsets"].values()))
+    lines = [f"## {TITLES[name]}: the shipped weights", ""]
+    lines += [
+        (
+            f"{facts['patients']} patients, {first['sides']} sides, prevalence {first['prevalence']:.2f}, seed {facts['seed']}, "
+            f"hospital {facts['hospital']}. Ceiling (the phantom's own risk as the score): {_auc(found['ceiling'])}."
+        ),
+        "",
+        *_subsets(found),
+        f"![ROC](roc-{name}.png) ![calibration](calibration-{name}.png) ![decision curves](decision-{name}.png)",
+        "",
+        f"![outcomes](confusion-{name}.png)",
+        "",
+        "Subgroups (full input):",
+        "",
+    ]
+    rows = [(g["by"], g["group"], str(g["sides"]), str(g["positive"]), _auc(g)) for g in found["subgroups"]]
+    return lines + _table(("by", "group", "sides", "positive", "AUC"), rows)
+
+
+def _heat(evidence: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "## Heat-maps against the truth",
+        "",
+        "Positive sides; an image counts when it shows a lesion or node. On target: within one token of it.",
+        "",
+    ]
+    head = (
+        "cohort",
+        "images of",
+        "images",
+        "hottest on target",
+        "of images that speak for it",
+        "strongest on target",
+        "by chance",
+        "overlap (IoU) of the top 5 %",
+        "share of the map on target",
+    )
+    rows = []
+    for cohort in ("test", "external"):
+        for m, h in evidence[cohort]["heat"].items():
+            shares = (
+                "hottest_on_target",
+                "hottest_on_target_where_it_speaks_for",
+                "strongest_on_target",
+                "by_chance",
+                "iou_top",
+                "mass_on_target",
+            )
+            rows.append((cohort, m, str(h["images"]), *(f"{h[s]:.2f}" for s in shares)))
+    lines += _table(head, rows)
+    lines += [
+        "Hottest: the largest contribution. Strongest: the largest by size, whichever way it speaks. A modality that speaks against",
+        "metastasis has its coldest place at the lesion; its hottest is then anywhere.",
+        "",
+    ]
+    sanity = evidence["test"].get("sanity")
+    if sanity:
+        r, p = sanity["randomised"], sanity["painted_over"]
+        over, other = p["lesions and nodes painted over"], p["elsewhere"]
+        lines += [
+            (
+                f"Input weights of the fusion in random order: maps correlate {r['correlation_mean']:+.2f} with the shipped ones on average "
+                f"({r['maps']} maps; 95 % of them within {r['correlation_p95_abs']:.2f})."
+            ),
+            (
+                f"Lesions and nodes painted over with surrounding tissue ({p['sides']} positive sides): the logit falls by {over['mean_drop']:.2f} on average, "
+                f"lower in {over['share_lower']:.0%}; the same shapes painted elsewhere: {other['mean_drop']:+.2f}, lower in {other['share_lower']:.0%}."
+            ),
+            "",
+        ]
+    return lines
+
+
+def _baselines(evidence: Mapping[str, Any]) -> list[str]:
+    found = evidence.get("baselines")
+    if not found or not found["test"]:
+        return ["## Baselines", "", "None is committed yet: `python -m models.cman.evidence.folds` trains them.", ""]
+    lines = ["## Baselines on the same folds, the same frozen encoders", ""]
+    lines += [
+        "Trained on five folds by patient of the internal cohort; held-out cohorts are read by the mean logit of the five heads.",
+        "",
+    ]
+    for cohort, rows in found.items():
+        lines += [f"### {TITLES[cohort]}", ""]
+        table = []
+        for name, r in rows.items():
+            t = r.get("t_test_over_folds")
+            folds = f"{np.mean(r['folds']):.3f} ± {np.std(r['folds']):.3f}"
+            table.append(
+                (
+                    NAMES.get(name, name),
+                    _auc(r),
+                    folds,
+                    *_minus(r.get("cman_minus_this")),
+                    _p(t["p"]) if t else "",
+                    *_minus(r["shipped_minus_this"]),
+                    f"{r['brier']:.3f}",
+                    f"{r['calibration_slope']:.2f}",
+                )
+            )
+        head = (
+            "head",
+            "AUC (DeLong)",
+            "single folds",
+            "CMAN minus this",
+            "p (DeLong)",
+            "p (t, folds)",
+            "shipped minus this",
+            "p",
+            "Brier",
+            "slope",
+        )
+        lines += _table(head, table)
+    return lines
+
+
+def page(evidence: Mapping[str, Any]) -> str:
+    """The whole page."""
+    numbers = {k: evidence[k] for k in ("package", "version", "manifest_sha256")}
+    head = HEAD.format(seconds=sum(evidence["seconds"].values()), cores=evidence["machine"]["cores"], **numbers)
+    lines = [head]
+    if evidence["share"] < 1:
+        lines += [f"**A trial on {evidence['share']:.0%} of every cohort: not the evidence.**", ""]
+    for name in ("test", "external"):
+        lines += _cohort(name, evidence)
+    lines += _heat(evidence) + _baselines(evidence)
+    lines += [
+        "## Worst errors",
+        "",
+        "The most confident wrong answers of the held-out cohort, red for, blue against, green the truth.",
+        "",
+        "![worst errors](worst.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+Material = tuple[Tokens, Sides, Mapping[str, NDArray[np.uint8]]]
+
+
+def worst(path: Path, reader: Reader, material: Material, logit: NDArray[np.float64], package: ModelPackage) -> None:
+    """Draw the most confident errors with their maps and the truth."""
+    tokens, sides, bits = material
+    rows = []
+    for kind, numbers in measure.worst(logit, sides, package.spec.temperature).items():
+        for side in numbers:
+            reading = measure.reading_of(reader, tokens, sides, side)
+            images = []
+            for m, slot in _SLOTS:
+                picture = np.asarray(sides.images[m][side, slot]).max(0)
+                truth = (bits[m][side, slot] & 9) > 0
+                images.append(
+                    {
+                        "image": picture,
+                        "heat": reading.heat[m][0, slot],
+                        "truth": truth,
+                        "title": f"{m} {SLOTS[m][slot]}",
+                    }
+                )
+            prob = float(stats.chances(logit[side : side + 1], package.spec.temperature)[0])
+            words = f"{kind.replace('_', ' ')}: says {prob:.2f}, the phantom's own risk was {sides.risk[side]:.2f} (patient {sides.case[side]})"
+            rows.append((words, images))
+    plots.case(path, rows)

@@ -1,0 +1,206 @@
+"""What the evidence is computed with: statistics, heat-map truth, cohorts and committed scores keep their promises."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from casework.engine.bundle import open_package
+from casework.engine.onnxrt import OnnxRunner
+from casework.engine.runner import SideInputs
+from casework.modelspec import SLOTS
+from models.cman import evaluate
+from models.cman.data import open_sides
+from models.cman.evidence import baselines, cohort, heat, stats
+from models.cman.evidence.shipped import Reader, Reading
+from models.cman.phantom import dataset
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+
+
+def readings(
+    seed: int, patients: int, sides: int = 2
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Labels, two scores (2, N) and whose side it is; sides of a patient and the two scores go together."""
+    print(f"seed {seed}")
+    rng = np.random.default_rng(seed)
+    case = np.repeat(np.arange(patients), sides)
+    shared = rng.normal(size=patients)[case]
+    label = (rng.random(len(case)) < 1 / (1 + np.exp(-shared))).astype(np.int64)
+    noise = rng.normal(size=len(case))
+    return label, np.stack([shared + noise, shared + 0.7 * noise + rng.normal(size=len(case))]), case
+
+
+def test_delong_is_the_textbooks_with_one_side_a_patient() -> None:
+    """AUC is scikit-learn's, and the covariance is that of DeLong's placement values, computed pair by pair."""
+    label, scores, case = readings(1, 90, sides=1)
+    scores = np.round(scores, 1)  # ties
+    auc, covariance = stats.delong(label, scores, case)
+    np.testing.assert_allclose(auc, [roc_auc_score(label, s) for s in scores])
+    psi = [np.sign(s[label == 1][:, None] - s[label == 0]) / 2 + 0.5 for s in scores]
+    ten = np.cov([p.mean(1) for p in psi]) / (label == 1).sum()
+    one = np.cov([p.mean(0) for p in psi]) / (label == 0).sum()
+    # With every side a patient of its own, the cross term only removes means that are zero already.
+    np.testing.assert_allclose(covariance, ten + one, rtol=0.05)
+
+
+def test_two_sides_of_a_patient_are_not_counted_as_independent() -> None:
+    """A cohort in which each side stands twice is no larger: the interval stays what it was, as the bootstrap's does."""
+    label, scores, case = readings(2, 150, sides=1)
+    once = stats.auc(label, scores[0], case)
+    twice = stats.auc(np.repeat(label, 2), np.repeat(scores[0], 2), np.repeat(case, 2))
+    assert twice["delong_high"] - twice["delong_low"] == pytest.approx(
+        once["delong_high"] - once["delong_low"], rel=0.02
+    )
+
+
+def test_delong_and_the_bootstrap_over_patients_agree() -> None:
+    """Two ways to the interval of a difference, no code in common, within a fifth of its width."""
+    label, scores, case = readings(3, 250)
+    a = stats.paired(label, scores[0], scores[1], case)
+    b = evaluate.auc_difference(label, scores[0], scores[1], case, seed=1, rounds=400)
+    assert a["difference"] == pytest.approx(b["difference"])
+    width = a["high"] - a["low"]
+    assert abs(a["low"] - b["low"]) < 0.2 * width
+    assert abs(a["high"] - b["high"]) < 0.2 * width
+
+
+def test_equal_readers_do_not_differ_and_unequal_ones_do() -> None:
+    """The p-value is 1 for a score against itself, and small for a good score against noise."""
+    label, scores, case = readings(4, 200)
+    assert stats.paired(label, scores[0], scores[0], case)["p"] == 1.0
+    noise = np.random.default_rng(404).normal(size=len(label))
+    assert stats.paired(label, scores[0], noise, case)["p"] < 1e-4
+
+
+def test_an_interval_without_enough_patients_is_refused() -> None:
+    """One patient with metastasis gives no interval, and no number that looks like one."""
+    case = np.arange(6)
+    with pytest.raises(ValueError, match="two patients"):
+        stats.delong(np.array([1, 0, 0, 0, 0, 0]), np.arange(6.0)[None], case)
+    with pytest.raises(ValueError, match="with and"):
+        stats.delong(np.zeros(6, np.int64), np.arange(6.0)[None], case)
+
+
+def test_net_benefit_of_treating_all_is_known() -> None:
+    """It is prevalence - (1 - prevalence) * threshold / (1 - threshold); a perfect reader gains the prevalence."""
+    label = np.array([1, 1, 0, 0, 0, 0, 0, 0, 0, 0])
+    at = np.array([0.1, 0.2, 0.5])
+    np.testing.assert_allclose(stats.net_benefit(np.ones(10), label, at), 0.2 - 0.8 * at / (1 - at))
+    np.testing.assert_allclose(stats.net_benefit(label.astype(float), label, at), 0.2)
+
+
+def test_subgroups_of_a_column_hold_every_side_once() -> None:
+    """No side is lost between two subgroups and none is counted twice."""
+    rng = np.random.default_rng(5)
+    table = {"density": rng.random(50), "age": rng.integers(25, 88, 50), "largest_mm": rng.uniform(5, 9, 50)}
+    table |= {"mg_vendor": rng.choice(["linear", "lut"], 50), "mr_phases": rng.integers(4, 7, 50)}
+    table |= {"field_t": rng.choice([1.5, 3.0], 50)}
+    counts: dict[str, NDArray[np.int64]] = {}
+    for column, _, members in stats.subgroups(table):
+        counts[column] = counts.get(column, np.zeros(50, np.int64)) + members
+    assert set(counts) == set(table)
+    assert all((c == 1).all() for c in counts.values())
+
+
+def picture(row: int, col: int, value: float) -> Reading:
+    """A reading of one side whose maps have one spot each."""
+    maps = {m: np.zeros((1, len(s), 56, 56), np.float32) for m, s in SLOTS.items()}
+    for heats in maps.values():
+        heats[..., row, col] = value
+    return Reading(np.zeros(1, np.float32), {}, maps)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "hottest", "strongest"), [(20, 1.0, 1, 1), (50, 1.0, 0, 0), (20, -1.0, 0, 1)]
+)
+def test_pointing_tells_on_target_from_beside(place: int, value: float, hottest: int, strongest: int) -> None:
+    """A spot on the lesion is a hit, one elsewhere is none; a cold spot on it counts for strength, not for heat."""
+    bits = {m: np.zeros((1, len(s), 56, 56), np.uint8) for m, s in SLOTS.items()}
+    for one in bits.values():
+        one[..., 18:24, 18:24] = heat.LESION
+    tally = heat.Tally()
+    tally.add(picture(place, place, value), bits, {m: np.ones((1, len(s)), np.uint8) for m, s in SLOTS.items()})
+    found = tally.result()["MR"]
+    assert (found["images"], found["hottest_on_target"], found["strongest_on_target"]) == (4, hottest, strongest)
+    assert found["by_chance"] == pytest.approx(14 * 14 / 56**2)
+    assert found["mass_on_target"] == (place == 20)
+
+
+def test_painting_over_removes_the_lesion_and_nothing_else() -> None:
+    """The marked place takes the tone of the tissue around it; what is far from it keeps every bit."""
+    image = np.full((1, 1, 224, 224), 100, np.uint8)
+    image[..., 80:96, 80:96] = 250
+    bits = np.zeros((1, 56, 56), np.uint8)
+    bits[:, 20:24, 20:24] = heat.LESION
+    painted = heat.painted_over(image, bits, heat.LESION)
+    assert (painted[..., 80:96, 80:96] == 100).all()
+    assert np.array_equal(painted[..., 120:, :], image[..., 120:, :])
+    assert np.array_equal(heat.painted_over(image, bits, heat.NODE), image)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort of one patient at the size that cman-tiny takes."""
+    return tmp_path_factory.mktemp("cohorts")
+
+
+def test_cached_tokens_give_what_the_service_gives(drawn: Path) -> None:
+    """Drawn, encoded once and read from the cache: the logits are the whole runner's, to half precision."""
+    package = open_package(MODELS / "cman-tiny")
+    size = package.spec.input_size
+    one = cohort.Cohort("one", 93, 1)
+    dataset.write(drawn / "one", cases=1, seed=93, size=size, hospital="A", workers=1)
+    folder = cohort.drawn(one, drawn, size, workers=1)
+    tokens, sides = cohort.encoded(package, folder, threads=1), open_sides(folder)
+    logits = Reader(package, 1).logits(tokens, sides.masks)
+    images = {m: sides.images[m].astype(np.float32) / np.float32(255.0) for m in SLOTS}
+    masks = {m: sides.masks[m].astype(np.float32) for m in SLOTS}
+    whole = OnnxRunner(package, 1).run(SideInputs(images, masks))
+    np.testing.assert_allclose(logits, whole.logit, atol=5e-3)
+    assert {p.name.split("_")[1] for p in folder.glob("tokens_*.npy")} == {"mg", "mr", "us"}
+    with pytest.raises(ValueError, match="another cohort"):
+        cohort.drawn(cohort.Cohort("one", 94, 1), drawn, size, workers=1)
+
+
+def scored(folder: Path, name: str, seed: int = 1) -> None:
+    """Five finished folds of a head, as folds.py leaves them."""
+    rng = np.random.default_rng(seed)
+    for n in range(5):
+        held = np.arange(n, 40, 5)
+        about = {"head": name, "fold": n, "cpu_s": 1, "wall_s": 1, "parameters": 7, "plan": {"seed": seed}}
+        others = {c: rng.normal(size=30).astype(np.float32) for c in baselines.COHORTS[1:]}
+        arrays = {"internal": held.astype(np.float32), "held": held, **others}
+        np.savez_compressed(folder / f"{name}-{n}.npz", about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
+
+
+def test_committed_scores_belong_to_their_sides(tmp_path: Path) -> None:
+    """Folds come together side by side, and scores of another cohort are refused instead of compared."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    scored(runs, "concat")
+    label = np.arange(30) % 2
+    digests = {"test": baselines.digest(np.arange(30), label)}
+    arrays, about = baselines.gather(runs, digests, label)
+    np.savez_compressed(tmp_path / "baselines.npz", **arrays)  # type: ignore[arg-type]
+    (tmp_path / "baselines.json").write_text(json.dumps(about))
+    head = baselines.load(tmp_path, digests)["concat"]
+    assert np.array_equal(head.out_of_fold, np.arange(40))
+    assert head.folds["test"].shape == (5, 30)
+    assert 0 < head.chosen["negative_below"] <= head.chosen["positive_at"] < 1
+    with pytest.raises(ValueError, match="another test cohort"):
+        baselines.load(tmp_path, {"test": baselines.digest(np.arange(30), 1 - label)})
+
+
+def test_folds_of_different_plans_are_not_put_together(tmp_path: Path) -> None:
+    """A head whose folds were trained differently is no head."""
+    scored(tmp_path, "mg")
+    about = {"head": "mg", "fold": 4, "cpu_s": 1, "wall_s": 1, "parameters": 7, "plan": {"seed": 2}}
+    with np.load(tmp_path / "mg-4.npz") as old:
+        arrays = {k: old[k] for k in old.files if k != "about"}
+    np.savez_compressed(tmp_path / "mg-4.npz", about=np.array(json.dumps(about)), **arrays)
+    with pytest.raises(ValueError, match="different plans"):
+        baselines.gather(tmp_path, {}, np.arange(30) % 2)
