@@ -53,6 +53,7 @@ class DeliveryState(StrEnum):
     DEAD = "dead"
     COMMITTED = "committed"
     COMMIT_FAILED = "commit_failed"
+    CANCELLED = "cancelled"
 
 
 class OrderState(StrEnum):
@@ -108,15 +109,16 @@ JOB_MOVES: Mapping[JobState, frozenset[JobState]] = {
 }
 
 DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
-    _D.PENDING: frozenset({_D.SENDING}),
+    _D.PENDING: frozenset({_D.SENDING, _D.CANCELLED}),
     _D.SENDING: frozenset({_D.STORED, _D.STORED_WITH_WARNING, _D.RETRY_WAIT, _D.DEAD, _D.UNKNOWN}),
-    _D.UNKNOWN: frozenset({_D.PENDING}),
-    _D.RETRY_WAIT: frozenset({_D.PENDING, _D.DEAD}),
+    _D.UNKNOWN: frozenset({_D.PENDING, _D.CANCELLED}),
+    _D.RETRY_WAIT: frozenset({_D.PENDING, _D.DEAD, _D.CANCELLED}),
     _D.STORED: frozenset({_D.COMMITTED, _D.COMMIT_FAILED}),
     _D.STORED_WITH_WARNING: frozenset({_D.COMMITTED, _D.COMMIT_FAILED}),
-    _D.COMMIT_FAILED: frozenset({_D.PENDING}),
-    _D.COMMITTED: frozenset(),
-    _D.DEAD: frozenset({_D.PENDING}),  # by an operator only
+    _D.COMMIT_FAILED: frozenset({_D.PENDING, _D.CANCELLED}),
+    _D.COMMITTED: frozenset({_D.COMMIT_FAILED}),  # by an operator only, who knows that the destination lost it since
+    _D.DEAD: frozenset({_D.PENDING, _D.CANCELLED}),  # PENDING by an operator only
+    _D.CANCELLED: frozenset(),
 }
 
 ORDER_MOVES: Mapping[OrderState, frozenset[OrderState]] = {
@@ -267,6 +269,21 @@ class Artefact:
     sha256: str
     size: int
     label: str  # short words for lists, e.g. "R CC"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a destination said about one object that it stored. how: "commitment" | "query".
+
+    held False: it does not hold it; `again` says whether the same bytes may help, `code` and `status` why not.
+    """
+
+    sop_instance_uid: str
+    held: bool
+    how: str
+    code: str
+    status: str = ""
+    again: bool = True
 
 
 # --- derived identifiers --------------------------------------------------------------------------------------

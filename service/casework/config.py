@@ -129,10 +129,19 @@ class Destination:
     token_file: str = ""
     send: bool = True
     query: bool = False  # ask it how many instances the patient has
+    proof: str = (
+        ""  # that it holds a result: "commitment" | "query" | "none"; "" = query where `query` is on, else none
+    )
     timeout_s: float = 30.0
     retrieve: str = (
         ""  # how other studies are fetched from it: "wado" (kind stow), "move" or "get" (kind dimse); "" = not at all
     )
+
+    @property
+    def proves(self) -> str:
+        """How it proves that it holds what it stored: "commitment", "query", or "" (its answer to the store is all)."""
+        chosen = self.proof or ("query" if self.query else "none")
+        return "" if chosen == "none" else chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +193,10 @@ class Work:
     retry_first_s: float = 30.0
     retry_max_s: float = 1800.0
     retry_horizon_s: float = 72 * 3600.0
+    proof_again_s: float = 300.0  # longest time between two looks; how long a commitment report is waited for
+    proof_wait_s: float = 3600.0  # a destination that has not proved a result by then gets the same bytes again
+    proof_resends: int = 2  # after that many times a person has to look
+    proof_alarm_s: float = 900.0  # stored without proof for longer raises PROOF_LATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,14 +339,23 @@ def _check(settings: Settings) -> None:
             ipaddress.ip_network(peer.address, strict=False)
         except ValueError as error:
             raise Defect("CONFIG_INVALID", f"dicom.peer {peer.ae_title}: address") from error
-    names = [d.name for d in settings.destination]
+    _check_destinations(settings.destination)
+
+
+def _check_destinations(destinations: tuple[Destination, ...]) -> None:
+    """Refuse destinations that can't be reached or can't do what is asked of them."""
+    names = [d.name for d in destinations]
     if len(names) != len(set(names)):
         raise Defect("CONFIG_INVALID", "destination: names must differ")
-    for d in settings.destination:
+    for d in destinations:
         if d.kind not in ("dimse", "stow"):
             raise Defect("CONFIG_INVALID", f"destination {d.name}: kind must be dimse or stow")
         if (d.kind == "dimse" and not d.ae_title) or (d.kind == "stow" and not d.url):
             raise Defect("CONFIG_INVALID", f"destination {d.name}: ae_title (dimse) or url (stow) is needed")
+        if d.proof not in ("", "commitment", "query", "none"):
+            raise Defect("CONFIG_INVALID", f"destination {d.name}: proof must be commitment, query or none")
+        if d.proof == "commitment" and d.kind != "dimse":
+            raise Defect("CONFIG_INVALID", f"destination {d.name}: DICOMweb has no storage commitment; use proof query")
 
 
 def _check_work(work: Work) -> None:
@@ -342,8 +364,10 @@ def _check_work(work: Work) -> None:
         raise Defect("CONFIG_INVALID", "work.heartbeat_s must be at most half of work.lease_s")
     if work.lease_s > 3600:
         raise Defect("CONFIG_INVALID", "work.lease_s must be at most 3600")
-    if work.retry_max_s > 86400:
-        raise Defect("CONFIG_INVALID", "work.retry_max_s must be at most 86400")
+    if max(work.retry_max_s, work.proof_again_s) > 86400:
+        raise Defect("CONFIG_INVALID", "work.retry_max_s and work.proof_again_s must be at most 86400")
+    if not 0 < work.proof_again_s <= work.proof_wait_s:
+        raise Defect("CONFIG_INVALID", "work.proof_again_s must be above 0 and at most work.proof_wait_s")
 
 
 def _check_policy(policy: Policy, assembly: Assembly) -> None:

@@ -370,8 +370,9 @@ def test_successor_supersedes(ledger: Ledger) -> None:
     assert (state_of(ledger, old), state_of(ledger, new)) == (C.SUPERSEDED, C.DELIVERED)
     assert ledger.read.case(old).reason == "SUPERSEDED"
 
-    slow = delivering(ledger, "1.3")
-    late = next_delivery(ledger)
+    slow = delivering(ledger, "1.3", destinations=("pacs", "archive"))
+    assert end(ledger, next_delivery(ledger))
+    late = next_delivery(ledger, "archive")
     assert delivered(ledger, "1.4") != slow
     assert state_of(ledger, slow) is C.DELIVERING
     assert end(ledger, late)

@@ -125,6 +125,13 @@ class Orthanc:
         found = self.find("Instance", {"SOPInstanceUID": sop_uid})
         return self._open(f"/instances/{found[0]['ID']}/file") if found else None
 
+    def delete(self, sop_uid: str) -> None:
+        """Remove an instance, as a PACS that loses it."""
+        (found,) = self.find("Instance", {"SOPInstanceUID": sop_uid})
+        address = f"http://127.0.0.1:{self.http_port}/instances/{found['ID']}"
+        with urllib.request.urlopen(urllib.request.Request(address, method="DELETE"), timeout=10):
+            pass
+
     def _open(self, path: str, body: dict[str, Any] | None = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", data, timeout=10) as answer:

@@ -1,4 +1,4 @@
-"""A PACS of our own: C-ECHO, C-STORE, C-FIND, C-GET, C-MOVE, autorouting, DICOMweb, and faults on demand.
+"""A PACS of our own: C-ECHO, C-STORE, C-FIND, C-GET, C-MOVE, storage commitment, autorouting, DICOMweb, and faults on demand.
 
     python -m tests.simulators.pacs --port 4242 --aet PACS --dir /tmp/pacs --http-port 8042 --route-to CMAN@127.0.0.1:11112
 
@@ -30,12 +30,14 @@ from pynetdicom.sop_class import (
     PatientRootQueryRetrieveInformationModelFind,
     PatientRootQueryRetrieveInformationModelGet,
     PatientRootQueryRetrieveInformationModelMove,
+    StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
     Verification,
 )
 
+from tests.simulators.pacs_commitment import Commitment
 from tests.simulators.pacs_index import LEVELS, Archive, Stored
 
 ROUTED = ("MG", "MR", "US")
@@ -70,6 +72,9 @@ class Faults:
     http_failure_reason: int = 0  # answer STOW 409 with this FailureReason
     http_retry_after: str = ""
     http_break: bool = False  # keep the object, then close the connection without an answer
+    commit: str = "new"  # how storage commitment is answered: "new" or "same" association, "silent", "refuse"
+    commit_reason: int = 0  # report every object as failed with this Failure Reason
+    commit_foreign: bool = False  # report a transaction that nobody asked for
     times: int = -1
 
     def update(self, **values: Any) -> None:
@@ -98,6 +103,7 @@ class SimulatedPacs:
     ) -> None:
         self.aet, self.port, self.stable_s = aet, port, stable_s
         self.archive = Archive(folder)
+        self.commitment = Commitment(self)
         self.faults = Faults()
         self.seen: Counter[str] = Counter()  # associations, echoes, stores, finds: what peers asked of us
         self.store_times: list[float] = []
@@ -124,6 +130,7 @@ class SimulatedPacs:
         ae.maximum_associations = 100
         ae.network_timeout = 60
         ae.add_supported_context(Verification)
+        ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
         for uid in _QUERY:
             ae.add_supported_context(uid)
         for cx in AllStoragePresentationContexts:
@@ -136,6 +143,7 @@ class SimulatedPacs:
             (evt.EVT_C_FIND, self._on_find),
             (evt.EVT_C_GET, self._on_get),
             (evt.EVT_C_MOVE, self._on_move),
+            (evt.EVT_N_ACTION, self.commitment.on_action),
         ]
         self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
         self.port = self._server.server_address[1]

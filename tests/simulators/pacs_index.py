@@ -168,8 +168,8 @@ class Archive:
                 answer.ModalitiesInStudy = sorted({s.value("Modality") for s in self._with("STUDY", first)})
             elif keyword in KEPT:
                 value = first.value(keyword)
-                numeric = dictionary_VR(keyword) in ("US", "UL") and value
-                setattr(answer, keyword, int(value) if numeric else value)
+                numeric = dictionary_VR(keyword) in ("US", "UL")
+                setattr(answer, keyword, (int(value) if value else None) if numeric else value)
         return answer
 
     def _with(self, level: str, like: Stored) -> list[Stored]:

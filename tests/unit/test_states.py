@@ -11,7 +11,7 @@ from casework import case
 TABLES = [
     (case.CaseState, case.CASE_MOVES, {case.CaseState.SUPERSEDED}),
     (case.JobState, case.JOB_MOVES, {case.JobState.SUCCEEDED, case.JobState.CANCELLED}),
-    (case.DeliveryState, case.DELIVERY_MOVES, {case.DeliveryState.COMMITTED}),
+    (case.DeliveryState, case.DELIVERY_MOVES, {case.DeliveryState.CANCELLED}),
     (case.OrderState, case.ORDER_MOVES, set()),
     (case.CandidateState, case.CANDIDATE_MOVES, set()),
 ]

@@ -62,6 +62,22 @@ def is_key(value: str) -> bool:
     return bool(value.strip()) and not any(c in value for c in "*?\\") and value.isprintable()
 
 
+def held_instances(destination: Destination, calling: str, series: Iterable[tuple[str, str]]) -> set[str]:
+    """The SOP Instance UIDs that a destination holds in these series of ours (Study and Series Instance UID).
+
+    Asked at the level of instances: a PACS that counts them may count what it has not stored yet.
+
+    Raises:
+        Unavailable: PEER_UNREACHABLE, PEER_REJECTED or PEER_BUSY.
+    """
+    wanted = list(dict.fromkeys(series))
+    if destination.kind == "stow":
+        with WebSession(destination) as web:
+            return {uid for pair in wanted for uid in WebQuestions(web).held(*pair)}
+    with FindSession(destination, calling, StudyRootQueryRetrieveInformationModelFind) as finder:
+        return {uid for pair in wanted for uid in DimseQuestions(finder).held(*pair)}
+
+
 def _count(source: _Source, patient_id: str, issuer: str) -> list[HeldStudy]:
     """Add up the wanted series of every study that is really this patient's (PACS may match without regard to case)."""
     held = []
@@ -131,10 +147,14 @@ class DimseQuestions:
         """Series of a study."""
         return self.ask("SERIES", {"StudyInstanceUID": study_uid}, _SERIES_KEYS)
 
+    def held(self, study_uid: str, series_uid: str) -> list[str]:
+        """The SOP Instance UIDs of a series."""
+        given = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
+        return [found["SOPInstanceUID"] for found in self.ask("IMAGE", given, ("SOPInstanceUID",))]
+
     def instances(self, study_uid: str, series_uid: str) -> int:
         """How many instances a series has."""
-        given = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
-        return len(self.ask("IMAGE", given, ("SOPInstanceUID",)))
+        return len(self.held(study_uid, series_uid))
 
 
 class WebQuestions:
@@ -159,10 +179,14 @@ class WebQuestions:
         """Series of a study."""
         return self.ask(f"studies/{path_uid(study_uid)}/series", {}, _SERIES_KEYS)
 
+    def held(self, study_uid: str, series_uid: str) -> list[str]:
+        """The SOP Instance UIDs of a series."""
+        path = f"studies/{path_uid(study_uid)}/series/{path_uid(series_uid)}/instances"
+        return [_text(found, "00080018") for found in self._session.get_json(path, {})]
+
     def instances(self, study_uid: str, series_uid: str) -> int:
         """How many instances a series has."""
-        path = f"studies/{path_uid(study_uid)}/series/{path_uid(series_uid)}/instances"
-        return len(self._session.get_json(path, {}))
+        return len(self.held(study_uid, series_uid))
 
 
 def _text(match: Mapping[str, Any], tag: str) -> str:

@@ -1,9 +1,11 @@
-"""The storage and verification SCP: one thread per association, bytes from the socket straight to the caller's sink.
+"""The SCP for storage, verification and commitment reports: one thread per association, bytes straight to a sink.
 
 Why not pynetdicom's acceptor: it polls with sleeps, copies every PDU four times, hands data sets from thread to thread and
 reads without bounds. Here the lobby (guard.py) brings a whole A-ASSOCIATE-RQ, and from then on one loop reads PDUs into one
 buffer and writes their fragments onwards. The acceptor's half of the upper layer's state machine (PS3.8 9.2) is small: data,
 release, abort; anything else is a violation. Group 0000 is always implicit little endian (PS3.7 6.3.1).
+A peer that we ask for storage commitment reports on an association that it opens, as SCP of that service (PS3.4 J.3.3):
+the role selection (PS3.7 D.3.3.4) is granted to such peers only; for all others the service does not exist.
 Nothing here stores anything: the caller's `Sink` does.
 """
 
@@ -19,14 +21,15 @@ from typing import Protocol
 from casework.case import derive_uid
 from casework.config import Dicom
 from casework.dicom import guard, status
-from casework.dicom.classes import IMPLICIT_LE, choose_syntax
+from casework.dicom.classes import EXPLICIT_LE, IMPLICIT_LE, choose_syntax
+from casework.dicom.commitment import PUSH_MODEL
 from casework.dicom.guard import Caller, Closed, Lobby, Rejection, Turnstile, Wire
 from casework.errors import CaseworkError, Defect, Refused
 from casework.observe import ASSOCIATIONS, log
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _IMPLEMENTATION_UID = derive_uid("implementation")
-_C_STORE_RQ, _C_ECHO_RQ, _C_CANCEL_RQ, _RESPONSE = 0x0001, 0x0030, 0x0FFF, 0x8000
+_C_STORE_RQ, _C_ECHO_RQ, _C_CANCEL_RQ, _N_EVENT_REPORT_RQ, _RESPONSE = 0x0001, 0x0030, 0x0FFF, 0x0100, 0x8000
 _NO_DATA_SET = 0x0101
 _MAX_COMMAND = 16 << 10
 _GROUP0, _CLASS, _FIELD, _ID, _RESPONDING, _DATA_SET, _STATUS, _COMMENT, _INSTANCE = (
@@ -73,6 +76,9 @@ class Store(Protocol):
     def begin(self, association_id: str, caller: Caller, sop_class: str, sop_instance: str, syntax: str) -> Sink:
         """An instance begins."""
 
+    def report(self, caller: Caller, syntax: str) -> Sink:
+        """A storage commitment report begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -102,8 +108,16 @@ class _Association:
 class Server:
     """The listening AE. `start`, then `stop` (drain); `refuse_with` makes it turn new associations away."""
 
-    def __init__(self, settings: Dicom, store: Store, listening: socket.socket | None = None) -> None:
-        self._settings, self._store = settings, store
+    def __init__(
+        self,
+        settings: Dicom,
+        store: Store,
+        listening: socket.socket | None = None,
+        *,
+        reporters: frozenset[str] = frozenset(),
+    ) -> None:
+        """`reporters`: the AE titles that are asked for storage commitment, and may report."""
+        self._settings, self._store, self._reporters = settings, store, reporters
         self._turnstile = Turnstile(settings)
         self._wires: dict[int, Wire] = {}
         self._listening = listening or listen(settings)
@@ -187,7 +201,8 @@ class Server:
             wire.close()
 
     def _associate(self, wire: Wire, sock: socket.socket, caller: Caller, request: bytes) -> None:
-        accept, contexts = negotiate(request, self._settings.max_data_pdu_bytes)
+        reports = caller.calling in self._reporters
+        accept, contexts = negotiate(request, self._settings.max_data_pdu_bytes, reports=reports)
         try:
             association = _Association(self._store.opened(caller), caller, contexts)
         except CaseworkError as error:
@@ -257,11 +272,14 @@ class Server:
                 association.sink = self._store.begin(
                     association.id, association.caller, command.sop_class_uid, command.sop_instance_uid, syntax
                 )
+        elif command.field == _N_EVENT_REPORT_RQ and abstract == PUSH_MODEL and command.has_data_set:
+            association.command, association.context_id = command, context_id
+            association.sink = self._store.report(association.caller, syntax)
         elif command.field == _C_ECHO_RQ and not command.has_data_set:
             association.counts["echo"] += 1
             wire.send(respond(command, context_id, status.SUCCESS))
         elif command.field != _C_CANCEL_RQ:
-            raise Refused("PROTOCOL_VIOLATION", "not a C-STORE or C-ECHO request")
+            raise Refused("PROTOCOL_VIOLATION", "not a C-STORE, C-ECHO or report request")
 
     def _data_fragment(
         self, wire: Wire, association: _Association, context_id: int, fragment: memoryview, *, last: bool
@@ -279,7 +297,9 @@ class Server:
             sink, association.sink = association.sink, None
             answer, code = sink.finish()
         association.command = None
-        association.counts["stored" if answer == status.SUCCESS else "refused"] += 1
+        kind = "reports" if command.field == _N_EVENT_REPORT_RQ else "stored"
+        counted = kind if answer == status.SUCCESS else "refused"
+        association.counts[counted] = association.counts.get(counted, 0) + 1
         comment = status.comment_of(code) if answer != status.SUCCESS else ""
         wire.send(respond(command, context_id, answer, comment))
 
@@ -309,8 +329,10 @@ def listen(settings: Dicom) -> socket.socket:
 # --- encoding -----------------------------------------------------------------------------------------------
 
 
-def negotiate(request: bytes, max_pdu: int) -> tuple[bytes, dict[int, tuple[str, str]]]:
+def negotiate(request: bytes, max_pdu: int, *, reports: bool = False) -> tuple[bytes, dict[int, tuple[str, str]]]:
     """Decode an A-ASSOCIATE-RQ; return the A-ASSOCIATE-AC to send and the accepted contexts.
+
+    reports: whether this peer may report storage commitment.
 
     Raises:
         Refused: PROTOCOL_VIOLATION when it can't be decoded.
@@ -319,6 +341,8 @@ def negotiate(request: bytes, max_pdu: int) -> tuple[bytes, dict[int, tuple[str,
     items = _item(0x10, _APPLICATION_CONTEXT.encode())
     for context_id, abstract, syntaxes in _proposed(request):
         syntax = choose_syntax(abstract, syntaxes)
+        if reports and abstract == PUSH_MODEL:
+            syntax = next((s for s in (EXPLICIT_LE, IMPLICIT_LE) if s in syntaxes), None)
         if syntax is not None:
             accepted[context_id] = (abstract, syntax)
         known = syntax is not None or choose_syntax(abstract, [IMPLICIT_LE]) is not None
@@ -328,6 +352,11 @@ def negotiate(request: bytes, max_pdu: int) -> tuple[bytes, dict[int, tuple[str,
         body = struct.pack(">BBBB", context_id, 0, result, 0) + _item(0x40, (syntax or IMPLICIT_LE).encode())
         items += _item(0x21, body)
     user = _item(0x51, struct.pack(">I", max_pdu)) + _item(0x52, _IMPLEMENTATION_UID.encode())
+    if reports and _proposes_scp(request):
+        name = PUSH_MODEL.encode()
+        user += _item(
+            0x54, struct.pack(">H", len(name)) + name + b"\0\1"
+        )  # SCU no, SCP yes: the peer provides the service
     body = struct.pack(">HH", 1, 0) + request[10:74] + items + _item(0x50, user)
     return struct.pack(">BBI", guard.ASSOCIATE_AC, 0, len(body)) + body, accepted
 
@@ -344,6 +373,16 @@ def _proposed(request: bytes) -> list[tuple[int, str, list[str]]]:
         abstract = next((v for k, v in inner if k == 0x30), "")
         contexts.append((body[0], abstract, [v for k, v in inner if k == 0x40]))
     return contexts
+
+
+def _proposes_scp(request: bytes) -> bool:
+    """Whether the peer asks for the SCP role of storage commitment (PS3.7 D.3.3.4.1)."""
+    user = next((body for kind, body in _items(request[74:]) if kind == 0x50), b"")
+    name = PUSH_MODEL.encode()
+    roles = (body for kind, body in _items(user) if kind == 0x54)
+    return any(
+        body[2:].rstrip(b"\0\1") == name and body.endswith(b"\1") and len(body) == len(name) + 4 for body in roles
+    )
 
 
 def _items(data: bytes) -> list[tuple[int, bytes]]:

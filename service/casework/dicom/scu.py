@@ -9,7 +9,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pydicom import dcmread
@@ -30,8 +30,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # the names ar
 from pynetdicom.transport import AssociationSocket
 
 from casework.config import Destination
+from casework.dicom import commitment
 from casework.dicom.answers import Answer, StoreItem, StoreResult, ended, of_dimse
-from casework.errors import Unavailable
+from casework.errors import Refused, Unavailable
 
 # A file is streamed from disk PDU by PDU instead of being decoded and encoded again.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -45,6 +46,7 @@ RESULT_CLASSES: tuple[str, ...] = (
 SLOWEST_BYTES_PER_S = 128 << 10
 CONNECT_S = 10.0
 RELEASE_S = 3.0
+REPORT_S = 1.0  # how long an association stays open for a commitment report that comes at once
 FIND_LIMIT = 20_000  # responses of one C-FIND
 
 
@@ -143,6 +145,52 @@ def echo(destination: Destination, calling: str) -> StoreResult:
         with deadline(assoc.ae, destination.timeout_s):
             status = assoc.send_c_echo().get("Status")
     except RuntimeError:
+        status = None
+    finally:
+        release(assoc)
+    return ended("", "broken") if status is None else of_dimse("", int(status))
+
+
+def ask_commitment(
+    destination: Destination,
+    calling: str,
+    uid: str,
+    objects: Sequence[tuple[str, str]],
+    on_report: Callable[[commitment.Report], int],
+) -> StoreResult:
+    """N-ACTION: ask for storage commitment of objects (SOP class and instance UIDs) as transaction `uid`.
+
+    The result says what became of the question. The answer comes as an N-EVENT-REPORT: to our listener, or on this
+    association, where `on_report` takes it (in another thread) and returns the status to answer with.
+    """
+    reported = threading.Event()
+
+    def on_event(event: evt.Event) -> tuple[int, None]:
+        try:
+            return on_report(commitment.read_report(event.event_information)), None
+        except Refused:
+            return 0x0115, None  # invalid argument value
+        finally:
+            reported.set()
+
+    context = _context(commitment.PUSH_MODEL, ExplicitVRLittleEndian)
+    context.add_transfer_syntax(ImplicitVRLittleEndian)
+    assoc, how = associate(destination, calling, [context], on=[(evt.EVT_N_EVENT_REPORT, on_event)])
+    if assoc is None:
+        return ended("", how)
+    try:
+        assoc.dimse_timeout = destination.timeout_s
+        with deadline(assoc.ae, destination.timeout_s + REPORT_S):
+            answer, _ = assoc.send_n_action(
+                commitment.request(uid, objects),
+                commitment.REQUEST_ACTION,
+                UID(commitment.PUSH_MODEL),
+                UID(commitment.PUSH_MODEL_INSTANCE),
+            )
+            status = answer.get("Status")
+            if status == 0x0000:
+                reported.wait(REPORT_S)
+    except (RuntimeError, ValueError):
         status = None
     finally:
         release(assoc)
@@ -298,6 +346,7 @@ __all__ = [
     "StoreItem",
     "StoreResult",
     "StoreSession",
+    "ask_commitment",
     "associate",
     "echo",
     "store",

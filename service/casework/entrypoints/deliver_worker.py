@@ -1,4 +1,6 @@
-"""The delivery worker's door: one thread for each destination that gets results, until SIGTERM.
+"""The delivery worker's door: for each destination that gets results one thread that sends, and one that asks for proof.
+
+Until SIGTERM.
 
 On SIGTERM a sending in progress is finished (its own deadline bounds it); one that is cut by SIGKILL is repeated with the
 same bytes once its lease has ended.
@@ -12,10 +14,12 @@ from casework.config import Settings
 from casework.entrypoints.pulse import EVERY_S, Pulse
 from casework.errors import CaseworkError
 from casework.flows.deliver import DestinationWorker
+from casework.flows.prove import Prover
 from casework.ledger import Ledger
 from casework.observe import log
 from casework.spool import Spool
 
+Worker = DestinationWorker | Prover
 REST_AFTER_ERROR_S = 2.0
 DRAIN_S = 50.0
 
@@ -24,10 +28,12 @@ def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S) -> 
     """Deliver until `stop` is set; True when every thread ended within drain_s."""
     ledger = Ledger.open(settings.ledger_url)
     spool = Spool(settings.root, fsync=settings.storage.fsync)
-    workers = [DestinationWorker(ledger, spool, d, settings) for d in settings.destination if d.send]
+    places = [d for d in settings.destination if d.send]
+    workers: list[Worker] = [DestinationWorker(ledger, spool, d, settings) for d in places]
+    workers += [Prover(ledger, d, settings) for d in places]
     threads = [
-        threading.Thread(target=_loop, args=(worker, stop), daemon=True, name=f"deliver-{worker.destination.name}")
-        for worker in workers
+        threading.Thread(target=_loop, args=(w, stop), daemon=True, name=f"{type(w).__name__}-{w.destination.name}")
+        for w in workers
     ]
     for thread in threads:
         thread.start()
@@ -50,14 +56,14 @@ def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S) -> 
     return whole
 
 
-def _loop(worker: DestinationWorker, stop: threading.Event) -> None:
+def _loop(worker: Worker, stop: threading.Event) -> None:
     while not stop.is_set():
         stop.wait(_turn(worker))
     worker.close()
 
 
-def _turn(worker: DestinationWorker) -> float:
-    """One delivery or one probe; returns the seconds until the next turn."""
+def _turn(worker: Worker) -> float:
+    """One delivery, probe or look for proof; returns the seconds until the next turn."""
     try:
         return worker.step()
     except CaseworkError as error:

@@ -25,6 +25,7 @@ _WORDS = {
     "due": ("due", "预定"),
     "delivery": ("delivery", "发送"),
     "try": ("try", "第几次"),
+    "proof": ("proof by", "证明方式"),
     "note": ("note", "备注"),
     "refused": ("not used", "未使用"),
     "association": ("association", "连接"),
@@ -126,7 +127,8 @@ def _case(item: WhyCase, say: _Speaker, now: datetime) -> Iterator[str]:
     for delivery in item.deliveries:
         status = f" {delivery.status}" if delivery.status else ""
         again = f", {say.word('due')} {delivery.next_at:%H:%M:%S}" if delivery.next_at else ""
-        yield f"  {say.word('delivery')} {delivery.destination} {delivery.kind} {delivery.label}: {delivery.state.value}{status} ({say.word('try')} {delivery.attempt}{again})"
+        proof = f", {say.word('proof')} {delivery.proof}" if delivery.proof else ""
+        yield f"  {say.word('delivery')} {delivery.destination} {delivery.kind} {delivery.label}: {delivery.state.value}{status} ({say.word('try')} {delivery.attempt}{proof}{again})"
     if item.waiting_until is not None:
         yield f"  {say.word('due')}: {item.waiting_until:%Y-%m-%d %H:%M:%S}"
 

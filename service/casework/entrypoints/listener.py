@@ -18,6 +18,7 @@ from casework.dicom.guard import Caller
 from casework.dicom.scp import Server, Sink
 from casework.entrypoints.pulse import Pulse
 from casework.errors import CaseworkError
+from casework.flows.commitment import CommitmentReports
 from casework.flows.intake import Answer, Context, Intake, Reception
 from casework.ledger import Ledger
 from casework.observe import log
@@ -42,10 +43,10 @@ class _DimseSink:
 
 
 class DimseDoor:
-    """Intake, in the SCP's words."""
+    """Intake and commitment reports, in the SCP's words."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
+    def __init__(self, intake: Intake, reports: CommitmentReports) -> None:
+        self._intake, self._reports = intake, reports
         self.draining = False
 
     def admit(self) -> str:
@@ -69,6 +70,10 @@ class DimseDoor:
         context = Context("dimse", caller.calling, association_id, sop_class, sop_instance)
         return _DimseSink(self._intake.start_dataset(context, syntax))
 
+    def report(self, caller: Caller, syntax: str) -> Sink:
+        """Begin a storage commitment report."""
+        return self._reports.begin(caller.calling, syntax)
+
 
 class Listener:
     """The whole door in one object, so that tests can run it inside their own process."""
@@ -83,8 +88,9 @@ class Listener:
         log.info("listener.recovered", kind="half files", count=swept)
         log.info("listener.recovered", kind="associations", count=stale)
         self.intake = Intake(self.spool, self.ledger, settings)
-        self.door = DimseDoor(self.intake)
-        self.server = Server(settings.dicom, self.door)
+        reports = CommitmentReports(self.ledger, settings)
+        self.door = DimseDoor(self.intake, reports)
+        self.server = Server(settings.dicom, self.door, reporters=reports.peers)
         self.port = self.server.port
 
     def start(self) -> None:

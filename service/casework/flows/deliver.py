@@ -233,6 +233,7 @@ class DestinationWorker:
             settlement.code,
             settlement.next_at,
             now,
+            self.destination.proves,
         )
         if settlement.next_at is None:
             self._few.pop(claim.delivery_id, None)

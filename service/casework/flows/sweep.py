@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from casework.case import DeliveryState
 from casework.config import Settings
-from casework.ledger import Ledger
+from casework.ledger import Ledger, Metrics
 from casework.observe import log
 from casework.spool import Spool
 
@@ -59,12 +59,23 @@ class Sweeper:
         low = usage.share > storage.watermark or usage.free < storage.reserve_bytes
         self._alarm("DISK_LOW", "", on=low, detail=usage.free)
         known = {d.name for d in self.settings.destination if d.send}
-        waiting = self.ledger.read.metrics().deliveries
+        metrics = self.ledger.read.metrics()
+        self._proofs(metrics, now)
+        waiting = metrics.deliveries
         for name in waiting:
             count = sum(waiting[name].get(state, 0) for state in _OPEN)
             self._alarm("DESTINATION_UNKNOWN", name, on=name not in known and count > 0, detail=count)
             if name not in known:
                 self._hold(name, now)
+
+    def _proofs(self, metrics: Metrics, now: datetime) -> None:
+        """What was stored long ago and is still not proved: an alarm for its destination, a reason on its case."""
+        before = now - timedelta(seconds=self.settings.work.proof_alarm_s)
+        known = {d.name for d in self.settings.destination}
+        for name in known | set(metrics.unproved):
+            count, oldest = metrics.unproved.get(name, (0, now))
+            self._alarm("PROOF_LATE", name, on=oldest < before, detail=count)
+        self.ledger.note_late_proofs(before, now)
 
     def _hold(self, destination: str, now: datetime) -> None:
         """Settle what nobody sends: it waits, its case says why, and after the horizon a person has to decide."""

@@ -13,6 +13,7 @@ from casework.ledger.store_intake import IntakeStore
 from casework.ledger.store_jobs import JobStore
 from casework.ledger.store_people import PeopleStore
 from casework.ledger.store_process import ProcessRow, ProcessStore
+from casework.ledger.store_proof import ProofStore
 from casework.ledger.types import (
     ArtefactRow,
     AssociationRow,
@@ -34,9 +35,11 @@ from casework.ledger.types import (
     Page,
     ReceiptRow,
     Requested,
+    Resend,
     Selector,
     StudyRow,
     Swept,
+    Unproved,
     Waiting,
     Why,
     WhyCase,
@@ -74,9 +77,11 @@ __all__ = [
     "Read",
     "ReceiptRow",
     "Requested",
+    "Resend",
     "Selector",
     "StudyRow",
     "Swept",
+    "Unproved",
     "Waiting",
     "Why",
     "WhyCase",
@@ -85,7 +90,7 @@ __all__ = [
 SCHEMA = "0001"  # the newest migration
 
 
-class Ledger(IntakeStore, CaseStore, JobStore, DeliveryStore, PeopleStore, FetchStore, ProcessStore):
+class Ledger(IntakeStore, CaseStore, JobStore, DeliveryStore, ProofStore, PeopleStore, FetchStore, ProcessStore):
     """One process's ledger; its threads may share it, a forked child opens its own."""
 
     def __init__(self, database: Database, *, window_days: int, max_attempts: int) -> None:

@@ -36,6 +36,7 @@ from casework.ledger.schema import (
 from casework.ledger.store_cases import inputs_of, instance_row, studies_of
 from casework.ledger.store_delivery import SENDABLE
 from casework.ledger.store_process import ProcessRow, processes
+from casework.ledger.store_proof import unproved_by_destination
 from casework.ledger.types import (
     ArtefactRow,
     AssociationRow,
@@ -268,6 +269,7 @@ class Read(ReadLists):
                 oldest_delivery_at=waiting.oldest,
                 open_associations=connection.execute(unclosed).scalar_one(),
                 instances=connection.execute(select(func.count()).select_from(instance)).scalar_one(),
+                unproved=unproved_by_destination(connection),
             )
 
     def verify_audit(self) -> AuditCheck:

@@ -97,6 +97,8 @@ def delivery_row(row: Any) -> DeliveryRow:
         first_at=row.first_at,
         next_at=row.next_at,
         changed_at=row.changed_at,
+        proof=row.proof,
+        stored_at=row.stored_at,
     )
 
 

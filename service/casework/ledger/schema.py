@@ -307,10 +307,24 @@ delivery = Table(
     Column("code", Text, nullable=False),
     Column("first_at", Instant, nullable=False),
     Column("changed_at", Instant, nullable=False),
+    Column("proof", Text, nullable=False),  # how it is to be proved or was; "" = the destination's word is enough
+    Column("stored_at", Instant),
+    Column("resends", Integer, nullable=False),  # for want of proof
+    Column("transaction_uid", Text, nullable=False),  # the newest storage commitment transaction
     UniqueConstraint("artefact_id", "destination"),
     Index(None, "case_id"),
     Index(None, "destination", "state", "priority"),
     Index(None, "state"),
+)
+
+commitment = Table(
+    "commitment",
+    metadata,
+    Column("uid", Text, primary_key=True),  # Transaction UID (0008,1195), ours
+    Column("destination", Text, nullable=False),
+    Column("deliveries", Mapped, nullable=False),
+    Column("asked_at", Instant, nullable=False),
+    Column("answered_at", Instant),
 )
 
 request = Table(

@@ -13,7 +13,7 @@ from casework.ledger.store_cases import explain
 from casework.ledger.types import ClaimedDelivery
 
 _C, _D = CaseState, DeliveryState
-DONE = (_D.STORED, _D.STORED_WITH_WARNING, _D.COMMITTED)
+STORED = (_D.STORED, _D.STORED_WITH_WARNING)
 # One dead delivery doesn't hold up the others; what says that nothing was analysed goes out from REJECTED.
 SENDABLE = (_C.DELIVERING, _C.NEEDS_ATTENTION, _C.REJECTED)
 _ACTOR = "deliver"
@@ -55,10 +55,12 @@ class DeliveryStore(base.Store):
         code: str,
         next_at: datetime | None,
         now: datetime,
+        proof: str = "",
     ) -> bool:
         """Note how a sending ended; the last one of a case makes it DELIVERED, a dead one NEEDS_ATTENTION.
 
         `next_at`: when RETRY_WAIT or UNKNOWN becomes PENDING again (None: at the next sweep). False: fenced off.
+        `proof`: "commitment" or "query" when a stored object has yet to be proved; "" when the answer is enough.
 
         Raises:
             Defect: ILLEGAL_MOVE, a sending can't end in `state`.
@@ -67,18 +69,30 @@ class DeliveryStore(base.Store):
             row = tx.connection.execute(select(delivery).where(_mine(delivery_id, fence))).one_or_none()
             if row is None:
                 return False
-            values = {"next_at": next_at} if state in (_D.RETRY_WAIT, _D.UNKNOWN) else {}
+            values: dict[str, Any] = {"next_at": next_at} if state in (_D.RETRY_WAIT, _D.UNKNOWN) else {}
+            if state in STORED:
+                values = {"proof": proof, "stored_at": now, "transaction_uid": ""}
             base.move_delivery(tx, row, state, actor=_ACTOR, code=code, status=status, **values)
             finish_case(tx, row.case_id, _ACTOR)
             return True
+
+
+def landed(row: Any) -> bool:
+    """Whether nothing more is to come of a delivery: it is proved, or stored where the answer is proof enough."""
+    return row.state in (_D.COMMITTED, _D.CANCELLED) or (row.state in STORED and not row.proof)
+
+
+def given_up(row: Any) -> bool:
+    """Whether only a person can bring a delivery on."""
+    return row.state == _D.DEAD or (row.state == _D.COMMIT_FAILED and row.next_at is None)
 
 
 def finish_case(tx: Tx, case_id: str, actor: str) -> None:
     """Bring a case's state in line with its deliveries."""
     case = base.get_case(tx.connection, case_id)
     rows = tx.connection.execute(select(delivery).where(delivery.c.case_id == case_id).order_by(delivery.c.id)).all()
-    open_ = [row for row in rows if row.state not in DONE]
-    dead = next((row for row in rows if row.state in (_D.DEAD, _D.COMMIT_FAILED)), None)
+    open_ = [row for row in rows if not landed(row)]
+    dead = next((row for row in rows if given_up(row)), None)
     state = case.state
     if state is _C.RENDERED and open_:
         base.move_case(tx, case_id, state, _C.DELIVERING, code="DELIVERING", actor=actor)
@@ -90,9 +104,12 @@ def finish_case(tx: Tx, case_id: str, actor: str) -> None:
         code = "DELIVERED" if rows else "NO_DESTINATION"
         base.move_case(tx, case_id, state, _C.DELIVERED, code=code, actor=actor)
     elif state is _C.DELIVERING:
-        late = next((row for row in open_ if row.state in (_D.RETRY_WAIT, _D.UNKNOWN)), None)
+        late = next((row for row in open_ if row.state in (_D.RETRY_WAIT, _D.UNKNOWN, _D.COMMIT_FAILED)), None)
         detail = f"{late.destination} {late.code}".strip() if late else ""
-        explain(tx, case_id, state, code="RETRY_LATER" if late else "DELIVERING", detail=detail, actor=actor)
+        code = "RETRY_LATER" if late else "DELIVERING"
+        if all(row.state in STORED for row in open_):
+            code = "PROOF_PENDING"
+        explain(tx, case_id, state, code=code, detail=detail, actor=actor)
     supersede(tx, case_id)
 
 
@@ -111,7 +128,9 @@ def supersede(tx: Tx, case_id: str) -> None:
 def move_to_pending(tx: Tx, delivery_id: int, actor: str, *, afresh: bool = False) -> None:
     """Make a delivery PENDING; `afresh` starts its tries and its horizon again (a person asked)."""
     row = tx.connection.execute(select(delivery).where(delivery.c.id == delivery_id)).one()
-    values: dict[str, Any] = {"attempt": 0, "first_at": tx.now} if afresh else {}
+    values: dict[str, Any] = {"attempt": 0, "first_at": tx.now, "resends": 0} if afresh else {}
+    if row.state == _D.COMMIT_FAILED:  # a new sending with a horizon of its own
+        values.update(attempt=0, first_at=tx.now)
     base.move_delivery(tx, row, _D.PENDING, actor=actor, code=row.code, status=row.status, **values)
 
 
@@ -135,11 +154,20 @@ def _mine(delivery_id: int, fence: int) -> Any:
 
 
 def _next_pending(destination: str) -> Any:
+    """The next object to send. An older revision's never follow a newer one's, and the two never overlap on the way."""
+    other, its = delivery.alias("other"), case_revision.alias("its")
+    of_root = (
+        select(other.c.id)
+        .join_from(other, its, other.c.case_id == its.c.id)
+        .where(other.c.destination == destination, its.c.root_id == case_revision.c.root_id)
+    )
+    newer = of_root.where(its.c.revision > case_revision.c.revision, other.c.state != _D.CANCELLED)
+    on_its_way = of_root.where(its.c.revision < case_revision.c.revision, other.c.state == _D.SENDING)
     return (
         select(delivery)
         .join_from(delivery, case_revision, delivery.c.case_id == case_revision.c.id)
         .where(delivery.c.destination == destination, delivery.c.state == _D.PENDING)
-        .where(case_revision.c.state.in_(SENDABLE))
+        .where(case_revision.c.state.in_(SENDABLE), ~newer.exists(), ~on_its_way.exists())
         .order_by(delivery.c.priority.desc(), delivery.c.id)
         .limit(1)
     )

@@ -149,7 +149,10 @@ class JobStore(base.Store):
         """Make READY or PENDING what has waited for its time."""
         due_job = and_(job.c.state == _J.RETRY_WAIT, _outside(job.c.next_at, now, _LONGEST_WAIT))
         waits = delivery.c.state.in_([DeliveryState.RETRY_WAIT, DeliveryState.UNKNOWN])
-        due_delivery = and_(waits, or_(delivery.c.next_at.is_(None), _outside(delivery.c.next_at, now, _LONGEST_WAIT)))
+        comes = _outside(delivery.c.next_at, now, _LONGEST_WAIT)
+        # A failed proof without a time waits for a person.
+        unproved = and_(delivery.c.state == DeliveryState.COMMIT_FAILED, delivery.c.next_at.is_not(None), comes)
+        due_delivery = or_(and_(waits, or_(delivery.c.next_at.is_(None), comes)), unproved)
         with self._database.read() as connection:
             some = connection.execute(select(job.c.id).where(due_job).limit(1)).first()
             if some is None and connection.execute(select(delivery.c.id).where(due_delivery).limit(1)).first() is None:
@@ -214,6 +217,9 @@ def _new_delivery(tx: Tx, case_id: str, artefact_id: int, destination: str, prio
         "code": "",
         "first_at": tx.now,
         "changed_at": tx.now,
+        "proof": "",
+        "resends": 0,
+        "transaction_uid": "",
     }
 
 

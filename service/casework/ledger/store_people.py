@@ -12,7 +12,7 @@ from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_revision, case_root, delivery, job, request, study
 from casework.ledger.store_cases import before_work, explain, new_job
-from casework.ledger.store_delivery import DONE, finish_case, move_to_pending
+from casework.ledger.store_delivery import STORED, finish_case, move_to_pending
 from casework.ledger.store_jobs import plan_deliveries
 from casework.ledger.types import CaseRow, Requested, Selector
 
@@ -62,14 +62,14 @@ class PeopleStore(base.Store):
         """Send the stored results once more, the same bytes; also to `destinations` that were not planned before.
 
         Raises:
-            Refused: NOT_FOUND, STATE_FORBIDS (nothing rendered, or all of it committed by its destinations).
+            Refused: NOT_FOUND, STATE_FORBIDS (nothing rendered).
         """
         with self._database.write(now) as tx:
             case = base.get_case(tx.connection, case_id)
             if case.state not in (_C.DELIVERED, _C.NEEDS_ATTENTION, _C.REJECTED):
                 raise Refused("STATE_FORBIDS", case.state)
             tx.audit("case.resend_asked", actor, case_id)
-            again = _sent(tx, case_id, _D.STORED, _D.STORED_WITH_WARNING, _D.DEAD, _D.COMMIT_FAILED)
+            again = _sent(tx, case_id, *STORED, _D.COMMITTED, _D.DEAD, _D.COMMIT_FAILED)
             plan_deliveries(tx, case_id, destinations, case.priority, actor)
             if not again and not _sent(tx, case_id, _D.PENDING):
                 raise Refused("STATE_FORBIDS", "nothing to send")
@@ -119,10 +119,10 @@ def _has_results(tx: Tx, case_id: str) -> bool:
 
 
 def _send_again(tx: Tx, case: CaseRow, keys: Sequence[int], actor: str) -> None:
-    """Make deliveries PENDING by legal moves: a stored one that is asked for again counts as not committed."""
+    """Make deliveries PENDING by legal moves: one that is asked for again counts as not held."""
     for key in keys:
         row = tx.connection.execute(select(delivery).where(delivery.c.id == key)).one()
-        if row.state in DONE:
+        if row.state in (*STORED, _D.COMMITTED):
             base.move_delivery(tx, row, _D.COMMIT_FAILED, actor=actor, code=row.code, status=row.status)
         move_to_pending(tx, key, actor, afresh=True)
     if not _has_results(tx, case.id):

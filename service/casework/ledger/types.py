@@ -137,6 +137,25 @@ class ClaimedDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Unproved:
+    """One stored object whose destination has yet to prove that it holds it. `asked`: a commitment was asked for."""
+
+    delivery_id: int
+    case_id: str
+    artefact: Artefact
+    stored_at: datetime
+    asked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """What follows a proof that failed: when the same bytes go again, and how often at most."""
+
+    at: datetime
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class Selector:
     """Which cases a caller means: any of the given values that are not empty must match (all of them)."""
 
@@ -226,6 +245,8 @@ class DeliveryRow:
     first_at: datetime
     next_at: datetime | None
     changed_at: datetime
+    proof: str = ""  # "commitment" | "query": how it is to be proved or was; "" = the destination's word is enough
+    stored_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +373,7 @@ class Metrics:
     oldest_delivery_at: datetime | None
     open_associations: int
     instances: int
+    unproved: Mapping[str, tuple[int, datetime]] = field(default_factory=dict)  # destination -> count, oldest stored_at
 
 
 @dataclass(frozen=True, slots=True)

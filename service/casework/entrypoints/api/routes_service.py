@@ -1,6 +1,6 @@
 """The service itself: who am I, is it alive, can it work, and its metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from fastapi import FastAPI
@@ -76,6 +76,7 @@ class LedgerCollector(Collector):
             for state, count in states.items():
                 deliveries.add_metric([destination, state], count)
         yield deliveries
+        yield from _unproved(found.unproved, now)
         usage = self._door.spool.usage()
         for name, words, value in (
             ("casework_queue_depth", "Jobs that wait for a worker.", found.queue_depth),
@@ -95,6 +96,16 @@ def _by_state(name: str, words: str, counts: object) -> GaugeMetricFamily:
     for state, count in dict(counts).items():  # type: ignore[call-overload]  # a Mapping[str, int] of the ledger
         family.add_metric([str(state)], count)
     return family
+
+
+def _unproved(found: Mapping[str, tuple[int, datetime]], now: datetime) -> Iterator[Metric]:
+    """What destinations stored and have yet to prove: the age is what to put an alarm on."""
+    count = GaugeMetricFamily("casework_unproved", "Stored objects without proof.", labels=["destination"])
+    oldest = GaugeMetricFamily("casework_unproved_oldest_seconds", "Age of the oldest.", labels=["destination"])
+    for destination, (number, since) in found.items():
+        count.add_metric([destination], number)
+        oldest.add_metric([destination], _age(since, now))
+    yield from (count, oldest)
 
 
 def _age(since: datetime | None, now: datetime) -> float:

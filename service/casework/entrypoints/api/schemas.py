@@ -269,6 +269,8 @@ class Delivery(BaseModel):
     first_at: datetime
     next_at: datetime | None
     changed_at: datetime
+    proof: str
+    stored_at: datetime | None
 
 
 class DeliveryPage(BaseModel):

@@ -199,6 +199,8 @@ def delivery(row: DeliveryRow, language: Language) -> schemas.Delivery:
         first_at=row.first_at,
         next_at=row.next_at,
         changed_at=row.changed_at,
+        proof=row.proof,
+        stored_at=row.stored_at,
     )
 
 

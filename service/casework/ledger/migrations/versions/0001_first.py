@@ -274,11 +274,15 @@ def _deliveries() -> None:
         sa.Column("code", sa.Text(), nullable=False),
         sa.Column("first_at", sa.BigInteger(), nullable=False),
         sa.Column("changed_at", sa.BigInteger(), nullable=False),
+        sa.Column("proof", sa.Text(), nullable=False),
+        sa.Column("stored_at", sa.BigInteger(), nullable=True),
+        sa.Column("resends", sa.Integer(), nullable=False),
+        sa.Column("transaction_uid", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["artefact_id"], ["artefact.id"], name=op.f("fk_delivery_artefact_id")),
         sa.ForeignKeyConstraint(["case_id"], ["case_revision.id"], name=op.f("fk_delivery_case_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
         sa.CheckConstraint(
-            "state IN ('pending', 'sending', 'unknown', 'stored', 'stored_with_warning', 'retry_wait', 'dead', 'committed', 'commit_failed')",
+            "state IN ('pending', 'sending', 'unknown', 'stored', 'stored_with_warning', 'retry_wait', 'dead', 'committed', 'commit_failed', 'cancelled')",
             name=op.f("ck_delivery_state_known"),
         ),
         sa.UniqueConstraint("artefact_id", "destination", name=op.f("uq_delivery_artefact_id_destination")),
@@ -288,6 +292,15 @@ def _deliveries() -> None:
         op.f("ix_delivery_destination_state_priority"), "delivery", ["destination", "state", "priority"], unique=False
     )
     op.create_index(op.f("ix_delivery_state"), "delivery", ["state"], unique=False)
+    op.create_table(
+        "commitment",
+        sa.Column("uid", sa.Text(), nullable=False),
+        sa.Column("destination", sa.Text(), nullable=False),
+        sa.Column("deliveries", sa.Text(), nullable=False),
+        sa.Column("asked_at", sa.BigInteger(), nullable=False),
+        sa.Column("answered_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("uid", name=op.f("pk_commitment")),
+    )
 
 
 def _fetches() -> None:
@@ -407,6 +420,7 @@ def downgrade() -> None:
         "process",
         "fetch_candidate",
         "fetch_order",
+        "commitment",
         "delivery",
         "artefact",
         "job",
