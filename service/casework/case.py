@@ -88,8 +88,9 @@ CASE_MOVES: Mapping[CaseState, frozenset[CaseState]] = {
     _C.QUEUED: frozenset({_C.RUNNING, _C.RECEIVING, _C.REJECTED, _C.NEEDS_ATTENTION, _C.CLOSED}),
     # A worker that loses its lease hands the case back to the queue.
     _C.RUNNING: frozenset({_C.RENDERED, _C.QUEUED, _C.REJECTED, _C.NEEDS_ATTENTION}),
-    _C.RENDERED: frozenset({_C.DELIVERING, _C.DELIVERED, _C.NEEDS_ATTENTION}),
-    _C.DELIVERING: frozenset({_C.DELIVERED, _C.NEEDS_ATTENTION}),
+    # SUPERSEDED before it was sent: a newer revision was faster, or an image that it used has been taken out since.
+    _C.RENDERED: frozenset({_C.DELIVERING, _C.DELIVERED, _C.NEEDS_ATTENTION, _C.SUPERSEDED}),
+    _C.DELIVERING: frozenset({_C.DELIVERED, _C.NEEDS_ATTENTION, _C.SUPERSEDED}),
     _C.DELIVERED: frozenset({_C.SUPERSEDED, _C.NEEDS_ATTENTION}),
     # NEEDS_ATTENTION: a destination refused the document that says that nothing was analysed.
     _C.REJECTED: frozenset({_C.SUPERSEDED, _C.QUEUED, _C.CLOSED, _C.NEEDS_ATTENTION}),
@@ -226,6 +227,25 @@ class Header:
     accession_number: str
     study_date: str  # DA as sent, "" when absent
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+# Doubts that stop a case until a person has decided; what is on its way of it is held.
+STOPPING = frozenset({"SIDE_CHANGED", "IDENTITY_CHANGED", "PATIENT_IDENTITY_CONFLICT"})
+ALTERED = frozenset({"UID_CONFLICT", "SIDE_CHANGED", "IDENTITY_CHANGED"})  # other bytes under a known SOP Instance UID
+_SIDES = ("Laterality", "ImageLaterality", "FrameLaterality")
+
+
+def change(old: Header, new: Header) -> str:
+    """What other bytes under one SOP Instance UID change: the patient, the side, or neither, as a code of a doubt."""
+    told = [(old.patient_id, new.patient_id), (old.study_instance_uid, new.study_instance_uid)]
+    if any(a.strip() != b.strip() for a, b in told):
+        return "IDENTITY_CHANGED"
+    both = [(old.issuer_of_patient_id, new.issuer_of_patient_id)]
+    both += [(old.attributes.get(k, ""), new.attributes.get(k, "")) for k in ("PatientBirthDate", "PatientSex")]
+    if any(a.strip() != b.strip() for a, b in both if a.strip() and b.strip()):
+        return "IDENTITY_CHANGED"
+    sides = [[header.attributes.get(k, "").strip().upper() for k in _SIDES] for header in (old, new)]
+    return "SIDE_CHANGED" if sides[0] != sides[1] or old.modality != new.modality else "UID_CONFLICT"
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,7 @@ def test_it_keeps_up(page: Page, api: Api) -> None:
     expect(page.locator(".row", has_text="PAGE-4")).to_be_visible(timeout=8000)
     found = case_of(api, "PAGE-4")
     api.ledger.move_case(found, CaseState.RECEIVING, CaseState.REJECTED, "NO_USABLE_IMAGE", "test", datetime.now(UTC))
-    expect(page.locator(".row", has_text="PAGE-4")).to_contain_text("Not analysed", timeout=8000)
+    expect(page.locator(".row", has_text="PAGE-4")).to_contain_text("Not performed", timeout=8000)
 
 
 @pytest.mark.parametrize("width", [390, 800, 1300])

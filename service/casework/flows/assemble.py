@@ -1,6 +1,7 @@
 """When a case is complete: every turn looks at the cases that receive, and queues them or says why not.
 
 `judge` is the whole rule, without I/O. In words:
+ - an undecided doubt about patient or side stops the case, whoever asks;
  - a person's request counts as complete;
  - without a Patient ID nothing can be joined or asked for: a person has to look, and a retry runs it as a case of its own;
  - when a PACS has been asked: complete means that for each study exactly as many images are here as it holds, that it
@@ -15,7 +16,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 
 from casework.case import CaseState
@@ -63,6 +64,9 @@ class Facts:
     has_patient_id: bool = True
     modalities: frozenset[str] = frozenset()
     stat: bool = False
+    doubt: str = ""  # the code of an undecided doubt about patient or side
+    excluded: Mapping[str, int] = field(default_factory=dict)  # per study: came, and was taken out by a person
+    emptied: bool = False  # nothing is left because people took it out
     waited_s: float = 0.0  # for a modality, in this revision and older ones
 
 
@@ -101,18 +105,23 @@ def _complete(facts: Facts, rules: Assembly, policy: Policy) -> Verdict:
     """Whether everything is here of what has begun to come."""
     quiet_s = min(rules.quiet_s, policy.stat_quiet_s) if facts.stat else rules.quiet_s
     held_back = _quiet(facts, rules, quiet_s)
+    if facts.doubt:
+        return (None if facts.requested else held_back) or Verdict(CaseState.NEEDS_ATTENTION, facts.doubt)
     if not facts.received:
-        return held_back or Verdict(CaseState.REJECTED, "MODALITY_NOT_ACCEPTED")
+        return held_back or Verdict(CaseState.REJECTED, "ALL_EXCLUDED" if facts.emptied else "MODALITY_NOT_ACCEPTED")
     if facts.requested:
         return Verdict(CaseState.STABLE, "QUEUED")
     if not facts.has_patient_id:
         return held_back or Verdict(CaseState.NEEDS_ATTENTION, "PATIENT_ID_MISSING")
     if facts.known is not None and facts.known.counts:
-        missing = _missing(facts.received, facts.known.counts)
+        came = {
+            uid: facts.received.get(uid, 0) + facts.excluded.get(uid, 0) for uid in {*facts.received, *facts.excluded}
+        }
+        missing = _missing(came, facts.known.counts)
         if missing:
             return _short(facts, rules, missing)
         settled = min(facts.idle_s, facts.known.unchanged_s) >= rules.settle_s
-        if facts.received == facts.known.counts and facts.known.after_last_image and settled:
+        if came == facts.known.counts and facts.known.after_last_image and settled:
             return Verdict(CaseState.STABLE, "QUEUED")
     return held_back or Verdict(CaseState.STABLE, "QUEUED")
 
@@ -177,10 +186,20 @@ class Assembler:
     def step(self, now: datetime, clock: float) -> int:
         """One look at every open case; `clock` is monotonic seconds. Returns how many were queued."""
         self.pressing = False
+        if self._policy.accept_corrections:
+            self._accept_corrections(now)
         cases = self._ledger.cases_in(CaseState.RECEIVING, CaseState.STABLE)
         queued = sum(self._tend_alone(case, now, clock) for case in cases)
         self._forget({case.id for case in cases})
         return queued
+
+    def _accept_corrections(self, now: datetime) -> None:
+        """Other bytes that change neither patient nor side take the first ones' place, where the site's policy says so."""
+        for case_id, sop_uid in self._ledger.corrections():
+            try:
+                self._ledger.decide(case_id, "accepted", "policy", now, sop_uid)
+            except Refused as error:  # a person was faster
+                log.info("assemble.decided", case_id=case_id, code=error.code)
 
     def _tend_alone(self, case: CaseRow, now: datetime, clock: float) -> int:
         """One case's trouble is not the others'."""
@@ -238,6 +257,9 @@ class Assembler:
             bool(case.patient_id),
             frozenset(m for s in studies for m in s.modalities),
             case.stat,
+            self._ledger.stopped_by(case.id),
+            {s.study_uid: s.excluded for s in studies if s.excluded},
+            not received and bool(self._ledger.read.exclusions(case.id)),
             self._waited_s(case, now, clock),
         )
 
@@ -274,11 +296,12 @@ class Assembler:
     ) -> Known | None:
         """Ask again where it is due; join what the PACS said, the larger count where they differ."""
         belongs = self._belongs(case, studies, received, clock)
+        came = {s.study_uid: received.get(s.study_uid, 0) + s.excluded for s in studies}
         question = Question(case.id, case.patient_id, case.issuer_of_patient_id, clock)
         looks = []
         for watch in self._watches:
             look = watch.look(case.id)
-            reached = look is not None and not _missing(received, counts(look, belongs))
+            reached = look is not None and not _missing(came, counts(look, belongs))
             if not (look is not None and look.asked_at > clock - idle_s and look.unchanged_s >= self._rules.settle_s):
                 watch.want(question, urgent=reached)
             self.pressing |= reached or (look is None and idle_s < PRESSING_S)

@@ -7,6 +7,7 @@ from casework.errors import Defect
 from casework.ledger.database import Database
 from casework.ledger.read import Read
 from casework.ledger.store_cases import CaseStore
+from casework.ledger.store_changes import EXCLUSIONS, ChangeStore
 from casework.ledger.store_delivery import DeliveryStore
 from casework.ledger.store_fetch import FetchStore
 from casework.ledger.store_intake import IntakeStore
@@ -25,7 +26,9 @@ from casework.ledger.types import (
     ClaimedJob,
     DatabaseInfo,
     DeliveryRow,
+    DoubtRow,
     Event,
+    ExclusionRow,
     FindingLike,
     FindingRow,
     InputRow,
@@ -47,6 +50,7 @@ from casework.ledger.types import (
 from casework.ledger.types_fetch import CandidateRow, ClaimedCandidate, ClaimedOrder, HereStudy, Listed, OrderRow
 
 __all__ = [
+    "EXCLUSIONS",
     "SCHEMA",
     "ArtefactRow",
     "AssociationRow",
@@ -61,7 +65,9 @@ __all__ = [
     "ClaimedOrder",
     "DatabaseInfo",
     "DeliveryRow",
+    "DoubtRow",
     "Event",
+    "ExclusionRow",
     "FindingLike",
     "FindingRow",
     "HereStudy",
@@ -90,7 +96,17 @@ __all__ = [
 SCHEMA = "0001"  # the newest migration
 
 
-class Ledger(IntakeStore, CaseStore, JobStore, DeliveryStore, ProofStore, PeopleStore, FetchStore, ProcessStore):
+class Ledger(
+    IntakeStore,
+    CaseStore,
+    ChangeStore,
+    JobStore,
+    DeliveryStore,
+    ProofStore,
+    PeopleStore,
+    FetchStore,
+    ProcessStore,
+):
     """One process's ledger; its threads may share it, a forked child opens its own."""
 
     def __init__(self, database: Database, *, window_days: int, max_attempts: int) -> None:

@@ -2,12 +2,14 @@
 
 A root gathers the studies of one Patient ID and issuer whose day lies within the window around the root's first study.
 A study that has a root stays with it. Without a Patient ID the study is its own root. Instances of one Study Instance
-UID that name two different patients are never mixed: each patient gets a root of his own, and both are flagged.
+UID that name two different patients are never mixed: each patient gets a root of his own, and both stop until a person has
+decided. The same Patient ID with and without an issuer is one patient when birth date and sex say so, else two that name
+each other.
 """
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,9 +18,10 @@ from sqlalchemy import delete, insert, select, update
 
 from casework.case import STAT_PRIORITY, CaseState, Header, JobState
 from casework.ledger.database import Tx
-from casework.ledger.schema import case_input, case_revision, case_root, job, study
+from casework.ledger.schema import case_input, case_revision, case_root, instance, job, study
 from casework.ledger.store_base import move_case, move_job
 
+_LOOKED_AT = 200  # images of a case whose birth date and sex are compared when only the issuer differs
 _Who = tuple[str, str, str]  # Study Instance UID, Patient ID, issuer
 
 
@@ -49,7 +52,9 @@ class Assembler:
         self._homes: dict[_Who, Home] = {}
         self._newest: dict[str, str] = {}
         self._urgent: dict[str, int] = {}  # root -> priority that an image of this batch asks for
-        self.conflicts: list[tuple[str, str]] = []  # (root, Study Instance UID) of a study that names two patients
+        self.notes: list[
+            tuple[str, str, str]
+        ] = []  # (root, code, Study Instance UID): what to say of a case's identity
 
     # --- roots and studies ---
 
@@ -106,7 +111,8 @@ class Assembler:
         root_id, root_patient, root_issuer = self._root_for(header, received_at)
         others = self._studies[uid]
         if others:
-            self.conflicts += [(home.root_id, uid) for home in others] + [(root_id, uid)]
+            roots = [home.root_id for home in others] + [root_id]
+            self.notes += [(one, "PATIENT_IDENTITY_CONFLICT", uid) for one in roots]
         row = {
             "root_id": root_id,
             "study_uid": uid,
@@ -128,7 +134,13 @@ class Assembler:
         if near:
             best = min(near, key=lambda row: (abs(row.anchor - day), -row.created_at.timestamp()))
             return best.id, best.patient_id, best.issuer
+        alike, doubtful = self._of_other_issuer(header, day) if patient_id else ([], [])
+        if len(alike) == 1:
+            self.notes.append((alike[0].id, "ISSUER_ASSUMED", uid))
+            return alike[0].id, alike[0].patient_id, alike[0].issuer
         root_id = uuid.uuid4().hex
+        if alike or doubtful:
+            self.notes += [(one, "ISSUER_UNCERTAIN", uid) for one in (root_id, *(row.id for row in alike + doubtful))]
         root = {
             "id": root_id,
             "patient_key": key,
@@ -139,6 +151,27 @@ class Assembler:
         }
         self._tx.connection.execute(insert(case_root), root)
         return root_id, patient_id, issuer
+
+    def _of_other_issuer(self, header: Header, day: datetime) -> tuple[list[Any], list[Any]]:
+        """Roots near that day with this Patient ID, where one of the two names no issuer: surely the same patient, and perhaps.
+
+        Birth date and sex decide. Roots that contradict in them, or in the issuer, are other patients.
+        """
+        _, patient_id, issuer = _who(header)
+        alike: list[Any] = []
+        doubtful: list[Any] = []
+        for root in self._tx.connection.execute(select(case_root).where(case_root.c.patient_id == patient_id)).all():
+            if abs(root.anchor - day) > self._window:
+                continue
+            own = select(instance.c.issuer, instance.c.attributes).where(instance.c.root_id == root.id)
+            rows = self._tx.connection.execute(own.limit(_LOOKED_AT)).all()
+            issuers = {root.issuer, *(row.issuer.strip() for row in rows)} - {""}
+            if issuer and issuers - {issuer}:
+                continue
+            same = _same_person([row.attributes for row in rows], header.attributes)
+            if same is not False:
+                (alike if same else doubtful).append(root)
+        return alike, doubtful
 
     # --- revisions ---
 
@@ -210,6 +243,16 @@ def leave_queue(tx: Tx, case_id: str, actor: str, *, keep_inputs: bool = False) 
         move_job(tx, row, JobState.CANCELLED, actor=actor)
     if not keep_inputs:
         tx.connection.execute(delete(case_input).where(case_input.c.case_id == case_id))
+
+
+def _same_person(known: Sequence[Mapping[str, str]], stated: Mapping[str, str]) -> bool | None:
+    """What birth date and sex say: True, False, or None when they don't say."""
+    births = {birth for one in (*known, stated) if (birth := one.get("PatientBirthDate", "").strip())}
+    sexes = {sex for one in (*known, stated) if (sex := one.get("PatientSex", "").strip()) in ("F", "M")}
+    if len(births) > 1 or len(sexes) > 1:
+        return False
+    both = stated.get("PatientBirthDate", "").strip() and any(one.get("PatientBirthDate", "").strip() for one in known)
+    return True if both else None
 
 
 def _who(header: Header) -> _Who:

@@ -34,7 +34,7 @@ _STATES: tuple[tuple[str, Mapping[Any, frozenset[Any]], StrEnum], ...] = (
 )
 _NEVER_DELETED = (
     "case_root", "study", "instance", "receipt", "case_revision", "job", "artefact", "delivery", "finding", "request",
-    "commitment", "audit", "audit_head", "fetch_order", "fetch_candidate",
+    "exclusion", "doubt", "commitment", "audit", "audit_head", "fetch_order", "fetch_candidate",
 )  # fmt: skip
 _NEVER_CHANGED = ("instance", "receipt", "artefact", "audit", "finding")
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, exists, func, or_, select
 
-from casework.case import CaseState, DeliveryState, JobState
+from casework.case import ALTERED, CaseState, DeliveryState, JobState
 from casework.errors import Refused
 from casework.ledger import audit, read_fetch
 from casework.ledger import store_base as base
@@ -18,6 +18,8 @@ from casework.ledger.rows import (
     artefact_row,
     association_row,
     deliveries_of,
+    doubts_of,
+    exclusions_of,
     findings_of,
     jobs_of,
     studies_by_root,
@@ -29,6 +31,7 @@ from casework.ledger.schema import (
     case_revision,
     case_root,
     delivery,
+    exclusion,
     instance,
     job,
     study,
@@ -45,6 +48,7 @@ from casework.ledger.types import (
     CaseRow,
     CaseView,
     Event,
+    ExclusionRow,
     FindingRow,
     InputRow,
     InstanceRow,
@@ -106,6 +110,8 @@ class Read(ReadLists):
                 deliveries=tuple(deliveries_of(connection, case_id)),
                 findings=findings,
                 result_json=connection.execute(result).scalar_one(),
+                doubts=doubts_of(connection, case.root_id),
+                exclusions=exclusions_of(connection, case.root_id),
             )
 
     def intake_findings(self, case_id: str) -> list[FindingRow]:
@@ -120,7 +126,18 @@ class Read(ReadLists):
             ids = connection.execute(
                 select(case_revision.c.id).where(where).order_by(case_revision.c.revision)
             ).scalars()
-            return [f for one in ids.all() for f in findings_of(connection, one) if f.source == "intake"]
+            found = [f for one in ids.all() for f in findings_of(connection, one) if f.source == "intake"]
+            accepted = {d.subject for d in doubts_of(connection, case.root_id) if d.decision == "accepted"}
+            return [f for f in found if f.code not in ALTERED or f.subject not in accepted]
+
+    def exclusions(self, case_id: str) -> tuple[ExclusionRow, ...]:
+        """What people took out of a case, or replaced, and did not put back.
+
+        Raises:
+            Refused: NOT_FOUND.
+        """
+        with self._database.read() as connection:
+            return exclusions_of(connection, base.get_case(connection, case_id).root_id)
 
     def list_cases(self, state: CaseState | None = None, q: str = "", limit: int = 50, cursor: str = "") -> Page:
         """Cases, newest first, one page; `q` is an exact accession number, study UID, Patient ID or case id.
@@ -297,7 +314,8 @@ def _items(connection: Connection, rows: Sequence[Any]) -> tuple[CaseItem, ...]:
     newest_query = newest_query.where(case_revision.c.root_id.in_(roots)).group_by(case_revision.c.root_id)
     newest = {row.root_id: row.newest for row in connection.execute(newest_query)}
     counted = select(instance.c.root_id, instance.c.modality, func.count().label("n"))
-    counted = counted.where(instance.c.root_id.in_(roots)).group_by(instance.c.root_id, instance.c.modality)
+    out = exists().where(exclusion.c.instance_id == instance.c.id, exclusion.c.lifted_at.is_(None))
+    counted = counted.where(instance.c.root_id.in_(roots), ~out).group_by(instance.c.root_id, instance.c.modality)
     modalities: dict[str, dict[str, int]] = {}
     for row in connection.execute(counted):
         modalities.setdefault(row.root_id, {})[row.modality] = row.n

@@ -6,9 +6,18 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from casework.case import DeliveryState, JobState, Verdict
-from casework.ledger.schema import artefact, delivery, finding, job, study
+from casework.ledger.schema import artefact, delivery, doubt, exclusion, finding, instance, job, study
 from casework.ledger.store_delivery import artefact_of
-from casework.ledger.types import ArtefactRow, AssociationRow, DeliveryRow, FindingRow, JobRow, ReceiptRow
+from casework.ledger.types import (
+    ArtefactRow,
+    AssociationRow,
+    DeliveryRow,
+    DoubtRow,
+    ExclusionRow,
+    FindingRow,
+    JobRow,
+    ReceiptRow,
+)
 
 
 def artefact_row(row: Any) -> ArtefactRow:
@@ -112,6 +121,44 @@ def findings_of(connection: Connection, case_id: str) -> list[FindingRow]:
     """Findings of a case, oldest first."""
     query = select(finding).where(finding.c.case_id == case_id).order_by(finding.c.id)
     return [FindingRow(r.code, r.subject, r.detail, r.source, r.at) for r in connection.execute(query)]
+
+
+def doubts_of(connection: Connection, root_id: str) -> tuple[DoubtRow, ...]:
+    """Doubts about a case, open ones first, then the newest decisions."""
+    columns = (doubt.c.id, doubt.c.code, doubt.c.subject, doubt.c.sha256, doubt.c.at)
+    query = select(*columns, doubt.c.decision, doubt.c.decided_by, doubt.c.decided_at)
+    query = query.where(doubt.c.root_id == root_id).order_by(doubt.c.decision != "", doubt.c.id)
+    return tuple(DoubtRow(*row) for row in connection.execute(query))
+
+
+def exclusions_of(connection: Connection, root_id: str) -> tuple[ExclusionRow, ...]:
+    """What is taken out of a case now, oldest first."""
+    instead = instance.alias("instead")
+    own = (instance.c.sop_uid, instance.c.series_uid, instance.c.study_uid, instance.c.modality, instance.c.sha256)
+    query = (
+        select(
+            *own, exclusion.c.code, exclusion.c.detail, exclusion.c.actor, exclusion.c.at, instead.c.sha256.label("by")
+        )
+        .join_from(exclusion, instance, exclusion.c.instance_id == instance.c.id)
+        .outerjoin(instead, exclusion.c.replaced_by == instead.c.id)
+        .where(exclusion.c.root_id == root_id, exclusion.c.lifted_at.is_(None))
+        .order_by(exclusion.c.at, instance.c.id)
+    )
+    return tuple(
+        ExclusionRow(
+            sop_instance_uid=row.sop_uid,
+            series_instance_uid=row.series_uid,
+            study_instance_uid=row.study_uid,
+            modality=row.modality,
+            sha256=row.sha256,
+            code=row.code,
+            detail=row.detail,
+            actor=row.actor,
+            at=row.at,
+            replaced_by=row.by or "",
+        )
+        for row in connection.execute(query)
+    )
 
 
 def studies_by_root(connection: Connection, roots: Iterable[str]) -> dict[str, list[Any]]:

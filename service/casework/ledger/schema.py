@@ -128,7 +128,7 @@ instance = Table(
     "instance",
     metadata,
     Column("id", _KEY, primary_key=True, autoincrement=True),
-    Column("sop_uid", Text, nullable=False, unique=True),
+    Column("sop_uid", Text, nullable=False),
     Column("root_id", ForeignKey("case_root.id"), nullable=False),
     Column("study_id", ForeignKey("study.id"), nullable=False),
     Column("sop_class", Text, nullable=False),
@@ -144,7 +144,45 @@ instance = Table(
     Column("sha256", String(64), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("received_at", Instant, nullable=False),
+    UniqueConstraint(
+        "sop_uid", "sha256"
+    ),  # an accepted correction is a row of its own; the one it replaces is excluded
     Index(None, "root_id", "study_id", "modality"),
+    sqlite_autoincrement=True,
+)
+
+exclusion = Table(
+    "exclusion",
+    metadata,
+    Column("instance_id", ForeignKey("instance.id"), primary_key=True),
+    Column("root_id", ForeignKey("case_root.id"), nullable=False),
+    Column("code", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("replaced_by", ForeignKey("instance.id")),
+    Column("lifted_at", Instant),  # a person took it back
+    Index(None, "root_id"),
+)
+
+doubt = Table(
+    "doubt",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("root_id", ForeignKey("case_root.id"), nullable=False),
+    Column("code", Text, nullable=False),
+    Column("subject", Text, nullable=False),  # SOP Instance UID, or Study Instance UID
+    Column("sha256", String(64), nullable=False),  # of the bytes that were kept aside; "" when it is not about bytes
+    Column("size", BigInteger, nullable=False),
+    Column("header", Mapped, nullable=False),  # of the same
+    Column("peer", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("decision", Text, nullable=False),  # "" | accepted | dismissed
+    Column("decided_by", Text, nullable=False),
+    Column("decided_at", Instant),
+    UniqueConstraint("root_id", "code", "subject", "sha256"),
+    Index(None, "root_id", "decision"),
+    Index(None, "decision"),
     sqlite_autoincrement=True,
 )
 

@@ -4,12 +4,23 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, exists, insert, select, update
 
-from casework.case import CASE_MOVES, DELIVERY_MOVES, JOB_MOVES, CaseState, DeliveryState, JobState
+from casework.case import CASE_MOVES, DELIVERY_MOVES, JOB_MOVES, STOPPING, CaseState, DeliveryState, JobState
 from casework.errors import Defect, Refused
 from casework.ledger.database import Database, Tx
-from casework.ledger.schema import case_input, case_revision, case_root, clean, delivery, finding, instance, job
+from casework.ledger.schema import (
+    case_input,
+    case_revision,
+    case_root,
+    clean,
+    delivery,
+    doubt,
+    exclusion,
+    finding,
+    instance,
+    job,
+)
 from casework.ledger.types import CaseRow, FindingLike
 from casework.reasons import reason as known_reason
 
@@ -88,6 +99,17 @@ def move_delivery(
     tx.audit("delivery.moved", actor, row.case_id, f"delivery:{row.id}", **audited)
 
 
+def active(root_id: Any) -> ColumnElement[bool]:
+    """Condition on `instance`: it belongs to the root and nobody took it out."""
+    out = exists().where(exclusion.c.instance_id == instance.c.id, exclusion.c.lifted_at.is_(None))
+    return and_(instance.c.root_id == root_id, ~out)
+
+
+def undecided(root_id: Any) -> ColumnElement[bool]:
+    """Condition on `doubt`: it stops the root's cases."""
+    return and_(doubt.c.root_id == root_id, doubt.c.decision == "", doubt.c.code.in_(sorted(STOPPING)))
+
+
 def case_columns() -> Any:
     """SELECT that gives `case_row` what it needs."""
     return select(
@@ -135,7 +157,7 @@ def freeze_inputs(tx: Tx, case_id: str, root_id: str) -> None:
     frozen = tx.connection.execute(select(case_input.c.case_id).where(case_input.c.case_id == case_id).limit(1))
     if frozen.first() is not None:
         return
-    source = select(instance.c.id).where(instance.c.root_id == root_id)
+    source = select(instance.c.id).where(active(root_id))
     ids = tx.connection.execute(source).scalars().all()
     if ids:
         tx.connection.execute(insert(case_input), [{"case_id": case_id, "instance_id": i} for i in ids])

@@ -16,6 +16,8 @@ from casework.ledger.schema import (
     case_input,
     case_revision,
     clean,
+    doubt,
+    exclusion,
     expected_count,
     instance,
     job,
@@ -69,6 +71,17 @@ class CaseStore(base.Store):
             brought = select(receipt.c.association_id).where(receipt.c.root_id == root_id)
             still = and_(association.c.closed_at.is_(None), association.c.id.in_(brought))
             return connection.execute(select(func.count()).select_from(association).where(still)).scalar_one()
+
+    def stopped_by(self, case_id: str) -> str:
+        """The code of the oldest undecided doubt that stops this case, "" without one.
+
+        Raises:
+            Refused: NOT_FOUND.
+        """
+        with self._database.read() as connection:
+            root_id = base.get_case(connection, case_id).root_id
+            query = select(doubt.c.code).where(base.undecided(root_id)).order_by(doubt.c.id).limit(1)
+            return connection.execute(query).scalar_one_or_none() or ""
 
     def set_expected(self, case_id: str, study_uid: str, count: int, source: str, now: datetime) -> None:
         """Note how many instances of a study there are to come, and who says so; the newest answer counts.
@@ -225,16 +238,23 @@ def studies_of(connection: Any, row: CaseRow) -> list[StudyRow]:
         e.study_uid: e
         for e in connection.execute(select(expected_count).where(expected_count.c.root_id == row.root_id))
     }
-    made = []
+    taken = (
+        select(instance.c.study_id, func.count().label("n"))
+        .join_from(exclusion, instance, exclusion.c.instance_id == instance.c.id)
+        .where(exclusion.c.root_id == row.root_id, exclusion.c.lifted_at.is_(None), exclusion.c.replaced_by.is_(None))
+    )
+    out = {found.study_id: found.n for found in connection.execute(taken.group_by(instance.c.study_id))}
+    made, gone = [], dict[str, int]()
     for found in connection.execute(select(study).where(study.c.root_id == row.root_id).order_by(study.c.id)):
+        gone[found.study_uid] = out.get(found.id, 0)
         if found.id in groups:
-            made.append(_study_row(found, groups[found.id], expected.pop(found.study_uid, None)))
+            made.append(_study_row(found, groups[found.id], expected.pop(found.study_uid, None), out.get(found.id, 0)))
     for uid, told in sorted(expected.items()):
-        made.append(StudyRow(uid, "", "", {}, None, None, told.instances, told.source))
+        made.append(StudyRow(uid, "", "", {}, None, None, told.instances, told.source, gone.get(uid, 0)))
     return made
 
 
-def _study_row(found: Any, groups: Iterable[Any], told: Any) -> StudyRow:
+def _study_row(found: Any, groups: Iterable[Any], told: Any, excluded: int) -> StudyRow:
     groups = list(groups)
     return StudyRow(
         study_uid=found.study_uid,
@@ -245,6 +265,7 @@ def _study_row(found: Any, groups: Iterable[Any], told: Any) -> StudyRow:
         last_at=max(group.last_at for group in groups),
         expected=told.instances if told else None,
         expected_source=told.source if told else "",
+        excluded=excluded,
     )
 
 
@@ -257,7 +278,7 @@ def inputs_of(connection: Any, row: CaseRow) -> list[InstanceRow]:
 def _members(connection: Any, row: CaseRow, query: Any) -> Any:
     frozen = select(case_input.c.instance_id).where(case_input.c.case_id == row.id)
     if connection.execute(frozen.limit(1)).first() is None:
-        return query.where(instance.c.root_id == row.root_id)
+        return query.where(base.active(row.root_id))
     return query.where(instance.c.id.in_(frozen))
 
 

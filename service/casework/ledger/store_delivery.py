@@ -3,9 +3,9 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, exists, select, update
 
-from casework.case import CASE_MOVES, Artefact, CaseState, DeliveryState
+from casework.case import CASE_MOVES, DELIVERY_MOVES, Artefact, CaseState, DeliveryState
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_revision, delivery
@@ -94,6 +94,8 @@ def finish_case(tx: Tx, case_id: str, actor: str) -> None:
     open_ = [row for row in rows if not landed(row)]
     dead = next((row for row in rows if given_up(row)), None)
     state = case.state
+    if state is _C.SUPERSEDED:  # it was on the wire when a newer one was made, and did not arrive
+        cancel_unsent(tx, case_id, actor)
     if state is _C.RENDERED and open_:
         base.move_case(tx, case_id, state, _C.DELIVERING, code="DELIVERING", actor=actor)
         state = _C.DELIVERING
@@ -123,6 +125,26 @@ def supersede(tx: Tx, case_id: str) -> None:
         state = CaseState(row.state)
         if row.revision < newest and _C.SUPERSEDED in CASE_MOVES[state]:
             base.move_case(tx, row.id, state, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
+
+
+def supersede_unsent(tx: Tx, case_id: str, actor: str) -> None:
+    """A revision has results: what is left of older ones is not sent any more, so that none arrives after it."""
+    case = base.get_case(tx.connection, case_id)
+    older = (case_revision.c.root_id == case.root_id) & (case_revision.c.revision < case.revision)
+    query = select(case_revision.c.id, case_revision.c.state).where(older, case_revision.c.state.in_(SENDABLE))
+    for row in tx.connection.execute(query).all():
+        base.move_case(tx, row.id, CaseState(row.state), _C.SUPERSEDED, code="SUPERSEDED", actor=actor)
+        cancel_unsent(tx, row.id, actor)
+
+
+def cancel_unsent(tx: Tx, case_id: str, actor: str) -> None:
+    """Nothing of this revision begins to be sent any more; what is on the wire arrives."""
+    states = [state for state, targets in DELIVERY_MOVES.items() if _D.CANCELLED in targets]
+    waiting = (
+        select(delivery).where(delivery.c.case_id == case_id, delivery.c.state.in_(states)).order_by(delivery.c.id)
+    )
+    for row in tx.connection.execute(waiting).all():
+        base.move_delivery(tx, row, _D.CANCELLED, actor=actor, code="SUPERSEDED", status=row.status)
 
 
 def move_to_pending(tx: Tx, delivery_id: int, actor: str, *, afresh: bool = False) -> None:
@@ -163,11 +185,12 @@ def _next_pending(destination: str) -> Any:
     )
     newer = of_root.where(its.c.revision > case_revision.c.revision, other.c.state != _D.CANCELLED)
     on_its_way = of_root.where(its.c.revision < case_revision.c.revision, other.c.state == _D.SENDING)
+    held = exists().where(base.undecided(case_revision.c.root_id))  # what is in doubt is not sent at all
     return (
         select(delivery)
         .join_from(delivery, case_revision, delivery.c.case_id == case_revision.c.id)
         .where(delivery.c.destination == destination, delivery.c.state == _D.PENDING)
-        .where(case_revision.c.state.in_(SENDABLE), ~newer.exists(), ~on_its_way.exists())
+        .where(case_revision.c.state.in_(SENDABLE), ~newer.exists(), ~on_its_way.exists(), ~held)
         .order_by(delivery.c.priority.desc(), delivery.c.id)
         .limit(1)
     )

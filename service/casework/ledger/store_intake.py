@@ -1,23 +1,24 @@
 """What the doors write: receipts, instances, associations; and which case each instance belongs to.
 
 One transaction for a whole batch. Verdict of an arrival: REFUSED and KEPT_ASIDE stay as they are and get a receipt;
-ACCEPTED becomes DUPLICATE (same SOP Instance UID, same bytes), KEPT_ASIDE with UID_CONFLICT (same UID, other bytes: the
-first is kept), or a new instance of a case.
+ACCEPTED becomes DUPLICATE (same SOP Instance UID, same bytes), KEPT_ASIDE (same UID, other bytes: the first is kept and
+a doubt is written down; one about patient or side stops the case until a person decides), or a new instance of a case.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import insert, select, update
 
-from casework.case import Arrival, Header, Recorded, Verdict
+from casework.case import ALTERED, STOPPING, Arrival, CaseState, Header, Recorded, Verdict, change
 from casework.ledger.assembly import Assembler
 from casework.ledger.database import Tx
-from casework.ledger.schema import association, clean, instance, receipt
+from casework.ledger.schema import association, case_revision, clean, doubt, exclusion, instance, receipt
 from casework.ledger.store_base import Store, add_findings, words
+from casework.ledger.store_cases import explain, instance_row
 from casework.ledger.store_fetch import priors_on_their_way
 
 
@@ -31,7 +32,7 @@ class _Flag:
 
 
 @dataclass(slots=True)
-class _Item:
+class Item:
     """One arrival on its way to its verdict."""
 
     arrival: Arrival
@@ -40,7 +41,7 @@ class _Item:
     code: str
     instance_id: int | None = None
     root_id: str | None = None
-    twin: "_Item | None" = None  # the earlier arrival of the same batch with the same bytes
+    twin: "Item | None" = None  # the earlier arrival of the same batch with the same bytes
 
 
 @dataclass(slots=True)
@@ -50,7 +51,9 @@ class _Known:
     sha256: str
     instance_id: int | None
     root_id: str | None
-    item: _Item | None = field(default=None)
+    header: Header
+    out: bool
+    item: Item | None = field(default=None)
 
 
 class IntakeStore(Store):
@@ -72,9 +75,12 @@ class IntakeStore(Store):
             assembler = Assembler(tx, self._window_days)
             new = _set_priors_aside(tx, new, assembler)
             assembler.place([(item.header, item.arrival.received_at) for item in new if item.header])
-            _insert_instances(tx, new, assembler)
+            insert_instances(tx, new, assembler)
             _settle(items, assembler)
-            cases = assembler.reopen({item.root_id for item in new if item.root_id})
+            doubts = _doubts(items, assembler)
+            held = record_doubts(tx, doubts)
+            cases = assembler.reopen({item.root_id for item in new if item.root_id} | held)
+            _hold(tx, held)
             _insert_receipts(tx, items)
             for item in items:
                 if item.root_id and item.root_id not in cases:
@@ -103,11 +109,11 @@ class IntakeStore(Store):
             return tx.connection.execute(stale).rowcount
 
 
-def _item(arrival: Arrival) -> _Item:
+def _item(arrival: Arrival) -> Item:
     header = _cleaned(arrival.header) if arrival.header else None
     if header is None and arrival.verdict is Verdict.ACCEPTED:  # never an accepted row without an instance
-        return _Item(arrival, None, Verdict.KEPT_ASIDE, "HEADER_MALFORMED")
-    return _Item(arrival, header, arrival.verdict, arrival.code)
+        return Item(arrival, None, Verdict.KEPT_ASIDE, "HEADER_MALFORMED")
+    return Item(arrival, header, arrival.verdict, arrival.code)
 
 
 def _cleaned(header: Header) -> Header:
@@ -116,30 +122,35 @@ def _cleaned(header: Header) -> Header:
     return Header(**plain, attributes={clean(k): clean(v) for k, v in header.attributes.items()})
 
 
-def _judge(tx: Tx, items: list[_Item]) -> list[_Item]:
+def _judge(tx: Tx, items: list[Item]) -> list[Item]:
     """Turn ACCEPTED into DUPLICATE or KEPT_ASIDE where the SOP Instance UID is taken; return the new ones."""
     accepted = [item for item in items if item.verdict is Verdict.ACCEPTED and item.header]
     uids = {item.header.sop_instance_uid for item in accepted if item.header}
-    query = select(instance.c.sop_uid, instance.c.sha256, instance.c.id, instance.c.root_id)
-    known = {
-        row.sop_uid: _Known(row.sha256, row.id, row.root_id)
-        for row in tx.connection.execute(query.where(instance.c.sop_uid.in_(sorted(uids))))
-    }
+    known: dict[str, list[_Known]] = defaultdict(list)
+    for row in tx.connection.execute(_holders(uids)):
+        known[row.sop_uid].append(
+            _Known(row.sha256, row.id, row.root_id, instance_row(row).header, row.out is not None)
+        )
     new = []
     for item in accepted:
-        uid = item.header.sop_instance_uid if item.header else ""
-        holder = known.get(uid)
-        if holder is None:
-            known[uid] = _Known(item.arrival.sha256, None, None, item)
+        if item.header is None:
+            continue
+        holders = known[item.header.sop_instance_uid]
+        same = next((one for one in holders if one.sha256 == item.arrival.sha256), None)
+        other = next((one for one in holders if not one.out), None)
+        holder = same or other
+        if holder is None:  # nobody has it, or a person took out whatever had it
+            holders.append(_Known(item.arrival.sha256, None, None, item.header, out=False, item=item))
             new.append(item)
             continue
-        same = holder.sha256 == item.arrival.sha256
-        item.verdict, item.code = (Verdict.DUPLICATE, "DUPLICATE") if same else (Verdict.KEPT_ASIDE, "UID_CONFLICT")
+        item.verdict, item.code = Verdict.DUPLICATE, "DUPLICATE"
+        if same is None:
+            item.verdict, item.code = Verdict.KEPT_ASIDE, change(holder.header, item.header)
         item.instance_id, item.root_id, item.twin = (holder.instance_id if same else None), holder.root_id, holder.item
     return new
 
 
-def _set_priors_aside(tx: Tx, new: list[_Item], assembler: Assembler) -> list[_Item]:
+def _set_priors_aside(tx: Tx, new: list[Item], assembler: Assembler) -> list[Item]:
     """Turn what comes of a study that is fetched as a prior into KEPT_ASIDE; return the others. A known study is none."""
     assembler.look([item.header for item in new if item.header])
     unknown = [item for item in new if item.header and assembler.known_home(item.header) is None]
@@ -150,7 +161,15 @@ def _set_priors_aside(tx: Tx, new: list[_Item], assembler: Assembler) -> list[_I
     return [item for item in new if item.verdict is Verdict.ACCEPTED]
 
 
-def _insert_instances(tx: Tx, new: list[_Item], assembler: Assembler) -> None:
+def _holders(uids: set[str]) -> Any:
+    """Instances under these SOP Instance UIDs; `out` tells that one was taken out of its case."""
+    left = (exclusion.c.instance_id == instance.c.id) & exclusion.c.lifted_at.is_(None)
+    query = select(instance, exclusion.c.instance_id.label("out")).outerjoin_from(instance, exclusion, left)
+    return query.where(instance.c.sop_uid.in_(sorted(uids))).order_by(instance.c.id)
+
+
+def insert_instances(tx: Tx, new: list[Item], assembler: Assembler) -> None:
+    """Store new instances in the homes that `assembler.place` found; each item learns its root and its id."""
     rows = []
     for item in new:
         header = item.header
@@ -180,13 +199,14 @@ def _insert_instances(tx: Tx, new: list[_Item], assembler: Assembler) -> None:
         )
     if rows:
         tx.connection.execute(insert(instance), rows)
-        made = select(instance.c.sop_uid, instance.c.id).where(instance.c.sop_uid.in_([row["sop_uid"] for row in rows]))
-        keys = {row.sop_uid: row.id for row in tx.connection.execute(made)}
+        made = select(instance.c.sop_uid, instance.c.sha256, instance.c.id)
+        found = tx.connection.execute(made.where(instance.c.sop_uid.in_([row["sop_uid"] for row in rows])))
+        keys = {(row.sop_uid, row.sha256): row.id for row in found}
         for item, row in zip(new, rows, strict=True):
-            item.instance_id = keys[row["sop_uid"]]
+            item.instance_id = keys[row["sop_uid"], row["sha256"]]
 
 
-def _settle(items: list[_Item], assembler: Assembler) -> None:
+def _settle(items: list[Item], assembler: Assembler) -> None:
     """Give repeats within the batch, and what was kept aside, the case of the thing they belong to."""
     for item in items:
         if item.twin is not None:
@@ -201,7 +221,7 @@ def _settle(items: list[_Item], assembler: Assembler) -> None:
             item.root_id = home.root_id if home else None
 
 
-def _insert_receipts(tx: Tx, items: list[_Item]) -> None:
+def _insert_receipts(tx: Tx, items: list[Item]) -> None:
     rows = []
     for item in items:
         arrival, header = item.arrival, item.header
@@ -227,22 +247,60 @@ def _insert_receipts(tx: Tx, items: list[_Item]) -> None:
     tx.connection.execute(insert(receipt), rows)
 
 
-def _flag(tx: Tx, items: list[_Item], cases: Mapping[str, str], assembler: Assembler) -> None:
+def _flag(tx: Tx, items: list[Item], cases: Mapping[str, str], assembler: Assembler) -> None:
     """Put a remark on the case for what was kept aside, and for a study that names two patients."""
     flags: dict[str, list[_Flag]] = defaultdict(list)
     for item in items:
         if item.verdict is Verdict.KEPT_ASIDE and item.root_id:
             subject = item.header.sop_instance_uid if item.header else ""
             flags[cases[item.root_id]].append(_Flag(item.code, subject, f"sha256 {item.arrival.sha256}"))
-    for root_id, study_uid in assembler.conflicts:
-        flags[assembler.newest(root_id)].append(_Flag("PATIENT_IDENTITY_CONFLICT", study_uid, ""))
+    for root_id, code, study_uid in assembler.notes:
+        flags[assembler.newest(root_id)].append(_Flag(code, study_uid, ""))
     for case_id, found in flags.items():
         add_findings(tx, case_id, found, "intake")
 
 
-def _audit(tx: Tx, items: list[_Item], cases: Mapping[str, str]) -> None:
+def _doubts(items: list[Item], assembler: Assembler) -> list[dict[str, Any]]:
+    """What a person has to decide: other bytes under a known UID, a study that names two patients."""
+    plain = {"sha256": "", "size": 0, "header": {}, "peer": ""}
+    found = [
+        {"root_id": root_id, "code": code, "subject": uid, **plain}
+        for root_id, code, uid in assembler.notes
+        if code in STOPPING
+    ]
+    for item in items:
+        if item.verdict is Verdict.KEPT_ASIDE and item.code in ALTERED and item.root_id and item.header:
+            about = {"root_id": item.root_id, "code": item.code, "subject": item.header.sop_instance_uid}
+            bytes_ = {"sha256": item.arrival.sha256, "size": item.arrival.size, "header": asdict(item.header)}
+            found.append({**about, **bytes_, "peer": clean(item.arrival.peer)})
+    return found
+
+
+def record_doubts(tx: Tx, doubts: list[dict[str, Any]]) -> set[str]:
+    """Store doubts that are not known yet; return the roots that they stop."""
+    if not doubts:
+        return set()
+    roots = {one["root_id"] for one in doubts}
+    query = select(doubt.c.root_id, doubt.c.code, doubt.c.subject, doubt.c.sha256).where(doubt.c.root_id.in_(roots))
+    known = {tuple(row) for row in tx.connection.execute(query)}
+    new = {(one["root_id"], one["code"], one["subject"], one["sha256"]): one for one in doubts}
+    rows = [one for key, one in new.items() if key not in known]
+    if rows:
+        undecided = {"at": tx.now, "decision": "", "decided_by": "", "decided_at": None}
+        tx.connection.execute(insert(doubt), [{**row, **undecided} for row in rows])
+    return {row["root_id"] for row in rows if row["code"] in STOPPING}
+
+
+def _hold(tx: Tx, roots: set[str]) -> None:
+    """Say of results on their way that they are held."""
+    going = (case_revision.c.root_id.in_(sorted(roots))) & (case_revision.c.state == CaseState.DELIVERING)
+    for case_id in tx.connection.execute(select(case_revision.c.id).where(going)).scalars().all() if roots else ():
+        explain(tx, case_id, CaseState.DELIVERING, code="HELD", detail="", actor="intake")
+
+
+def _audit(tx: Tx, items: list[Item], cases: Mapping[str, str]) -> None:
     """One row for each case, verdict, code and association of the batch; a conflict gets its own."""
-    groups: dict[tuple[Any, ...], list[_Item]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[Item]] = defaultdict(list)
     for number, item in enumerate(items):
         own = number if item.verdict is Verdict.KEPT_ASIDE else -1
         case_id = cases.get(item.root_id or "", "")
@@ -261,5 +319,5 @@ def _audit(tx: Tx, items: list[_Item], cases: Mapping[str, str]) -> None:
         )
 
 
-def _recorded(item: _Item, cases: Mapping[str, str]) -> Recorded:
+def _recorded(item: Item, cases: Mapping[str, str]) -> Recorded:
     return Recorded(item.verdict, item.code, item.instance_id, cases.get(item.root_id or ""))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, insert, or_, select, update
 
 from casework.case import Artefact, CaseState, DeliveryState, JobState
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
-from casework.ledger.schema import artefact, case_revision, delivery, job
-from casework.ledger.store_delivery import finish_case, move_to_pending, supersede
+from casework.ledger.schema import artefact, case_input, case_revision, delivery, exclusion, job
+from casework.ledger.store_delivery import finish_case, move_to_pending, supersede, supersede_unsent
 from casework.ledger.types import ClaimedJob, FindingLike, Swept
 
 _C, _J = CaseState, JobState
@@ -73,6 +73,10 @@ class JobStore(base.Store):
             base.add_findings(tx, case_id, findings, _ACTOR)
             base.move_case(tx, case_id, _C.RUNNING, _C.RENDERED, code="", actor=_ACTOR, result_json=result_json)
             _keep_artefacts(tx, case_id, artefacts)
+            if _outdated(tx, case_id):  # kept for the record, never sent
+                base.move_case(tx, case_id, _C.RENDERED, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
+                return True
+            supersede_unsent(tx, case_id, _ACTOR)
             plan_deliveries(tx, case_id, destinations, row.priority, _ACTOR)
             finish_case(tx, case_id, _ACTOR)
             return True
@@ -105,7 +109,8 @@ class JobStore(base.Store):
             base.add_findings(tx, row.case_id, findings, _ACTOR)
             base.move_case(tx, row.case_id, _C.RUNNING, case_state, code=code, actor=_ACTOR, detail=detail, **said)
             _keep_artefacts(tx, row.case_id, artefacts)
-            if artefacts:
+            if artefacts and not _outdated(tx, row.case_id):
+                supersede_unsent(tx, row.case_id, _ACTOR)
                 plan_deliveries(tx, row.case_id, destinations, row.priority, _ACTOR)
             supersede(tx, row.case_id)
             return True
@@ -249,6 +254,17 @@ def _keep_artefacts(tx: Tx, case_id: str, artefacts: Sequence[Artefact]) -> None
         tx.audit("artefacts.kept", _ACTOR, case_id, count=len(rows), artefacts=sums)
 
 
+def _outdated(tx: Tx, case_id: str) -> bool:
+    """Whether a newer revision has results already, or an image of this one was taken out while it ran."""
+    case = base.get_case(tx.connection, case_id)
+    later = (case_revision.c.root_id == case.root_id) & (case_revision.c.revision > case.revision)
+    newer = select(case_revision.c.id).where(later, case_revision.c.result_json != "").limit(1)
+    used = exists().where(case_input.c.instance_id == exclusion.c.instance_id, case_input.c.case_id == case_id)
+    gone = select(exclusion.c.instance_id).where(exclusion.c.root_id == case.root_id, exclusion.c.lifted_at.is_(None))
+    queries = (newer, gone.where(used).limit(1))
+    return any(tx.connection.execute(query).first() is not None for query in queries)
+
+
 def _bury(tx: Tx, row: Any, job_code: str, *, case_code: str, detail: str, actor: str) -> None:
     base.move_job(tx, row, _J.DEAD, actor=actor, code=job_code)
     base.move_case(tx, row.case_id, _C.RUNNING, _C.NEEDS_ATTENTION, code=case_code, actor=actor, detail=detail)
@@ -270,10 +286,17 @@ def _outside(column: ColumnElement[datetime], now: datetime, longest: timedelta)
 
 
 def _next_ready(kind: str) -> Any:
+    # Revisions of a case run in their order, so that each one can name its predecessor.
+    older = case_revision.alias("older")
+    begun = exists().where(
+        older.c.root_id == case_revision.c.root_id,
+        older.c.revision < case_revision.c.revision,
+        older.c.state.in_([_C.QUEUED, _C.RUNNING]),
+    )
     return (
         select(job)
         .join_from(job, case_revision, job.c.case_id == case_revision.c.id)
-        .where(job.c.kind == kind, job.c.state == _J.READY, case_revision.c.state == _C.QUEUED)
+        .where(job.c.kind == kind, job.c.state == _J.READY, case_revision.c.state == _C.QUEUED, ~begun)
         .order_by(job.c.priority.desc(), job.c.id)
         .limit(1)
     )

@@ -10,7 +10,7 @@ from casework.case import CASE_MOVES, CaseState, DeliveryState, JobState
 from casework.errors import Refused
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
-from casework.ledger.schema import artefact, case_revision, case_root, delivery, job, request, study
+from casework.ledger.schema import artefact, case_revision, case_root, delivery, doubt, job, request, study
 from casework.ledger.store_cases import before_work, explain, new_job
 from casework.ledger.store_delivery import STORED, finish_case, move_to_pending
 from casework.ledger.store_jobs import plan_deliveries
@@ -31,6 +31,8 @@ class PeopleStore(base.Store):
         with self._database.write(now) as tx:
             case = base.get_case(tx.connection, case_id)
             tx.audit("case.retry_asked", actor, case_id)
+            if tx.connection.execute(select(doubt.c.id).where(base.undecided(case.root_id)).limit(1)).first():
+                raise Refused("DECISION_NEEDED")
             match case.state:
                 case _C.NEEDS_ATTENTION if _has_results(tx, case_id) and _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED):
                     _send_again(tx, case, _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED), actor)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from casework.case import STAT_PRIORITY, Artefact, CaseState, DeliveryState, Header, JobState, Verdict
+from casework.case import STAT_PRIORITY, STOPPING, Artefact, CaseState, DeliveryState, Header, JobState, Verdict
 
 
 class FindingLike(Protocol):
@@ -84,11 +84,51 @@ class StudyRow:
     last_at: datetime | None
     expected: int | None
     expected_source: str
+    excluded: int = 0  # instances that came and that a person took out
 
     @property
     def received(self) -> int:
         """Accepted instances of this study."""
         return sum(self.modalities.values())
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtRow:
+    """Something about a case's images that a person has to decide, or has decided ("accepted" | "dismissed").
+
+    subject: the SOP Instance UID whose other bytes (`sha256`) were kept aside, or the Study Instance UID that names two
+    patients (then sha256 is "").
+    """
+
+    id: int
+    code: str  # UID_CONFLICT | SIDE_CHANGED | IDENTITY_CHANGED | PATIENT_IDENTITY_CONFLICT
+    subject: str
+    sha256: str
+    at: datetime
+    decision: str
+    decided_by: str
+    decided_at: datetime | None
+
+    @property
+    def stops(self) -> bool:
+        """Whether nothing of the case is analysed or sent until it is decided."""
+        return not self.decision and self.code in STOPPING
+
+
+@dataclass(frozen=True, slots=True)
+class ExclusionRow:
+    """An image that was taken out of its case, or replaced: what was said, by whom and when."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    sha256: str
+    code: str
+    detail: str
+    actor: str
+    at: datetime
+    replaced_by: str  # SHA-256 of the bytes that stand in its place, "" when none do
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +359,8 @@ class CaseView:
     deliveries: tuple[DeliveryRow, ...]
     findings: tuple[FindingRow, ...]
     result_json: str
+    doubts: tuple[DoubtRow, ...] = ()
+    exclusions: tuple[ExclusionRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ class Analyser:
             [rejected.code],
             rejected.findings,
             model=self._identity,
-            digest=self._digest(rows),
+            digest=self._digest(case, rows),
             predecessors=self._predecessors(case),
         )
         studies = silent_studies(rows, facts, self._inputs.header)
@@ -309,20 +309,23 @@ class Analyser:
             sides=results,
             images=contributions(ready, sides, outputs),
             findings=(*told_findings(ready), *self._said_before(case)),
-            input_digest=self._digest(rows),
+            input_digest=self._digest(case, rows),
             thresholds={"positive_at": spec.positive_at, "negative_below": spec.negative_below},
             predecessors=self._predecessors(case),
         )
 
-    def _digest(self, rows: Sequence[InstanceRow]) -> str:
-        return input_digest([r.sha256 for r in rows], self._package.sha256, self._pipeline)
+    def _digest(self, case: CaseRow, rows: Sequence[InstanceRow]) -> str:
+        """A later revision may have the images of an older one again; it names another predecessor, so it is another run."""
+        run = self._pipeline if case.revision == 1 else f"{self._pipeline} revision {case.revision}"
+        return input_digest([r.sha256 for r in rows], self._package.sha256, run)
 
     def _destinations(self) -> list[str]:
         return [d.name for d in self._settings.destination if d.send]
 
     def _said_before(self, case: CaseRow) -> tuple[Finding, ...]:
         """What the ledger knows of images that are not here, or are here in two versions."""
-        return said_before(self._ledger.case_studies(case.id), self._ledger.read.intake_findings(case.id))
+        read = self._ledger.read
+        return said_before(self._ledger.case_studies(case.id), read.intake_findings(case.id), read.exclusions(case.id))
 
     def _predecessors(self, case: CaseRow) -> tuple[tuple[str, str, str, str], ...]:
         """The documents of this revision's earlier try, else of the newest older revision that has any."""

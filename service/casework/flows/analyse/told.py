@@ -1,10 +1,11 @@
 """What a report says of images that are missing, left out or in doubt: nothing is dropped without a word. Does no I/O."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from casework.engine import readout
 from casework.flows.analyse.inputs import Ready
-from casework.ledger import FindingRow, StudyRow
+from casework.ledger import ExclusionRow, FindingRow, StudyRow
 from casework.modelspec import SLOTS
 from casework.result import Finding, Side
 
@@ -14,7 +15,7 @@ _TOLD = frozenset(
     | {"PIXELS_UNDECODABLE", "DIMENSIONS_TOO_LARGE", "HEADER_MALFORMED", "TRANSFER_SYNTAX_NOT_ACCEPTED", "TRUNCATED"}
     | {"CONTRAST_NOT_SEEN", "SIDES_UNCERTAIN"}
 )
-_TOLD_OF_INTAKE = frozenset({"UID_CONFLICT", "PATIENT_IDENTITY_CONFLICT", "PATIENT_ID_MISSING"})
+_TOLD_OF_INTAKE = frozenset({"UID_CONFLICT", "PATIENT_IDENTITY_CONFLICT", "PATIENT_ID_MISSING", "ISSUER_ASSUMED"})
 
 
 def modalities(ready: Ready, side: Side) -> tuple[str, ...]:
@@ -58,15 +59,19 @@ def told_findings(ready: Ready) -> tuple[Finding, ...]:
     return tuple(dict.fromkeys([*missing, *images, *mixed, *remarks]))
 
 
-def said_before(studies: Iterable[StudyRow], intake: Iterable[FindingRow]) -> tuple[Finding, ...]:
-    """What is known before the analysis: images that the PACS holds and that never came, images that were kept aside.
+def said_before(
+    studies: Iterable[StudyRow], intake: Iterable[FindingRow], taken_out: Iterable[ExclusionRow] = ()
+) -> tuple[Finding, ...]:
+    """What is known before the analysis: images that never came, that were kept aside, that a person replaced or took out.
 
     The counts are compared as they are now: an image may have come after a finding said that it was missing.
     """
     short = [
-        Finding("COUNT_INCOMPLETE", s.study_uid, f"{s.received} of {s.expected}")
+        Finding("COUNT_INCOMPLETE", s.study_uid, f"{s.received + s.excluded} of {s.expected}")
         for s in studies
-        if s.expected is not None and s.received < s.expected
+        if s.expected is not None and s.received + s.excluded < s.expected
     ]
     aside = [Finding(f.code, f.subject) for f in intake if f.code in _TOLD_OF_INTAKE]
-    return tuple(dict.fromkeys([*short, *aside]))
+    out = Counter((row.code, row.study_instance_uid) for row in taken_out)
+    without = [Finding(code, uid, str(count)) for (code, uid), count in sorted(out.items())]
+    return tuple(dict.fromkeys([*short, *aside, *without]))

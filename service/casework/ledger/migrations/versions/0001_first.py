@@ -15,6 +15,7 @@ def upgrade() -> None:
     """Create all tables, the audit's head and the guards."""
     _roots()
     _instances()
+    _changes()
     _receipts()
     _cases()
     _inputs()
@@ -95,12 +96,52 @@ def _instances() -> None:
         sa.ForeignKeyConstraint(["root_id"], ["case_root.id"], name=op.f("fk_instance_root_id")),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_instance_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
-        sa.UniqueConstraint("sop_uid", name=op.f("uq_instance_sop_uid")),
+        sa.UniqueConstraint("sop_uid", "sha256", name=op.f("uq_instance_sop_uid_sha256")),
         sqlite_autoincrement=True,
     )
     op.create_index(
         op.f("ix_instance_root_id_study_id_modality"), "instance", ["root_id", "study_id", "modality"], unique=False
     )
+
+
+def _changes() -> None:
+    op.create_table(
+        "exclusion",
+        sa.Column("instance_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("root_id", sa.String(length=32), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("replaced_by", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("lifted_at", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["instance_id"], ["instance.id"], name=op.f("fk_exclusion_instance_id")),
+        sa.ForeignKeyConstraint(["replaced_by"], ["instance.id"], name=op.f("fk_exclusion_replaced_by")),
+        sa.ForeignKeyConstraint(["root_id"], ["case_root.id"], name=op.f("fk_exclusion_root_id")),
+        sa.PrimaryKeyConstraint("instance_id", name=op.f("pk_exclusion")),
+    )
+    op.create_index(op.f("ix_exclusion_root_id"), "exclusion", ["root_id"], unique=False)
+    op.create_table(
+        "doubt",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("root_id", sa.String(length=32), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("header", sa.Text(), nullable=False),
+        sa.Column("peer", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("decision", sa.Text(), nullable=False),
+        sa.Column("decided_by", sa.Text(), nullable=False),
+        sa.Column("decided_at", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["root_id"], ["case_root.id"], name=op.f("fk_doubt_root_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_doubt")),
+        sa.UniqueConstraint("root_id", "code", "subject", "sha256", name=op.f("uq_doubt_root_id_code_subject_sha256")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_doubt_decision"), "doubt", ["decision"], unique=False)
+    op.create_index(op.f("ix_doubt_root_id_decision"), "doubt", ["root_id", "decision"], unique=False)
 
 
 def _receipts() -> None:
@@ -429,6 +470,8 @@ def downgrade() -> None:
         "case_input",
         "case_revision",
         "receipt",
+        "exclusion",
+        "doubt",
         "instance",
         "study",
         "case_root",
