@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # it ships no types
 import pytest
+from pydicom.uid import generate_uid
 
 from casework.case import CaseState, DeliveryState
 from casework.ledger import Waiting
@@ -274,3 +275,38 @@ def test_a_case_that_waits_says_for_what_and_until_when(own_api: Api) -> None:
         assert found["waiting_for"] == ["MR"]
         assert datetime.fromisoformat(found["waiting_since"]) == now
         assert datetime.fromisoformat(found["waiting_until"]) == now + timedelta(hours=72)
+
+
+def test_a_correction_is_decided_and_images_are_taken_out_over_http(own_api: Api) -> None:
+    """Kept aside, shown, accepted as a new revision; an image taken out and put back: each with its reason and its author."""
+    first, second = generate_uid(), generate_uid()
+    same: dict[str, Any] = {"AccessionNumber": "C-1", "PatientID": "C"}
+    store(
+        own_api, mammogram(SOPInstanceUID=first, **same), mammogram(SOPInstanceUID=second, ViewPosition="MLO", **same)
+    )
+    store(own_api, mammogram(SOPInstanceUID=first, PixelData=bytes([7] * 16), **same))
+    case_id = case_of(own_api, "C-1")
+    with own_api.client("operator") as client:
+        shown = valid(client.get(f"/v1/cases/{case_id}").json(), "Case")["doubts"]
+        assert [(d["reason"]["code"], d["subject"], d["stops"], d["decision"]) for d in shown] == [
+            ("UID_CONFLICT", first, False, "")
+        ]
+        path = f"/v1/cases/{case_id}"
+        made = client.post(f"{path}/decisions", json={"decision": "accepted", "detail": "artefact"})
+        case = valid(made.json(), "Case")
+        assert (made.status_code, [e["reason"]["code"] for e in case["exclusions"]]) == (202, ["INPUT_REPLACED"])
+        assert case["exclusions"][0]["replaced_by"] == shown[0]["sha256"]
+        check_problem(client.post(f"{path}/decisions", json={"decision": "accepted"}), 404, "NOT_FOUND")
+        wish = {"uid": second, "reason": "EXCLUDED_POOR_QUALITY", "detail": "moved"}
+        case = valid(client.post(f"{path}/exclusions", json=wish).json(), "Case")
+        assert case["modalities"] == {"MG": 1}
+        assert {(e["reason"]["code"], e["detail"], e["actor"]) for e in case["exclusions"]} == {
+            ("INPUT_REPLACED", "", "api:operator-key"),
+            ("EXCLUDED_POOR_QUALITY", "moved", "api:operator-key"),
+        }
+        check_problem(client.post(f"{path}/exclusions", json=wish), 404, "NOT_FOUND")
+        check_problem(client.post(f"{path}/exclusions", json={**wish, "reason": "X"}), 400, "REQUEST_INVALID")
+        case = valid(client.post(f"{path}/exclusions", json={**wish, "restore": True}).json(), "Case")
+        assert case["modalities"] == {"MG": 2}
+    events = {e.event for e in own_api.ledger.read.timeline(case_id)}
+    assert {"case.decided", "instances.excluded", "instances.restored"} <= events

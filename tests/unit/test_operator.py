@@ -25,7 +25,7 @@ from casework.entrypoints.explain import explain
 from casework.errors import Defect, Unavailable
 from casework.ledger import CaseRow, Ledger, StudyRow, Why, WhyCase
 from tests.deliver.objects import dataset
-from tests.deliver.rig import Rig
+from tests.deliver.rig import Rig, arrival
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
@@ -182,6 +182,38 @@ def test_resend_reaches_a_destination_that_was_configured_since(tmp_path: Path) 
     rig.close()
     assert result.exit_code == 0, result.output
     assert [row.destination for row in rows] == ["new"]
+
+
+def test_a_person_decides_from_the_command_line(tmp_path: Path) -> None:
+    """What was kept aside is listed and accepted, an image is taken out and put back, each by a command that says what is next."""
+    rig = Rig(tmp_path)
+    first, second = dataset("MG"), dataset("MG")
+    second.StudyInstanceUID = first.StudyInstanceUID
+    now = datetime.now(UTC)
+    case_id = rig.ledger.record([arrival(first), arrival(second)], now)[0].case_id
+    assert case_id is not None
+    rig.ledger.record([arrival(first, payload="corrected")], now)
+    file = tmp_path / "casework.toml"
+    file.write_text(f'[storage]\nroot = "{rig.settings.root}"\n')
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(app, [*words, "--config", str(file)])
+        assert result.exit_code == 0, result.output
+        return str(result.output)
+
+    listed = run("doubts", case_id)
+    assert "UID_CONFLICT" in listed
+    assert "open" in listed
+    assert "Receiving" in run("decide", case_id, "accept", "--detail", "artefact")
+    assert "accepted by cli:" in run("doubts", case_id)
+    uid = str(second.SOPInstanceUID)
+    run("exclude", case_id, uid, "--reason", "poor_quality")
+    assert "EXCLUDED_POOR_QUALITY" in run("doubts", case_id)
+    run("restore", case_id, uid)
+    assert "EXCLUDED_POOR_QUALITY" not in run("doubts", case_id)
+    again = CliRunner().invoke(app, ["decide", case_id, "dismiss", "--config", str(file)])
+    assert (again.exit_code, "NOT_FOUND" in again.output) == (2, True)
+    rig.close()
 
 
 # --- clocks

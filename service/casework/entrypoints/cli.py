@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -294,6 +295,76 @@ def cancel(case_id: str, config: Config = None) -> None:
     with _ledger(config) as (_, ledger):
         ledger.cancel_case(case_id, _actor(), datetime.now(UTC))
         typer.echo(f"{case_id}: closed")
+
+
+class Decision(StrEnum):
+    """What to do about what was kept aside."""
+
+    ACCEPT = "accept"
+    DISMISS = "dismiss"
+
+
+class Wrong(StrEnum):
+    """Why images are taken out of a case."""
+
+    WRONG_PATIENT = "wrong_patient"
+    WRONG_SIDE = "wrong_side"
+    POOR_QUALITY = "poor_quality"
+    OTHER = "other"
+
+
+@app.command()
+def doubts(case_id: str, config: Config = None) -> None:
+    """What a person has to decide about a case's images, what was decided, and what was taken out."""
+    with _ledger(config) as (_, ledger):
+        view = ledger.read.case_view(case_id)
+        table = Table("since", "code", "uid", "sha256", "decision")
+        for row in view.doubts:
+            made = f"{row.decision} by {row.decided_by}" if row.decision else "open" + (", stops" if row.stops else "")
+            cells = (f"{row.at:%Y-%m-%d %H:%M}", row.code, row.subject, row.sha256[:16], made)
+            table.add_row(*(escape(plain(cell)) for cell in cells))
+        for out in view.exclusions:
+            cells = (f"{out.at:%Y-%m-%d %H:%M}", out.code, out.sop_instance_uid, out.sha256[:16], f"by {out.actor}")
+            table.add_row(*(escape(plain(cell)) for cell in cells))
+        console.print(table)
+
+
+@app.command()
+def decide(
+    case_id: str,
+    decision: Decision,
+    config: Config = None,
+    uid: Annotated[str, typer.Option(help="Only doubts about this UID.")] = "",
+    detail: Annotated[str, typer.Option(help="Words for the audit.")] = "",
+) -> None:
+    """Accept what was kept aside (a new revision uses it), or dismiss it (the first images stand)."""
+    made = {Decision.ACCEPT: "accepted", Decision.DISMISS: "dismissed"}[decision]
+    with _ledger(config) as (_, ledger):
+        newest = ledger.decide(case_id, made, _actor(), datetime.now(UTC), uid, detail)
+        typer.echo(f"{newest}: {shown_words(ledger.read.case(newest).state)}")
+
+
+@app.command()
+def exclude(
+    case_id: str,
+    uid: Annotated[str, typer.Argument(help="SOP, Series or Study Instance UID.")],
+    reason: Annotated[Wrong, typer.Option(help="Why.")],
+    config: Config = None,
+    detail: Annotated[str, typer.Option(help="Words for the audit.")] = "",
+) -> None:
+    """Take images out of a case; a new revision goes on without them."""
+    with _ledger(config) as (_, ledger):
+        code = f"EXCLUDED_{reason.upper()}"
+        newest = ledger.exclude(case_id, uid, code, _actor(), datetime.now(UTC), detail)
+        typer.echo(f"{newest}: {shown_words(ledger.read.case(newest).state)}")
+
+
+@app.command()
+def restore(case_id: str, uid: str, config: Config = None) -> None:
+    """Put back what was taken out of a case; a new revision goes on with it."""
+    with _ledger(config) as (_, ledger):
+        newest = ledger.restore(case_id, uid, _actor(), datetime.now(UTC))
+        typer.echo(f"{newest}: {shown_words(ledger.read.case(newest).state)}")
 
 
 @app.command()

@@ -70,6 +70,21 @@ class CaseRoutes:
         wanted = [place.name for place in self._door.settings.destination if place.send]
         return self._act(partial(self._ledger.resend_case, destinations=wanted), request, case_id)
 
+    def decide_case(self, request: Request, case_id: CaseId, wish: schemas.DecisionRequest) -> schemas.Case:
+        """Settle doubts about a case's images; answers with the revision that goes on."""
+        who, now = actor(request), self._door.now()
+        newest = self._ledger.decide(case_id, wish.decision, who, now, wish.subject or "", wish.detail)
+        return self.get_case(request, newest)
+
+    def exclude_from_case(self, request: Request, case_id: CaseId, wish: schemas.ExclusionRequest) -> schemas.Case:
+        """Take images out of a case, or put them back; answers with the revision that goes on."""
+        who, now = actor(request), self._door.now()
+        if wish.restore:
+            newest = self._ledger.restore(case_id, wish.uid, who, now)
+        else:
+            newest = self._ledger.exclude(case_id, wish.uid, wish.reason, who, now, wish.detail)
+        return self.get_case(request, newest)
+
     def _act(self, act: Callable[[str, str, datetime], object], request: Request, case_id: str) -> schemas.Case:
         act(case_id, actor(request), self._door.now())
         return self.get_case(request, case_id)
@@ -90,6 +105,9 @@ def add_routes(app: FastAPI, door: Door) -> None:
         ("/v1/cases/{case_id}/results", routes.list_results),
     ):
         add(app, "GET", path, handler, role=Role.VIEWER, tag="cases", failures=(400, 404, 503))
+    for path, change in (("decisions", routes.decide_case), ("exclusions", routes.exclude_from_case)):
+        where, failures = "/v1/cases/{case_id}/" + path, (400, 404, 409, 413, 503)
+        add(app, "POST", where, change, role=Role.OPERATOR, tag="cases", status=202, failures=failures)
     for handler in (routes.retry_case, routes.cancel_case, routes.resend_case):
         path = "/v1/cases/{case_id}/" + handler.__name__.removesuffix("_case")
         add(app, "POST", path, handler, role=Role.OPERATOR, tag="cases", status=202, failures=(400, 404, 409, 503))

@@ -15,6 +15,7 @@ from casework.reasons import Family
 
 UID = r"^[0-9]+(\.[0-9]+)*$"
 Uid = Annotated[str, StringConstraints(pattern=UID, max_length=64)]
+Words = Annotated[str, StringConstraints(max_length=200)]
 Term = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
@@ -182,6 +183,56 @@ class Job(BaseModel):
     changed_at: datetime
 
 
+class Doubt(BaseModel):
+    """Something about a case's images that a person has to decide, or has decided."""
+
+    id: int
+    reason: Reason
+    subject: str
+    sha256: str
+    stops: bool
+    at: datetime
+    decision: Literal["", "accepted", "dismissed"]
+    decided_by: str
+    decided_at: datetime | None
+
+
+class Exclusion(BaseModel):
+    """An image that a person took out of a case, or replaced."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    sha256: str
+    reason: Reason
+    detail: str
+    actor: str
+    at: datetime
+    replaced_by: str
+
+
+class DecisionRequest(BaseModel):
+    """What to do about open doubts: all of them, or those about one UID."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision: Literal["accepted", "dismissed"]
+    subject: Uid | None = None
+    detail: Words = ""
+
+
+class ExclusionRequest(BaseModel):
+    """Which images to take out (an instance, a series or a study), or to put back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    uid: Uid
+    reason: Literal["EXCLUDED_WRONG_PATIENT", "EXCLUDED_WRONG_SIDE", "EXCLUDED_POOR_QUALITY", "EXCLUDED_OTHER"]
+    detail: Words = ""
+    restore: bool = False
+
+
 class Case(CaseSummary):
     """One case in full."""
 
@@ -191,6 +242,8 @@ class Case(CaseSummary):
     model: Model | None
     report: str
     findings: list[Finding]
+    doubts: list[Doubt]
+    exclusions: list[Exclusion]
     jobs: list[Job]
     disclaimer: str
 

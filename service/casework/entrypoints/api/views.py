@@ -16,7 +16,9 @@ from casework.ledger.types import (
     CaseRow,
     CaseView,
     DeliveryRow,
+    DoubtRow,
     Event,
+    ExclusionRow,
     FindingRow,
     JobRow,
     ReceiptRow,
@@ -129,6 +131,8 @@ def case(view: CaseView, language: Language) -> schemas.Case:
         model=model,
         report=report,
         findings=[finding(row, language) for row in view.findings],
+        doubts=[doubt(row, language) for row in view.doubts],
+        exclusions=[exclusion(row, language) for row in view.exclusions],
         jobs=[job(row, language) for row in view.jobs],
         disclaimer=DISCLAIMER[language],
     )
@@ -165,6 +169,37 @@ def finding(row: FindingRow, language: Language) -> schemas.Finding:
     """One coded remark."""
     return schemas.Finding(
         reason=reason(row.code, language), subject=row.subject, detail=row.detail, source=row.source, at=row.at
+    )
+
+
+def doubt(row: DoubtRow, language: Language) -> schemas.Doubt:
+    """One doubt."""
+    return schemas.Doubt(
+        id=row.id,
+        reason=reason(row.code, language),
+        subject=row.subject,
+        sha256=row.sha256,
+        stops=row.stops,
+        at=row.at,
+        decision=row.decision,  # type: ignore[arg-type]  # the ledger writes no other words
+        decided_by=row.decided_by,
+        decided_at=row.decided_at,
+    )
+
+
+def exclusion(row: ExclusionRow, language: Language) -> schemas.Exclusion:
+    """One image that was taken out."""
+    return schemas.Exclusion(
+        sop_instance_uid=row.sop_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        modality=row.modality,
+        sha256=row.sha256,
+        reason=reason(row.code, language),
+        detail=row.detail,
+        actor=row.actor,
+        at=row.at,
+        replaced_by=row.replaced_by,
     )
 
 

@@ -19,7 +19,7 @@ export async function loadCase(id) {
 }
 
 export function caseView(data, reload) {
-  return [head(data.found, reload), result(data.found), gallery(data.artefacts), notes(data.found), studies(data.found),
+  return [head(data.found, reload), result(data.found), gallery(data.artefacts), decisions(data.found, reload), notes(data.found), studies(data.found),
     where(data.deliveries), files(data.artefacts), timeline(data.events), details(data.found)];
 }
 
@@ -104,6 +104,26 @@ async function enlarge(each) {
   box.replaceChildren(image, h("footer", {}, h("span", {}, each.label, " · ", h("span", { class: "muted small" }, t("disclaimer"))), h("button", { type: "button", onclick: () => box.close() }, t("close"))));
   box.showModal();
   try { image.src = await picture(each.url); } catch (error) { toast(error.message, true); }
+}
+
+// What a person has to decide: other bytes under a known UID, a side or a patient in doubt; and what was taken out.
+function decisions(found, reload) {
+  const open = found.doubts.filter((each) => !each.decision);
+  if (!open.length && !found.exclusions.length) return null;
+  const act = async (decision) => {
+    if (!window.confirm(t(`${decision}_sure`))) return;
+    try {
+      await ask(`/v1/cases/${encodeURIComponent(found.id)}/decisions`, { method: "POST", body: { decision } });
+      toast(t("done"));
+    } catch (error) { toast(error.message, true); }
+    reload();
+  };
+  const button = (decision) => h("button", { type: "button", data: { key: `do-${decision}` }, onclick: () => act(decision) }, t(decision));
+  const bytes_ = open.every((each) => each.sha256);
+  return h("section", { class: "panel" }, h("h3", {}, t("doubts")),
+    open.length ? table([t("reason"), t("object"), t("when")], open.map((each) => [wide(each.reason.text, h("div", { class: "muted small" }, each.reason.next), h("div", { class: "code muted" }, each.reason.code)), td(h("span", { class: "code" }, each.subject)), fit(time(each.at))])) : null,
+    open.length && may("operator") ? h("p", { class: "actions" }, bytes_ && button("accepted"), button("dismissed")) : null,
+    found.exclusions.length ? table([t("taken_out"), t("object"), t("when")], found.exclusions.map((each) => [wide(each.reason.text, each.detail && h("div", { class: "muted small" }, each.detail), h("div", { class: "code muted" }, `${each.reason.code} · ${each.actor}`)), td(h("span", { class: "code" }, each.sop_instance_uid)), fit(time(each.at))])) : null);
 }
 
 function notes(found) {
