@@ -1,32 +1,84 @@
-# The whole service in one image, embedded ledger and engine on the CPU. No compiler and no test tool in the result.
+# One file, three images: `service` (listener, api, keeper, deliver-worker; no engine, no model), `infer-cpu` (adds ONNX
+# Runtime and the model; also runs everything in one container), `infer-gpu` (the CUDA build of it; its base is an argument).
+# Every package is installed from a lock with hashes; /opt/casework/sbom.cdx.json lists what is inside (CycloneDX).
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG GPU_IMAGE=${PYTHON_IMAGE}
 
-FROM ${PYTHON_IMAGE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+FROM ${PYTHON_IMAGE} AS tools
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-RUN python -m venv /opt/casework
-COPY requirements.lock ./
-RUN /opt/casework/bin/pip install -q --require-hashes -r requirements.lock
+COPY deploy/requirements-build.lock deploy/prune.sh ./
+RUN pip install -q --require-hashes -r requirements-build.lock
+
+FROM tools AS service-packages
+RUN python -m venv --without-pip /opt/casework
+COPY requirements-service.lock ./
+RUN pip --python /opt/casework/bin/python install -q --require-hashes -r requirements-service.lock && sh prune.sh /opt/casework
 COPY pyproject.toml README.md ./
 COPY service service
-RUN /opt/casework/bin/pip install -q --no-deps .
+RUN pip wheel -q --no-deps --no-build-isolation -w /tmp/wheel . \
+ && pip --python /opt/casework/bin/python install -q --no-deps /tmp/wheel/*.whl \
+ && cyclonedx-py environment --output-reproducible --mc-type application --pyproject pyproject.toml \
+      -o /opt/casework/sbom.cdx.json /opt/casework/bin/python
 
-FROM ${PYTHON_IMAGE} AS service
+FROM service-packages AS cpu-packages
+COPY requirements.lock ./
+RUN pip --python /opt/casework/bin/python install -q --require-hashes -r requirements.lock && sh prune.sh /opt/casework \
+ && cyclonedx-py environment --output-reproducible --mc-type application --pyproject pyproject.toml \
+      -o /opt/casework/sbom.cdx.json /opt/casework/bin/python
+
+FROM service-packages AS gpu-packages
+COPY requirements-gpu.lock ./
+RUN pip --python /opt/casework/bin/python install -q --require-hashes -r requirements-gpu.lock \
+ && cyclonedx-py environment --output-reproducible --mc-type application --pyproject pyproject.toml \
+      -o /opt/casework/sbom.cdx.json /opt/casework/bin/python
+
+# The package is what its manifest lists, no more: training code and documents stay out.
+FROM tools AS model
+ARG MODEL=models/cman
+COPY ${MODEL} /source
+RUN python -c "import json, pathlib, shutil; s, t = pathlib.Path('/source'), pathlib.Path('/opt/models/cman'); \
+names = ['manifest.json', *json.loads((s / 'manifest.json').read_text())['files']]; \
+[((t / n).parent.mkdir(parents=True, exist_ok=True), shutil.copyfile(s / n, t / n)) for n in names]"
+
+FROM ${PYTHON_IMAGE} AS base
 LABEL org.opencontainers.image.title="casework" \
       org.opencontainers.image.description="Clinical AI inference for breast imaging. Research use; not a medical device." \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --system --uid 10001 --home /var/lib/casework casework \
+RUN groupadd --gid 10001 casework && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/casework casework \
  && install -d -o casework -g casework -m 0700 /var/lib/casework
-COPY --from=build /opt/casework /opt/casework
-COPY models/cman/manifest.json models/cman/*.onnx models/cman/MODEL_CARD.md /opt/models/cman/
-COPY models/cman/golden /opt/models/cman/golden
 ENV PATH=/opt/casework/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    CASEWORK_STORAGE_ROOT=/var/lib/casework CASEWORK_WORK_MODEL=/opt/models/cman
-USER casework
+    CASEWORK_STORAGE_ROOT=/var/lib/casework CASEWORK_DOOR=api
+USER 10001:10001
+WORKDIR /var/lib/casework
 VOLUME /var/lib/casework
-EXPOSE 11112 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-  CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/v1/health/live', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=8s --start-period=30s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["casework"]
+
+FROM base AS service
+COPY --from=service-packages /opt/casework /opt/casework
+EXPOSE 11112 8000
+CMD ["api"]
+
+FROM base AS infer-cpu
+COPY --from=model /opt/models /opt/models
+COPY --from=cpu-packages /opt/casework /opt/casework
+ENV CASEWORK_WORK_MODEL=/opt/models/cman
+EXPOSE 11112 8000
 CMD ["serve"]
+
+# Needs a driver, and for the CUDA libraries nothing else: they come with the packages. GPU_IMAGE names a base with TensorRT.
+FROM ${GPU_IMAGE} AS infer-gpu
+COPY --from=base /etc/passwd /etc/group /etc/
+COPY --from=base --chown=10001:10001 /var/lib/casework /var/lib/casework
+COPY --from=model /opt/models /opt/models
+COPY --from=gpu-packages /opt/casework /opt/casework
+ENV PATH=/opt/casework/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    CASEWORK_STORAGE_ROOT=/var/lib/casework CASEWORK_WORK_MODEL=/opt/models/cman CASEWORK_DOOR=infer-worker
+USER 10001:10001
+VOLUME /var/lib/casework
+HEALTHCHECK --interval=10s --timeout=8s --start-period=60s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["casework"]
+CMD ["infer-worker"]

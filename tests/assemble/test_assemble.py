@@ -250,6 +250,29 @@ def test_a_case_that_stays_short_runs_with_a_finding(make_desk: MakeDesk, tmp_pa
     )
 
 
+def test_a_keeper_that_restarts_does_not_run_a_case_that_is_short(make_desk: MakeDesk, tmp_path: Path) -> None:
+    """A count that the PACS gave before the restart holds, however long the last image is ago, until the PACS answers."""
+    told = threading.Event()
+
+    def ask(*_: Any) -> list[HeldStudy]:
+        if told.is_set():
+            raise Unavailable("PEER_UNREACHABLE")
+        return [HeldStudy(str(images[0].StudyInstanceUID), str(images[0].StudyDate), 6)]
+
+    images = series(6)
+    place = asking(dimse("pacs", 1))
+    desk = make_desk(place, ask=ask)
+    case_id = desk.receive(*images[:4])
+    desk.run_until(lambda: desk.case(case_id) == (C.RECEIVING, "COUNT_INCOMPLETE"))
+    told.set()
+    desk.assembler.close()
+    time.sleep(RULES.quiet_s)
+    desk.assembler = Assembler(desk.rig.ledger, desk.rig.settings, ask=ask)
+    desk.run_for(RULES.quiet_s + 0.5)
+    assert desk.case(case_id) == (C.RECEIVING, "COUNT_INCOMPLETE")
+    desk.run_until(lambda: desk.case(case_id)[0] is C.QUEUED, within_s=RULES.give_up_s)
+
+
 def test_a_late_image_reopens_a_queued_case(make_desk: MakeDesk) -> None:
     """An image that comes before the work begins: the same revision waits again and is queued with all images."""
     desk = make_desk(rules=Assembly(quiet_s=0.3, settle_s=0.1))

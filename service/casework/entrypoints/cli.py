@@ -23,7 +23,6 @@ from casework import __version__
 from casework.case import CaseState, shown_words
 from casework.config import Settings, load
 from casework.entrypoints.explain import explain, plain
-from casework.entrypoints.pulse import look
 from casework.errors import CaseworkError, Refused
 from casework.ledger import CaseRow, Ledger
 from casework.observe import hide_values, setup_logging
@@ -113,12 +112,14 @@ def _door(module: str, config: Path | None, *, supervised: int) -> None:
         settings = load(config)
         setup_logging(module)
         if not supervised:
-            _stand_alone(settings)
+            _stand_alone(module, settings)
         importlib.import_module(f"casework.entrypoints.{module}").main(settings)
 
 
-def _stand_alone(settings: Settings) -> None:
-    """What the supervisor does for its children: look at the schema, and give the door a port for its metrics.
+def _stand_alone(module: str, settings: Settings) -> None:
+    """What a door without a supervisor needs: a ledger of this version, and a port for its metrics.
+
+    The API opens that port itself, since it adds the ledger's counts.
 
     Raises:
         Defect: CONFIG_INVALID, the ledger's schema is not this program's.
@@ -128,7 +129,7 @@ def _stand_alone(settings: Settings) -> None:
         ledger.require_current_schema()
     finally:
         ledger.close()
-    if settings.metrics.port:
+    if settings.metrics.port and module != "api":
         start_http_server(settings.metrics.port, settings.metrics.host)
 
 
@@ -178,15 +179,6 @@ def migrate(config: Config = None) -> None:
             typer.echo(f"schema {ledger.info().schema}")
         finally:
             ledger.close()
-
-
-@app.command()
-def health(door: Annotated[str, typer.Argument(help="A door of this host.")], config: Config = None) -> None:
-    """Whether one door of this host is well (a container's health check): exits 0 or 1."""
-    with _spoken_errors():
-        if problem := look(load(config), door, datetime.now(UTC)):
-            typer.echo(f"{door}: {problem}", err=True)
-            raise typer.Exit(1)
 
 
 # --- questions ------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The sign of life of a door: health and metrics as files in `<storage.root>/health`, one pair for each host and door.
 
-A container's health check, `casework doctor` and a person with a shell read them. Written at most every two seconds,
-each atomically; a full disk must not end the door.
+A container's health check (`python -m casework.entrypoints.pulse DOOR`, which imports next to nothing since it runs every
+few seconds) and a person with a shell read them. Written at most every two seconds, each atomically; a full disk must not
+end the door. What a host that is gone left behind is removed after a week.
 """
 
 import contextlib
@@ -9,15 +10,15 @@ import http.client
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from prometheus_client import REGISTRY, generate_latest
-
-from casework.config import Settings
+from casework.config import Settings, load
 
 EVERY_S = 2.0
+FORGET_S = 7 * 86400.0
 STALE_S = 120.0  # older: the door hangs or is gone; a worker is silent while it runs a slow case
 
 
@@ -28,11 +29,17 @@ class Pulse:
         self._folder = settings.root / "health"
         self._name = _name(door)
         self._due = 0.0
+        with contextlib.suppress(OSError):
+            for old in self._folder.iterdir():
+                if time.time() - old.stat().st_mtime > FORGET_S:
+                    old.unlink()
 
     def beat(self, health: Mapping[str, object]) -> None:
         """Write `health` ("ok" among it) and this process's metrics, unless that was done just now."""
         if time.monotonic() < self._due:
             return
+        from prometheus_client import REGISTRY, generate_latest  # not for the health check
+
         self._due = time.monotonic() + EVERY_S
         stamped = {**health, "pid": os.getpid(), "at": datetime.now(UTC).isoformat()}
         with contextlib.suppress(OSError):
@@ -72,3 +79,15 @@ def _ask(port: int) -> str:
 def _name(door: str) -> str:
     host = "".join(c if c.isalnum() or c in "-." else "_" for c in socket.gethostname())
     return f"{host.lstrip('.')}.{door.replace('-', '_')}"
+
+
+def main(door: str) -> int:
+    """The health check: 0 when this host's `door` is well; says on standard error what is wrong."""
+    problem = look(load(), door, datetime.now(UTC))
+    if problem:
+        sys.stderr.write(f"{door}: {problem}\n")
+    return 1 if problem else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -9,6 +9,7 @@
    The association need not be closed then: many PACS keep it open for a while. Short of the count, the case waits until
    give_up_s after the last image, and then runs with what is there and with the finding COUNT_INCOMPLETE;
  - otherwise, or when there is more here than the PACS knows of: all associations closed and quiet_s without an image;
+ - a keeper that was restarted goes by the counts that the ledger noted until a PACS answers again;
  - an association that brought nothing for give_up_s holds nobody up: the row of a door that was killed stays open;
  - a case that could run, but lacks a kind of image that the site's policy waits for, waits until its deadline and then
    runs with the finding WAIT_OVER. STAT and a person's request wait for none. Every wait has an end: the policy's times
@@ -288,7 +289,10 @@ class Assembler:
     def _idle_s(self, case: CaseRow, now: datetime, clock: float) -> float:
         age = self._ages.get(case.id)
         if age is None or age.last_at != case.last_at:
-            age = self._ages[case.id] = _Age(case.last_at, max((now - case.last_at).total_seconds(), 0.0), clock)
+            # A keeper that has just started gives the PACS the same time to answer as it gives for a new image.
+            unheard = age is None and self._watches
+            idle_s = 0.0 if unheard else max((now - case.last_at).total_seconds(), 0.0)
+            age = self._ages[case.id] = _Age(case.last_at, idle_s, clock)
         return age.seconds(clock)
 
     def _known(
@@ -307,8 +311,9 @@ class Assembler:
             self.pressing |= reached or (look is None and idle_s < PRESSING_S)
             if look is not None:
                 looks.append(look)
-        if not looks:
-            return None
+        if not looks:  # what a keeper before this one was told still stands
+            noted = {s.study_uid: s.expected for s in studies if s.expected and s.expected_source.startswith("pacs:")}
+            return Known(noted, 0.0, after_last_image=False) if noted and self._watches else None
         joined: dict[str, int] = {}
         for look in looks:
             for uid, count in counts(look, belongs).items():

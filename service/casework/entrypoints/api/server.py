@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import uvicorn
+from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from casework.config import Settings
@@ -16,6 +17,7 @@ from casework.entrypoints.api.app import guarded
 from casework.entrypoints.api.auth import open_keyring
 from casework.entrypoints.api.door import Door
 from casework.entrypoints.api.gate import HEADER_BYTES
+from casework.entrypoints.api.routes_service import LedgerCollector
 from casework.errors import Defect
 from casework.flows.intake import Intake
 from casework.ledger import Ledger
@@ -93,6 +95,8 @@ def main(settings: Settings) -> int:
     intake = Intake(spool, ledger, settings)
     try:
         door = Door(settings, ledger, spool, intake, keys, lambda: datetime.now(UTC))
+        if settings.metrics.port:
+            _open_metrics(door)
         server = DrainingServer(configure(door))
         log.info("api.listening", host=settings.http.host, port=listening.getsockname()[1])
         server.run(sockets=[listening])
@@ -102,6 +106,14 @@ def main(settings: Settings) -> int:
         listening.close()
     log.info("api.stopped")
     return 0
+
+
+def _open_metrics(door: Door) -> None:
+    """This process's metrics and the ledger's counts on the port for Prometheus."""
+    joined = CollectorRegistry(auto_describe=False)
+    joined.register(REGISTRY)
+    joined.register(LedgerCollector(door))
+    start_http_server(door.settings.metrics.port, door.settings.metrics.host, joined)
 
 
 def configure(door: Door) -> uvicorn.Config:

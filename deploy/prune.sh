@@ -1,0 +1,5 @@
+# Removes the packages' own tests and headers from an environment: a third of the size, none of it run by the service.
+set -eu
+find "$1" -type d \( -name tests -o -name test \) -path '*/site-packages/*' -prune -exec rm -rf {} +
+find "$1" -type d -name include -path '*/numpy/*' -prune -exec rm -rf {} +
+find "$1" -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.a' -o -name '*.c' \) -path '*/site-packages/*' -delete
