@@ -137,6 +137,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("HELD", _W, "A doubt about patient or side is undecided; nothing of this case is sent until it is.", "关于患者或侧别的疑问尚未决定；在此之前不发送本病例的任何内容。", "Decide it: casework decide.", "请作出决定：casework decide。"),
     ("CANCELLED", _R, "A person cancelled this.", "已被人工取消。", "Retry the case to run it after all.", "如需运行，请重试该病例。"),
     ("FETCH_WRONG_PATIENT", _R, "The PACS gave an image of another patient than was asked for; it was refused.", "PACS返回了其他患者的图像，已拒绝。", "Check the PACS: its index contradicts its images.", "请检查PACS：其索引与图像不一致。"),
+    ("FETCH_WRONG_STUDY", _R, "The PACS gave an image of another study than was asked for; it was refused.", "PACS返回了其他检查的图像，已拒绝。", "Check the PACS: its index contradicts its images.", "请检查PACS：其索引与图像不一致。"),
     ("FETCH_TOO_MUCH", _R, "The PACS gave more than was asked for; the transfer was cut.", "PACS返回的数据超出请求，传输已中止。", "Check the PACS, or raise fetch.max_bytes.", "请检查PACS，或提高 fetch.max_bytes。"),
     ("FETCH_NOT_FOUND", _R, "The PACS holds nothing with this identifier.", "PACS中没有该标识符的内容。", "Check the identifier.", "请核对标识符。"),
     ("FETCH_NOT_CONFIGURED", _R, "No PACS is configured to fetch from.", "未配置可获取检查的PACS。", "Set retrieve at a [[destination]].", "请在 [[destination]] 中设置 retrieve。"),

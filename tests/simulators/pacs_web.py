@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 _LEVEL = {"studies": "STUDY", "series": "SERIES", "instances": "IMAGE"}
 _ASKED = {
-    "STUDY": "PatientID IssuerOfPatientID PatientName StudyDate AccessionNumber ModalitiesInStudy "
+    "STUDY": "PatientID IssuerOfPatientID PatientName PatientBirthDate StudyDate StudyDescription AccessionNumber ModalitiesInStudy "
     "NumberOfStudyRelatedSeries NumberOfStudyRelatedInstances",
-    "SERIES": "Modality SeriesNumber SeriesDescription NumberOfSeriesRelatedInstances",
+    "SERIES": "Modality BodyPartExamined SeriesNumber SeriesDescription NumberOfSeriesRelatedInstances",
     "IMAGE": "SOPClassUID InstanceNumber Rows Columns",
 }
 _UNIQUE = {"studies": "StudyInstanceUID", "series": "SeriesInstanceUID", "instances": "SOPInstanceUID"}

@@ -196,7 +196,7 @@ def _paced_body(response: httpx.Response, timeout_s: float, tally: Tally) -> Ite
     """The body's bytes, while they come fast enough and don't exceed the bounds. Our own work doesn't count as theirs."""
     patience = timeout_s
     came = time.monotonic()
-    for chunk in response.iter_raw(_CHUNK):
+    for chunk in response.iter_raw():  # as it comes: with a size, the library would wait until so much is there
         patience += len(chunk) / SLOWEST_BYTES_PER_S - (time.monotonic() - came)
         if patience < 0:
             raise Unavailable("PEER_BUSY", "WADO too slow")

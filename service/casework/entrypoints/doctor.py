@@ -17,9 +17,11 @@ from pathlib import Path
 
 from casework.config import Destination, Settings
 from casework.dicom.answers import Answer
+from casework.dicom.retrieve import offers
 from casework.dicom.scu import echo
 from casework.errors import CaseworkError
 from casework.ledger import Ledger
+from casework.reasons import reason
 
 _DIRECT = urllib.request.build_opener(
     urllib.request.ProxyHandler({})
@@ -45,6 +47,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         _decoders,
         _model,
         _peers,
+        _fetch,
         _clock,
     )
     for check in checks:
@@ -187,6 +190,17 @@ def _peers(settings: Settings) -> Iterator[Check]:
             "ok" if reached else "fail",
             "answers" if reached else "does not answer: check AE title, host, port, and that it knows ours",
         )
+
+
+def _fetch(settings: Settings) -> Iterator[Check]:
+    """Whether each PACS offers what is configured to fetch from it; moves and fetches nothing."""
+    for destination in settings.destination:
+        if not destination.retrieve:
+            continue
+        code = offers(destination, settings.dicom.ae_title)
+        row = reason(code) if code else None
+        words = f"{row.en} {row.next_en}" if row else f"can be asked and offers {destination.retrieve}"
+        yield Check(f"fetch {destination.name}", "fail" if code else "ok", f"{code} {words}".strip())
 
 
 def _reaches(url: str) -> bool:

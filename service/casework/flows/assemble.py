@@ -13,7 +13,9 @@
  - an association that brought nothing for give_up_s holds nobody up: the row of a door that was killed stays open;
  - a case that could run, but lacks a kind of image that the site's policy waits for, waits until its deadline and then
    runs with the finding WAIT_OVER. STAT and a person's request wait for none. Every wait has an end: the policy's times
-   are bounded by the window, and are counted by the monotonic clock from the persisted beginning.
+   are bounded by the window, and are counted by the monotonic clock from the persisted beginning;
+ - while other studies of the patient are being fetched from a PACS (flows.fetch), until fetch.hold_s after the revision
+   was opened.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -173,6 +175,8 @@ class Assembler:
             for destination in settings.destination
             if destination.query
         ]
+        fetches = any(d.retrieve for d in settings.destination)
+        self._hold = timedelta(seconds=settings.fetch.hold_s if fetches else 0.0)
         self._source = "pacs:" + ",".join(d.name for d in settings.destination if d.query)
         self.pressing = False  # whether the next look should come soon: an answer is on its way that may end a wait
         self._ages: dict[str, _Age] = {}
@@ -215,6 +219,8 @@ class Assembler:
             return self._queue(case, now)
         facts = self._facts(case, now, clock)
         verdict = judge(facts, self._rules, self._policy)
+        if verdict.state is CaseState.STABLE and not facts.requested and not facts.stat and self._fetching(case, now):
+            verdict = Verdict(CaseState.RECEIVING, "FETCHING")
         match verdict.state:
             case CaseState.RECEIVING:
                 self._ledger.set_reason(case.id, CaseState.RECEIVING, verdict.code, now)
@@ -227,6 +233,12 @@ class Assembler:
                 if self._move(case, verdict, now):
                     log.warning("case.stopped", case_id=case.id, state=str(verdict.state), code=verdict.code)
                 return 0
+
+    def _fetching(self, case: CaseRow, now: datetime) -> bool:
+        """Whether other studies of the patient are on their way from a PACS, and may still be waited for."""
+        if not case.patient_id or not timedelta(0) <= now - case.opened_at < self._hold:
+            return False
+        return self._ledger.read.fetching_since(case.id) is not None
 
     def _move(self, case: CaseRow, verdict: Verdict, now: datetime) -> bool:
         """Carry the verdict out, unless an image came while it was made: then the next look decides anew."""

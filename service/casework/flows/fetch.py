@@ -16,7 +16,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -35,7 +35,6 @@ from casework.spool import Spool
 
 LEASE_S = 120.0
 IDLE_S, REST_S = 1.0, 5.0
-_FOR_GOOD = frozenset({"FETCH_TOO_MUCH", "FETCH_WRONG_PATIENT", "UID_INVALID"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +266,7 @@ class Fetcher:
             self._check(claimed, tally, counts)
         except CaseworkError as error:
             counts = self._count(claimed, tally, began)
+            error = _strange(tally, counts) or error  # what came says more than how it ended
             code, detail, again = error.code, error.detail, self._again_at(error, claimed.attempt)
         self._ledger.end_candidate(claimed.candidate_id, claimed.fence, code, counts, again, self._now(), detail)
         name, seconds = self.destination.name, time.monotonic() - started
@@ -293,11 +293,8 @@ class Fetcher:
 
     def _check(self, claimed: ClaimedCandidate, tally: Tally, counts: dict[str, int]) -> None:
         """Raise when what came is not what was asked for."""
-        for code in ("FETCH_WRONG_PATIENT", "UID_MISMATCH"):
-            if tally.codes[code]:
-                raise Refused("FETCH_WRONG_PATIENT", f"{tally.codes[code]} x {code}")
-        if counts.get("other_patient"):
-            raise Refused("FETCH_WRONG_PATIENT", str(counts["other_patient"]))
+        if strange := _strange(tally, counts):
+            raise strange
         wanted = claimed.images
         kept = sum(number for verdict, number in counts.items() if verdict not in ("refused", "other_patient"))
         if kept < wanted:
@@ -306,7 +303,7 @@ class Fetcher:
 
     def _again_at(self, error: CaseworkError, attempt: int) -> datetime | None:
         """When to try again (exponential, jittered), None for never."""
-        final = isinstance(error, Defect) or error.code in _FOR_GOOD or isinstance(error, Refused)
+        final = isinstance(error, Defect | Refused)
         if final or (attempt >= self._rules.max_attempts and error.code != "SHUTTING_DOWN"):
             return None
         wait = min(self._rules.retry_first_s * 2 ** (attempt - 1), self._rules.retry_max_s)
@@ -331,6 +328,14 @@ class Fetcher:
         finally:
             done.set()
             thread.join()
+
+
+def _strange(tally: Tally, counts: Mapping[str, int]) -> Refused | None:
+    """What is wrong with a PACS that gives other images than those asked for."""
+    others = counts.get("other_patient", 0) + tally.codes["FETCH_WRONG_PATIENT"]
+    if others:
+        return Refused("FETCH_WRONG_PATIENT", str(others))
+    return Refused("FETCH_WRONG_STUDY", str(n)) if (n := tally.codes["UID_MISMATCH"]) else None
 
 
 def _once(listed: Sequence[Listed]) -> list[Listed]:

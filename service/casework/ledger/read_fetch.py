@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, func, or_, select
 
@@ -30,19 +30,23 @@ def orders_of(connection: Connection, root_ids: Sequence[str], term: str = "") -
 
 
 def fetching_since(connection: Connection, case_id: str) -> datetime | None:
-    """Since when other studies of a case are being asked for or fetched, None when nothing is under way."""
-    root = select(case_revision.c.root_id).where(case_revision.c.id == case_id).scalar_subquery()
-    asking = fetch_order.c.state.in_([OrderState.DUE, OrderState.ASKING])
-    own = (fetch_order.c.root_id == root) & (fetch_order.c.attempt <= 1)  # a PACS that failed once holds nobody up
-    orders = select(func.min(fetch_order.c.created_at)).where(own, asking)
-    studies = (
-        select(func.min(fetch_order.c.created_at))
-        .join_from(fetch_candidate, fetch_order, fetch_candidate.c.order_id == fetch_order.c.id)
-        .where(fetch_order.c.root_id == root, fetch_candidate.c.state.in_(_UNDER_WAY))
-        .where(fetch_candidate.c.role != "prior", fetch_candidate.c.attempt <= 1)
-    )
-    found = [connection.execute(query).scalar_one() for query in (orders, studies)]
-    return min((time for time in found if time is not None), default=None)
+    """Since when other studies of a case are to be asked for or fetched, None when nothing is under way.
+
+    A case that no PACS was asked for yet is about to be. A PACS that failed once holds nobody up, and neither do priors.
+    """
+    case = connection.execute(select(case_revision).where(case_revision.c.id == case_id)).one()
+    orders = connection.execute(select(fetch_order).where(fetch_order.c.root_id == case.root_id)).all()
+    if not orders:
+        return cast("datetime", case.opened_at)
+    first = ((OrderState.DUE, 0), (OrderState.ASKING, 1), (CandidateState.CHOSEN, 0), (CandidateState.FETCHING, 1))
+    studies = select(fetch_candidate).where(fetch_candidate.c.order_id.in_([row.id for row in orders]))
+    since = [row.created_at for row in orders if (row.state, row.attempt) in first and row.asked_at is None]
+    since += [
+        row.created_at
+        for row in connection.execute(studies.where(fetch_candidate.c.state.in_(_UNDER_WAY)))
+        if (row.state, row.attempt) in first and row.role != "prior"
+    ]
+    return min(since, default=None)
 
 
 def arrived(connection: Connection, study_uid: str, patient_id: str, since: datetime) -> dict[str, int]:

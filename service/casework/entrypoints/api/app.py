@@ -17,6 +17,7 @@ from casework.entrypoints.api import (
     problems,
     routes_analyses,
     routes_cases,
+    routes_fetches,
     routes_intake,
     routes_results,
     routes_service,
@@ -47,6 +48,7 @@ def create_app(door: Door) -> FastAPI:
         routes_results,
         routes_intake,
         routes_stow,
+        routes_fetches,
         routes_service,
         routes_summary,
     ):
