@@ -39,6 +39,7 @@ FETCH_IMAGES = Counter(
 FETCH_SECONDS = Histogram(
     "casework_fetch_seconds", "Time to fetch one study.", ["destination"], buckets=(0.1, 0.5, 1, 5, 15, 60, 300, 1800)
 )
+REPORTS_HERE = Counter("casework_reports_here_total", "Cases whose reports the worker made itself: its helper failed.")
 STAGE_SECONDS = Histogram("casework_stage_seconds", "Time of one stage of a case.", ["stage"])
 
 

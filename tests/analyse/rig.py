@@ -38,6 +38,7 @@ class Rig:
 
     def __init__(self, root: Path, **work: Any) -> None:
         self.root = root
+        work.setdefault("report_process", False)  # most tests make the reports here: a process more costs a second each
         package = work.pop("model", None) or model(root / "models")
         self.settings = Settings(
             storage=Storage(

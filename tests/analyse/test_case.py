@@ -358,6 +358,26 @@ def test_the_process_ends_its_case_when_told_to_stop(rig: Rig, truth: CaseTruth,
     assert "no sign of life" in look(rig.settings, "keeper", datetime.now(UTC))
 
 
+def test_a_killed_report_process_costs_no_case(tmp_path: Path, truth: CaseTruth) -> None:
+    """A worker that has started has kept nothing; with its report process dead, the case still ends with the same objects."""
+    rig = Rig(tmp_path / "rig", prepare_ahead=False, report_process=True)
+    worker = rig.worker()
+    try:
+        worker.start()
+        assert not [f for f in (rig.settings.root / "objects").rglob("*") if f.is_file()]
+        rig.queue(case_id := rig.arrive(pick(truth, "us")))
+        assert worker.reports.pid is not None
+        os.kill(worker.reports.pid, signal.SIGKILL)
+        ended = worker.step()
+        assert ended is not None
+        assert not ended.code
+        kinds = [a.artefact.kind for a in rig.ledger.read.case_view(case_id).artefacts]
+        assert (kinds.count("sr"), kinds.count("capture")) == (1, 6)
+    finally:
+        worker.close()
+        rig.close()
+
+
 def test_a_model_that_was_trained_otherwise_is_refused(rig: Rig) -> None:
     """A package that names another preprocessing version never runs."""
     manifest = Path(rig.settings.work.model) / "manifest.json"

@@ -36,11 +36,12 @@ def cpu_s() -> float:
 def one(files: list[Path], package: Path, *, warm: bool) -> tuple[Ended, float]:
     """One case in a fresh root; how it ended, and its processor seconds."""
     root = Path(tempfile.mkdtemp(prefix="case-bench-"))
-    rig = Rig(root, model=package, prepare_ahead=False)
+    rig = Rig(root, model=package, prepare_ahead=False, report_process=True)
     worker = rig.worker()
     try:
         for future in [worker.pool.submit({"do": "facts", "paths": []}, 60) for _ in range(worker.pool.size)]:
             future.result()
+        worker.start()
         case_id = rig.arrive(files)
         if warm:
             time.sleep(0.5)

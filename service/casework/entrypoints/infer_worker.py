@@ -23,6 +23,7 @@ from casework.ledger import Ledger
 from casework.observe import log
 from casework.preprocess.child import COMMAND, ChildLimits, DecodePool
 from casework.preprocess.prepared import VERSION
+from casework.report.beside import ReportProcess
 from casework.spool import Spool
 
 _POLL_S = 0.1
@@ -38,7 +39,7 @@ class Worker:
     """The whole door in one object, so that tests can run it inside their own process."""
 
     def __init__(self, settings: Settings, decoder: Sequence[str] = COMMAND) -> None:
-        """Open everything; the decode children (the program `decoder`) start while the model loads.
+        """Open everything; the decode children (the program `decoder`) and the report process start while the model loads.
 
         Raises:
             Defect: MODEL_INVALID or MODEL_GOLDEN_MISMATCH.
@@ -47,6 +48,9 @@ class Worker:
         self.settings = settings
         settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.pool = DecodePool(work.decode_processes, ChildLimits(work.decode_memory_bytes, work.decode_cpu_s), decoder)
+        self.reports = ReportProcess()
+        if work.report_process:
+            self.reports.start()
         try:
             self.package = open_package(settings.model_folder)
             _check_preprocess(self.package)
@@ -54,20 +58,29 @@ class Worker:
             check_golden(self.runner, self.package)
             self.ledger = Ledger.open(settings.ledger_url)
         except CaseworkError:
+            self.reports.close()
             self.pool.close()
             raise
         self.spool = spool = Spool(settings.root, fsync=settings.storage.fsync)
         inputs = Inputs(spool, self.pool, self.package.spec.input_size, work)
         self.ahead = PrepareAhead(self.ledger, spool, inputs, settings, _now)
         self.analyser = Analyser(
-            self.ledger, spool, inputs, package=self.package, runner=self.runner, settings=settings, now=_now
+            self.ledger,
+            spool,
+            inputs,
+            package=self.package,
+            runner=self.runner,
+            reports=self.reports,
+            settings=settings,
+            now=_now,
         )
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self._thread = threading.Thread(target=self._prepare_ahead, name="ahead", daemon=True)
         log.info("worker.started", model=self.package.spec.name, version=self.package.spec.version)
 
     def start(self) -> None:
-        """Begin to prepare ahead."""
+        """Load what results need, and begin to prepare ahead."""
+        self.analyser.warm()
         if self.settings.work.prepare_ahead:
             self._thread.start()
 
@@ -90,6 +103,7 @@ class Worker:
         self.ahead.stopping.set()
         if self._thread.is_alive():
             self._thread.join(self.settings.work.decode_cpu_s)
+        self.reports.close()
         self.pool.close()
         self.ledger.close()
 

@@ -8,9 +8,10 @@ print(describe(result, "en"))
 from casework.report.check import check
 from casework.report.check_not_performed import check_not_performed
 from casework.report.describe import describe
+from casework.report.example import example
 from casework.report.header import Instance
 from casework.report.not_performed import Silent, listed, render_not_performed, verdict_json
-from casework.report.rendering import Rendered, render
+from casework.report.rendering import Rendered, render, render_images
 
 __all__ = [
     "Instance",
@@ -19,8 +20,10 @@ __all__ = [
     "check",
     "check_not_performed",
     "describe",
+    "example",
     "listed",
     "render",
+    "render_images",
     "render_not_performed",
     "verdict_json",
 ]

@@ -4,11 +4,14 @@ Does no I/O. It shares no code with what built the objects: codes and expectatio
 rule has a short name; the first one that is broken stops the result with Defect RESULT_SELF_CHECK.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
+from types import MappingProxyType
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -24,36 +27,89 @@ _CLASSES = {"sr": ("1.2.840.10008.5.1.4.1.1.88.34", "SR", 9001), "capture": ("1.
 _SIDES = {"24028007": "R", "7771000": "L"}
 
 
-def check(rendered: Sequence[Rendered], result: CaseResult, sources: Mapping[str, Dataset]) -> None:
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was read back from one object that keeps the rules of its own, for the rules between objects.
+
+    alike: what all of a series have in common. refers: (instance, class) of what a report lists as evidence. shown:
+    (source that a region is on, capture that illustrates it). made_from: a capture's first source.
+    """
+
+    sop_instance_uid: str
+    alike: tuple[str, ...]
+    instance_number: int
+    refers: tuple[tuple[str, str], ...] = ()
+    shown: tuple[tuple[str, str], ...] = ()
+    made_from: str = ""
+
+
+def check(
+    rendered: Sequence[Rendered],
+    result: CaseResult,
+    sources: Mapping[str, Dataset],
+    examined: Mapping[bytes, Examined] = MappingProxyType({}),
+) -> None:
     """Compare every object with the studies and the result that it came from.
+
+    `examined`: what `examine` said of some of them elsewhere, by their `digest`: it counts for the very same bytes and
+    envelope only.
 
     Raises:
         Defect: RESULT_SELF_CHECK, its detail naming the rule and the object.
     """
     _result(result, sources)
     _counts(rendered, result)
+    elsewhere = {e.sop_instance_uid for e in examined.values()}
+    objects: list[tuple[Rendered, Examined]] = []
+    for item in (r for r in rendered if r.kind in _CLASSES):
+        before = examined.get(digest(item)) if item.sop_instance_uid in elsewhere else None
+        objects.append((item, before or examine(item, result, sources)))
     known = {u: str(s.SOPClassUID) for u, s in sources.items()}
-    known |= {r.sop_instance_uid: r.sop_class_uid for r in rendered if r.kind in _CLASSES}
-    known |= {p[3]: p[2] for p in result.predecessors}
-    objects: list[tuple[Rendered, Dataset]] = []
-    for item in rendered:
-        if item.kind not in _CLASSES:
-            continue
-        try:
-            ds = _read(item)
-            _frame(item, ds)
-            check_header.check(ds, _reference(item, result, sources))
-            if item.kind == "sr":
-                check_sr.check(ds, result, sources, known)
-            else:
-                _capture(item, ds, result, sources)
-        except Defect as defect:
-            raise Defect(defect.code, f"{defect.detail} [{item.kind} {item.label}]") from defect
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError, NotImplementedError) as error:
-            raise Defect("RESULT_SELF_CHECK", f"file: {type(error).__name__} [{item.kind} {item.label}]") from error
-        objects.append((item, ds))
+    known |= {r.sop_instance_uid: r.sop_class_uid for r, _ in objects}
+    for item, seen in objects:
+        for uid, sop_class in seen.refers:
+            need(known.get(uid) == sop_class, "references", f"an object outside the case, or its class {_name(item)}")
     _series(objects, sources)
-    _links(objects)
+    _links([seen for _, seen in objects])
+
+
+def examine(item: Rendered, result: CaseResult, sources: Mapping[str, Dataset]) -> Examined:
+    """Read one object back and check it by itself. A report's result may be without pixels.
+
+    Raises:
+        Defect: as `check`.
+    """
+    try:
+        ds = _read(item)
+        _frame(item, ds)
+        check_header.check(ds, _reference(item, result, sources))
+        uid, alike, number = str(ds.SOPInstanceUID), _alike(ds), int(ds.InstanceNumber)
+        if item.kind == "sr":
+            refers = check_sr.check(ds, result, sources)
+            return Examined(uid, alike, number, refers=refers, shown=tuple(check_sr.illustrated(ds)))
+        _capture(item, ds, result, sources)
+        return Examined(uid, alike, number, made_from=_sources_of(ds)[0])
+    except Defect as defect:
+        raise Defect(defect.code, f"{defect.detail} {_name(item)}") from defect
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, NotImplementedError) as error:
+        raise Defect("RESULT_SELF_CHECK", f"file: {type(error).__name__} {_name(item)}") from error
+
+
+def _name(item: Rendered) -> str:
+    return f"[{item.kind} {item.label}]"
+
+
+def digest(item: Rendered) -> bytes:
+    """The SHA-256 of an object with its envelope, by which what was examined elsewhere is known again."""
+    envelope = (item.kind, item.media_type, item.study_instance_uid, item.series_instance_uid, item.sop_class_uid)
+    hashed = hashlib.sha256("|".join((*envelope, item.sop_instance_uid, item.label, "")).encode())
+    hashed.update(item.data)
+    return hashed.digest()
+
+
+def _alike(ds: Dataset) -> tuple[str, ...]:
+    keywords = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "SeriesDate", "SeriesTime", "Laterality")
+    return tuple(str(ds.get(k)) for k in keywords)
 
 
 def _read(item: Rendered) -> Dataset:
@@ -142,30 +198,26 @@ def _frame(item: Rendered, ds: Dataset) -> None:
     )
 
 
-def _series(objects: Sequence[tuple[Rendered, Dataset]], sources: Mapping[str, Dataset]) -> None:
+def _series(objects: Sequence[tuple[Rendered, Examined]], sources: Mapping[str, Dataset]) -> None:
     """Series of our own, one per kind and study, alike in all that belongs to the series."""
     theirs = {str(s.SeriesInstanceUID) for s in sources.values()}
-    alike: dict[tuple[str, str], tuple[object, ...]] = {}
+    alike: dict[tuple[str, str], tuple[str, ...]] = {}
     numbers: set[tuple[str, int]] = set()
-    for item, ds in objects:
+    for item, seen in objects:
         need(item.series_instance_uid not in theirs, "series", "a source's Series Instance UID")
         need(item.sop_instance_uid not in sources, "uid", "a source's SOP Instance UID")
-        keywords = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "SeriesDate", "SeriesTime", "Laterality")
-        values = tuple(str(ds.get(k)) for k in keywords)
-        need(alike.setdefault((item.kind, item.study_instance_uid), values) == values, "series", "not alike")
-        number = (item.series_instance_uid, int(ds.InstanceNumber))
+        first = alike.setdefault((item.kind, item.study_instance_uid), seen.alike)
+        need(first == seen.alike, "series", "not alike")
+        number = (item.series_instance_uid, seen.instance_number)
         need(number not in numbers, "series", "Instance Number used twice")
         numbers.add(number)
 
 
-def _links(objects: Sequence[tuple[Rendered, Dataset]]) -> None:
+def _links(objects: Sequence[Examined]) -> None:
     """A region's heat-map is made from the image that the region is on."""
-    made = {r.sop_instance_uid: _sources_of(ds)[0] for r, ds in objects if r.kind == "capture"}
-    for item, ds in objects:
-        if item.kind != "sr":
-            continue
-        for region, capture in check_sr.illustrated(ds):
-            need(made.get(capture) == region, "region", "illustrated by another image's heat-map")
+    made = {seen.sop_instance_uid: seen.made_from for seen in objects}
+    for region, capture in (pair for seen in objects for pair in seen.shown):
+        need(made.get(capture) == region, "region", "illustrated by another image's heat-map")
 
 
 def _capture(item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset]) -> None:

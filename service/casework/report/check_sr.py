@@ -21,8 +21,8 @@ _ANSWERS = {
 _FLAGS = {"CompletionFlag": "COMPLETE", "VerificationFlag": "UNVERIFIED", "PreliminaryFlag": "PRELIMINARY"}
 
 
-def check(ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset], known: Mapping[str, str]) -> None:
-    """The whole report. `known`: SOP class by instance UID of everything that it may refer to.
+def check(ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset]) -> tuple[tuple[str, str], ...]:
+    """The whole report; (instance, class) of all that it refers to, which only the caller can compare with the case.
 
     Raises:
         Defect: RESULT_SELF_CHECK, naming the rule.
@@ -34,10 +34,11 @@ def check(ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset], known
     need(not any(t.is_private for i in items for t in i.keys()), "private", "content tree")  # noqa: SIM118
     texts = [str(i.TextValue) for i in items if i.ValueType == "TEXT"]
     need(all(t.strip() and "\ufffd" not in t and "\x1b" not in t for t in texts), "charset", "content tree")
-    _evidence(ds, items, sources, known)
+    refers = _evidence(ds, items, sources)
     predecessors(ds, result)
     _answers(ds, items, result, sources)
     need(any(name(i) == "121012" and result.model.device_uid == i.UID for i in items), "origin", "device observer")
+    return refers
 
 
 def flags(ds: Dataset) -> None:
@@ -83,12 +84,11 @@ def listed(ds: Dataset, keyword: str) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _evidence(ds: Dataset, items: list[Dataset], sources: Mapping[str, Dataset], known: Mapping[str, str]) -> None:
-    """Every reference is of this case, of the right class, and listed under the right heading."""
+def _evidence(ds: Dataset, items: list[Dataset], sources: Mapping[str, Dataset]) -> tuple[tuple[str, str], ...]:
+    """Every reference is listed with its class under the right heading; the list."""
     current = listed(ds, "CurrentRequestedProcedureEvidenceSequence")
     other = listed(ds, "PertinentOtherEvidenceSequence")
-    for study, series, sop_class, instance in (*current, *other):
-        need(known.get(instance) == sop_class, "references", "an object outside the case, or its class")
+    for study, series, _, instance in (*current, *other):
         if instance in sources:
             source = sources[instance]
             need(
@@ -98,16 +98,17 @@ def _evidence(ds: Dataset, items: list[Dataset], sources: Mapping[str, Dataset],
             )
     need(all(e[0] == ds.StudyInstanceUID for e in current), "references", "current evidence of another study")
     need(all(e[0] != ds.StudyInstanceUID for e in other), "references", "pertinent evidence of this study")
-    evidence = {e[3] for e in (*current, *other)}
+    evidence = {e[3]: e[2] for e in (*current, *other)}
     for item in items:
         for reference in item.get("ReferencedSOPSequence", []):
             uid = str(reference.ReferencedSOPInstanceUID)
             need(uid in evidence, "references", "an object that is not in the evidence")
-            need(known[uid] == reference.ReferencedSOPClassUID, "references", "class")
+            need(evidence[uid] == reference.ReferencedSOPClassUID, "references", "class")
             frame = int(reference.get("ReferencedFrameNumber") or 1)
             need(
                 uid not in sources or 1 <= frame <= int(sources[uid].get("NumberOfFrames") or 1), "references", "frame"
             )
+    return tuple((e[3], e[2]) for e in (*current, *other))
 
 
 def predecessors(ds: Dataset, result: CaseResult) -> None:

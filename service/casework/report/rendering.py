@@ -1,10 +1,12 @@
 """From a result to every object that leaves: SR and captures per study, previews, JSON. Does no I/O."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from casework import config
@@ -41,17 +43,86 @@ def render(
     Raises:
         Defect: RESULT_SELF_CHECK when a source is missing, or the result does not fit its sources.
     """
+    with ThreadPoolExecutor(1, thread_name_prefix="render") as beside:
+        images = beside.submit(render_images, result, sources, settings, now)
+        reports = render_reports(result, sources, settings, now)
+        return [*reports, *images.result()]
+
+
+def render_reports(
+    result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime
+) -> list[Rendered]:
+    """The SRs, one a study: the part of `render` that needs no pixels (see `without_pixels`).
+
+    Built first, then encoded, what they share only once.
+
+    Raises:
+        Defect: as `render`.
+    """
+    shared = Shared()
+    with _refusing():
+        contexts = _contexts(result, sources, settings, now, shared)
+        built = [sr.build(ctx) for ctx in contexts]
+        shared.freeze()
+        return [_report(ctx, ds) for ctx, ds in zip(contexts, built, strict=True)]
+
+
+def render_images(
+    result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime
+) -> list[Rendered]:
+    """All of `render` but the SRs: captures, their previews, the JSON.
+
+    Raises:
+        Defect: as `render`.
+    """
+    with _refusing():
+        contexts = [_for_captures(ctx) for ctx in _contexts(result, sources, settings, now, Shared())]
+        work = [(ctx, number, image) for ctx in contexts for number, (_, image) in enumerate(ctx.images, 1)]
+        with ThreadPoolExecutor(2, thread_name_prefix="capture") as threads:
+            pairs = list(threads.map(lambda w: _capture(*w), work))
+    numbers = {index: number for ctx in contexts for number, (index, _) in enumerate(ctx.images, 1)}
+    key = uid.run_key(result, settings, PROGRAM_VERSION)
+    whole = document.to_json(result, key, numbers, now)
+    return [
+        *(capture for capture, _ in pairs),
+        *(preview for _, preview in pairs),
+        Rendered("result-json", "application/json", "", "", "", "", "result", whole),
+    ]
+
+
+def without_pixels(result: CaseResult) -> CaseResult:
+    """The result as `render_reports` and the check of reports need it: no pictures, of each heat-map its largest value."""
+    empty = np.zeros((0, 0), np.uint8)
+    return replace(
+        result,
+        images=tuple(
+            replace(i, picture=empty, heat=i.heat.max(keepdims=True) if i.heat.size else i.heat) for i in result.images
+        ),
+    )
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """A value that can't be written is a result that failed its check."""
+    try:
+        yield
+    except ValueError as error:
+        raise Defect("RESULT_SELF_CHECK", str(error)) from error
+
+
+def _contexts(
+    result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime, shared: Shared
+) -> list[Context]:
+    """What the objects of each study share, in the order of the result's images."""
     missing = [u for i in result.images for u in i.sources if u not in sources]
     if missing:
         raise Defect("RESULT_SELF_CHECK", f"source: {len(missing)} images of the result are not at hand")
-    known = instances(result, sources)
-    key = uid.run_key(result, settings, PROGRAM_VERSION)
     blank = Context(
         result,
         settings,
-        key,
+        uid.run_key(result, settings, PROGRAM_VERSION),
         sources,
-        known,
+        instances(result, sources),
         "",
         Dataset(),
         (),
@@ -60,23 +131,10 @@ def render(
         now,
         Dataset(),
         Dataset(),
-        Shared(),
+        shared,
         {},
     )
-    try:
-        contexts = [_context(blank, s) for s in _studies(result)]
-        work = [(ctx, number, image) for ctx in contexts for number, (_, image) in enumerate(ctx.images, 1)]
-        with ThreadPoolExecutor(2, thread_name_prefix="render") as threads:
-            captures = threads.map(lambda w: _capture(*w), work)
-            reports = _reports(contexts, blank.shared)
-            pairs = list(captures)
-    except ValueError as error:
-        raise Defect("RESULT_SELF_CHECK", str(error)) from error
-    numbers = {index: number for ctx in contexts for number, (index, _) in enumerate(ctx.images, 1)}
-    whole = Rendered(
-        "result-json", "application/json", "", "", "", "", "result", document.to_json(result, key, numbers, now)
-    )
-    return [*reports, *(p[0] for p in pairs), *(p[1] for p in pairs), whole]
+    return [_context(blank, s) for s in _studies(result)]
 
 
 def _studies(result: CaseResult) -> list[str]:
@@ -95,7 +153,12 @@ def _context(blank: Context, study: str) -> Context:
     if not all(charset.fits(w) for w in said):
         language = "en"
     ctx = replace(ctx, charset=charset, language=language)
-    ctx = replace(ctx, common=header.common(ctx), lists=capture.made_from(ctx))
+    return replace(ctx, common=header.common(ctx))
+
+
+def _for_captures(ctx: Context) -> Context:
+    """The context with what only captures need."""
+    ctx = replace(ctx, lists=capture.made_from(ctx))
     return replace(ctx, captures=capture.common(ctx))
 
 
@@ -111,20 +174,15 @@ def _capture(ctx: Context, number: int, image: HeatImage) -> tuple[Rendered, Ren
     )
 
 
-def _reports(contexts: Sequence[Context], shared: Shared) -> list[Rendered]:
-    """The reports of all studies: built first, then encoded, what they share only once."""
-    built = [sr.build(ctx) for ctx in contexts]
-    shared.freeze()
-    return [
-        Rendered(
-            "sr",
-            "application/dicom",
-            ctx.study,
-            str(ds.SeriesInstanceUID),
-            uid.SR_CLASS,
-            str(ds.SOPInstanceUID),
-            "SR",
-            to_file(ds, ctx.charset, f"CASEWORK_{PROGRAM_VERSION}"),
-        )
-        for ctx, ds in zip(contexts, built, strict=True)
-    ]
+def _report(ctx: Context, ds: Dataset) -> Rendered:
+    """One study's report, encoded."""
+    return Rendered(
+        "sr",
+        "application/dicom",
+        ctx.study,
+        str(ds.SeriesInstanceUID),
+        uid.SR_CLASS,
+        str(ds.SOPInstanceUID),
+        "SR",
+        to_file(ds, ctx.charset, f"CASEWORK_{PROGRAM_VERSION}"),
+    )

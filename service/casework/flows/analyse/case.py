@@ -25,7 +25,7 @@ from casework.config import Settings
 from casework.engine import readout
 from casework.engine.bundle import ModelPackage
 from casework.engine.runner import Runner, SideInputs, SideOutputs
-from casework.errors import Defect, Refused, Unavailable
+from casework.errors import CaseworkError, Defect, Refused, Unavailable
 from casework.flows.analyse.heat import heat_images
 from casework.flows.analyse.inputs import Inputs, Ready
 from casework.flows.analyse.stopped import silent_studies, stopped_result
@@ -34,7 +34,16 @@ from casework.ledger import CaseRow, ClaimedJob, InstanceRow, Ledger
 from casework.modelspec import CHANNELS, SLOTS
 from casework.observe import STAGE_SECONDS, log
 from casework.preprocess.prepared import VERSION
-from casework.report import Rendered, check, check_not_performed, render, render_not_performed, verdict_json
+from casework.report import (
+    Rendered,
+    check,
+    check_not_performed,
+    example,
+    render_images,
+    render_not_performed,
+    verdict_json,
+)
+from casework.report.beside import ReportProcess
 from casework.result import CaseResult, Finding, HeatImage, ModelIdentity, Outcome, Side, SideResult
 from casework.spool import Spool
 
@@ -134,10 +143,11 @@ class Analyser:
         *,
         package: ModelPackage,
         runner: Runner,
+        reports: ReportProcess,
         settings: Settings,
         now: Clock,
     ) -> None:
-        self._ledger, self._spool, self._inputs = ledger, spool, inputs
+        self._ledger, self._spool, self._inputs, self._reports = ledger, spool, inputs, reports
         self._package, self._runner, self._settings, self._now = package, runner, settings, now
         self._identity = identity(package, runner)
         self._flushers = ThreadPoolExecutor(_FLUSHERS, thread_name_prefix="flush")
@@ -259,9 +269,7 @@ class Analyser:
         beat.check()
         with watch.stage("render"):
             sources = self._sources(result, rows)
-            rendered = render(result, sources, self._settings.report, self._now())
-        with watch.stage("check"):
-            check(rendered, result, sources)
+        rendered = self._results(result, sources, watch)
         beat.check()
         with watch.stage("store"):
             artefacts = self._store(rendered)
@@ -275,6 +283,25 @@ class Analyser:
             )
         if not finished:
             raise _Overtaken
+
+    def _results(self, result: CaseResult, sources: Mapping[str, Dataset], watch: Stopwatch) -> list[Rendered]:
+        """All objects, made and checked: reports beside, pictures here, then what holds between them."""
+        with watch.stage("render"):
+            what = (result, sources, self._settings.report, self._now())
+            making = self._reports.reports(*what)
+            images = render_images(*what)
+            reports = making.result()
+        with watch.stage("check"):
+            rendered = [*reports.rendered, *images]
+            check(rendered, result, sources, reports.examined)
+        return rendered
+
+    def warm(self) -> None:
+        """Make the results of an invented case and forget them, so that the first real one takes no longer than others."""
+        try:
+            self._results(*example(self._identity), Stopwatch())
+        except CaseworkError as error:  # a real case would meet the same, and say it
+            log.warning("worker.not_warmed", code=error.code)
 
     def _sides(self, ready: Ready) -> tuple[Side, ...]:
         """The sides that may be read.
