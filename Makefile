@@ -9,10 +9,10 @@ DEBIAN := chromium dcmtk dicom3tools orthanc orthanc-dicomweb postgresql strace
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench evidence openapi up docs system clean
+.PHONY: help demo run test check bench evidence openapi up e2e-compose lock docs system clean
 
 help: ## list the verbs
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.runtime ## send a three-modality case through the whole service and fetch the results (demo-out/)
 	$(PY) -m tests.demo
@@ -42,8 +42,17 @@ evidence: $(VENV)/.test ## measure the shipped weights on held-out phantoms, int
 openapi: $(VENV)/.test ## validate openapi/openapi.yaml and compare it with the application
 	$(PY) -m pytest -q tests/api/test_contract.py
 
-up: $(VENV)/.runtime ## the service in containers (docker compose)
-	docker compose up --build
+up: ## the service in containers (docker compose; PROFILES="pacs viewer" adds a PACS and OHIF)
+	@sh deploy/secrets.sh
+	docker compose $(addprefix --profile ,$(PROFILES)) up --build
+
+e2e-compose: $(VENV)/.test ## build the images, start a hospital in a box, restart each container under load
+	$(PY) -m tests.compose
+
+lock: ## resolve all dependencies again (pyproject.toml) and write the lock files with hashes
+	$(PYTHON) -m venv .work/uv && .work/uv/bin/pip install -q uv
+	for lock in ":--extra cpu" "-service:--extra scale" "-gpu:--extra gpu --extra scale" "-test:--group test --extra cpu --extra scale"; do \
+	  .work/uv/bin/uv pip compile -q pyproject.toml $${lock#*:} --universal --generate-hashes --no-header --no-annotate --python-version 3.11 -o requirements$${lock%%:*}.lock; done
 
 docs: $(VENV)/.test ## write the documents that are generated from code (reasons, configuration)
 	$(PY) -m tests.docs
