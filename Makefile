@@ -5,11 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 CONFIG ?=
+TRAIN := .venv-train
+PRESET ?= quick
 DEBIAN := chromium dcmtk dicom3tools orthanc orthanc-dicomweb postgresql strace
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench evidence openapi up e2e-compose lock docs system clean
+.PHONY: help demo run test check bench evidence train traintest openapi up e2e-compose lock docs system clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +40,12 @@ bench: system $(VENV)/.test ## every figure of docs/benchmarks.md, side by side 
 
 evidence: $(VENV)/.test ## measure the shipped weights on held-out phantoms, into docs/evidence (about 20 minutes)
 	$(PY) -m models.cman.evidence $(ARGS)
+
+train: $(TRAIN)/.ready ## train CMAN from phantoms in an environment of its own (PRESET=quick: an hour on two cores; gpu, full)
+	PYTHONPATH=. $(TRAIN)/bin/python -m models.cman.everything --preset $(PRESET) $(ARGS)
+
+traintest: $(TRAIN)/.ready ## the tests that need torch, onnx and TensorRT
+	PYTHONPATH=. $(TRAIN)/bin/python -m pytest -q models/tests $(ARGS)
 
 openapi: $(VENV)/.test ## validate openapi/openapi.yaml and compare it with the application
 	$(PY) -m pytest -q tests/api/test_contract.py
@@ -76,6 +84,13 @@ $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing pinned packages (about a minute the first time) ..."
 	@test -e $(VENV)/.test || $(PY) -m pip install -q --require-hashes -r requirements.lock
 	@$(PY) -m pip install -q --no-deps -e .
+	@touch $@
+
+$(TRAIN)/.ready: models/requirements-train.lock pyproject.toml
+	@echo "installing pinned training packages (pip must be told where PyTorch's CPU wheels are: models/cman/README.md) ..."
+	@test -x $(TRAIN)/bin/python || $(PYTHON) -m venv $(TRAIN)
+	@$(TRAIN)/bin/python -m pip install -q --require-hashes -r models/requirements-train.lock
+	@$(TRAIN)/bin/python -m pip install -q --no-deps -e .
 	@touch $@
 
 $(VENV)/.test: requirements-test.lock $(VENV)/.runtime

@@ -35,6 +35,7 @@ class Sides:
     risk: NDArray[np.float64]
     case: NDArray[np.int64]
     preprocess: str
+    known: bool = True  # whether the truth is known; of real cases it is not, and is all zero
 
     def part(self, at: NDArray[np.int64]) -> "Sides":
         """Some of the sides, in memory."""
@@ -46,6 +47,7 @@ class Sides:
             self.risk[at],
             self.case[at],
             self.preprocess,
+            self.known,
         )
 
 
@@ -88,6 +90,7 @@ def open_all(folders: Sequence[Path]) -> Sides:
         np.concatenate([s.risk for s in sets]),
         np.concatenate([s.case for s in sets]),
         sets[0].preprocess,
+        all(s.known for s in sets),
     )
 
 
@@ -106,4 +109,5 @@ def open_sides(folder: Path) -> Sides:
         np.array([float(r["risk"]) for r in rows]),
         np.array([int(r["seed"]) for r in rows], np.int64),
         str(about["preprocess"]),
+        bool(about.get("truth", True)),
     )

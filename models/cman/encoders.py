@@ -23,7 +23,7 @@ from torch.nn import functional
 from models.cman.data import TOKEN, Sides
 from models.cman.journal import Curve
 from models.cman.net.config import CONCEPTS, NetConfig
-from models.cman.net.encoder import Encoder
+from models.cman.net.temporal import encoder_of
 
 VISIBLE = {
     "MG": ("lesion", "spiculation"),
@@ -57,7 +57,7 @@ class DenseEncoder(nn.Module):
 
     def __init__(self, modality: str, config: NetConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(modality, config)
+        self.encoder = encoder_of(modality, config)
         self.read = nn.Conv2d(config.width, len(CONCEPTS), 1)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import itertools
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +147,14 @@ def shifted(net: Cman, shifts: Mapping[str, float]) -> Cman:
     return net
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write the package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(2)
     log = Journal(options.run)
     sets = {n: open_sides(options.data / n) for n in ("val", *HELD_OUT) if (options.data / n).exists()}

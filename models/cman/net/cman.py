@@ -10,8 +10,8 @@ from torch.nn import functional
 from casework.modelspec import SLOTS
 from models.cman.net.attention import AlignmentPrior, CrossBlock
 from models.cman.net.config import MODALITIES, NetConfig
-from models.cman.net.encoder import Encoder
 from models.cman.net.head import GatedPool
+from models.cman.net.temporal import encoder_of
 from models.cman.net.tokens import Tokeniser
 
 
@@ -69,7 +69,7 @@ class Cman(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoders = nn.ModuleDict({m: Encoder(m, config) for m in MODALITIES})
+        self.encoders = nn.ModuleDict({m: encoder_of(m, config) for m in MODALITIES})
         self.fusion = Fusion(config)
 
     def encode(self, modality: str, images: Tensor) -> Tensor:

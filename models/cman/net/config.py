@@ -22,7 +22,8 @@ class NetConfig:
     width: channels d of a token. key_pool: keys and values of the cross-attention are averaged over key_pool x key_pool
     tokens (queries are not), which makes attention key_pool^2 times cheaper.
     reduction: 0 = ResNet's bottleneck; else the student's unit (student.py) whose gates squeeze channels by this factor
-    and whose spatial gate looks `dilation` pixels of its map away.
+    and whose spatial gate looks `dilation` pixels of its map away. temporal: MR phases go through one trunk and an LSTM
+    over time (temporal.py) instead of lying side by side as channels.
     """
 
     input_size: int = 224
@@ -34,6 +35,7 @@ class NetConfig:
     key_pool: int = 2
     reduction: int = 0
     dilation: int = 4
+    temporal: bool = False
 
     @property
     def grid(self) -> int:

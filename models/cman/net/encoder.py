@@ -51,10 +51,11 @@ def _stage(config: NetConfig, inputs: int, width: int, depth: int, stride: int) 
 class Encoder(nn.Module):
     """Images of one modality (n, C, S, S) in 0..1 -> token maps (n, d, S/16, S/16)."""
 
-    def __init__(self, modality: str, config: NetConfig) -> None:
+    def __init__(self, modality: str, config: NetConfig, channels: int = 0) -> None:
+        """channels: of the images, where they aren't the modality's own."""
         super().__init__()
         base = config.base
-        self.stem = nn.Conv2d(CHANNELS[modality], base, 7, 2, 3, bias=False)
+        self.stem = nn.Conv2d(channels or CHANNELS[modality], base, 7, 2, 3, bias=False)
         self.bn = nn.BatchNorm2d(base)
         self.stage1 = _stage(config, base, base, config.depths[0], 1)
         self.stage2 = _stage(config, 4 * base, 2 * base, config.depths[1], 2)

@@ -196,7 +196,7 @@ def _work(job: tuple[int, int, str]) -> tuple[SideSample, SideSample]:
 def write(out: Path, *, cases: int, seed: int, size: int, hospital: str, workers: int) -> None:
     """Write the set of patients seed * 1,000,000 .. + cases - 1."""
     out.mkdir(parents=True, exist_ok=True)
-    arrays = _open(out, 2 * cases, size)
+    arrays = open_arrays(out, 2 * cases, size)
     jobs = [(seed * 1_000_000 + n, size, hospital) for n in range(cases)]
     rows: list[Mapping[str, object]] = []
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -225,7 +225,8 @@ def write(out: Path, *, cases: int, seed: int, size: int, hospital: str, workers
     (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
-def _open(out: Path, sides: int, size: int) -> dict[str, np.memmap[tuple[int, ...], np.dtype[np.uint8]]]:
+def open_arrays(out: Path, sides: int, size: int) -> dict[str, np.memmap[tuple[int, ...], np.dtype[np.uint8]]]:
+    """The files of a set, all zero: images, presence, masks and truth by modality."""
     arrays = {}
     for modality, slots in SLOTS.items():
         n, low = len(slots), modality.lower()

@@ -1,0 +1,1 @@
+"""Tests of what needs torch, onnx or TensorRT: run in the training environment (`make traintest`)."""
