@@ -1,11 +1,11 @@
 """How long a case takes from claim to results written: seconds per stage, from cold and prepared ahead.
 
-    python -m tests.bench.case [--model models/cman] [--rounds 3] [--small] [--json FILE]
+    python -m tests.bench.case [--model models/cman] [--rounds 3] [--small] [--alone] [--json FILE]
 
 The case is a phantom of full size: four mammograms in lossless JPEG 2000, a dynamic MRI, ultrasound stills and a cine, in the
 real ledger, spool, decode children, engine and report, on this machine, fsync on. Cold: nothing was prepared and no
-file is in the cache of prepared images. Warm: the prepare-ahead thread had its turn. Decode children are running in
-both, as they are in a worker that is up.
+file is in the cache of prepared images. Warm: the prepare-ahead thread had its turn. Decode children and the
+report process are running and the worker is warm in both, as in a worker that is up.
 """
 
 import argparse
@@ -33,10 +33,10 @@ def cpu_s() -> float:
     return sum(t.user + t.system for t in used)
 
 
-def one(files: list[Path], package: Path, *, warm: bool) -> tuple[Ended, float]:
+def one(files: list[Path], package: Path, *, warm: bool, beside: bool) -> tuple[Ended, float]:
     """One case in a fresh root; how it ended, and its processor seconds."""
     root = Path(tempfile.mkdtemp(prefix="case-bench-"))
-    rig = Rig(root, model=package, prepare_ahead=False, report_process=True)
+    rig = Rig(root, model=package, prepare_ahead=False, report_process=beside)
     worker = rig.worker()
     try:
         for future in [worker.pool.submit({"do": "facts", "paths": []}, 60) for _ in range(worker.pool.size)]:
@@ -65,6 +65,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--seed", type=int, default=7)
     arguments.add_argument("--small", action="store_true", help="a sixteenth of the size")
+    arguments.add_argument("--alone", action="store_true", help="without the report process beside the worker")
     arguments.add_argument("--json", type=Path)
     options = arguments.parse_args()
     setup_logging("bench", "ERROR")
@@ -74,7 +75,8 @@ def main() -> None:
         files = list(write_case(place / "case", options.seed, full_size=not options.small).files)
         megabytes = sum(f.stat().st_size for f in files) / 1e6
         runs = {
-            kind: [one(files, package, warm=kind == "warm") for _ in range(options.rounds)] for kind in ("cold", "warm")
+            kind: [one(files, package, warm=kind == "warm", beside=not options.alone) for _ in range(options.rounds)]
+            for kind in ("cold", "warm")
         }
     print(
         f"{len(files)} instances, {megabytes:.0f} MB; {options.rounds} rounds, medians; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
