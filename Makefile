@@ -11,7 +11,7 @@ DEBIAN := chromium dcmtk dicom3tools orthanc orthanc-dicomweb postgresql strace
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench evidence train traintest openapi up e2e-compose lock docs system clean
+.PHONY: help demo run test check bench evidence viewers train traintest openapi up e2e-compose lock docs system clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ check: $(VENV)/.test ## format, lint, types, import rules, contract and generate
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m tests.docs --check
+
+viewers: system $(VENV)/.test ## what OHIF, Orthanc and dcmtk show of the results, with pictures (docs/viewers.md); needs CASEWORK_SHARED
+	$(PY) -m tests.viewers
 
 bench: system $(VENV)/.test ## every figure of docs/benchmarks.md, side by side (about 15 minutes)
 	$(PY) -m tests.bench $(ARGS)

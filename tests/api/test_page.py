@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, expect
 
 from casework.case import CaseState, DeliveryState, JobState, Verdict
@@ -102,11 +103,12 @@ def test_a_case_with_its_result(page: Page, api: Api, case_id: str) -> None:
     expect(sides).to_have_count(2)
     expect(sides.nth(0)).to_contain_text("Right axilla")
     expect(sides.nth(0)).to_contain_text("Positive")
-    expect(sides.nth(0)).to_contain_text("83 %")
+    expect(sides.nth(0)).to_contain_text("83.0 %")
+    expect(sides.nth(0)).to_contain_text("high (80 % or above)")
     expect(sides.nth(1)).to_contain_text("Not enough images")
     for n in range(2):
         expect(sides.nth(n)).to_contain_text("AI research output, unverified. Not for diagnosis.")
-    pictures = page.locator(".gallery img")
+    pictures = page.locator(".hanging img")
     expect(pictures).to_have_count(2)
     for n in range(2):
         expect(pictures.nth(n)).to_have_js_property("naturalWidth", 200)
@@ -116,9 +118,75 @@ def test_a_case_with_its_result(page: Page, api: Api, case_id: str) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#viewer")).to_be_visible()
     expect(page.locator("#viewer")).to_contain_text("unverified")
+    shown = page.locator("#viewer").get_attribute("aria-label")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#viewer")).not_to_have_attribute("aria-label", str(shown))
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#viewer")).to_have_attribute("aria-label", str(shown))
     page.keyboard.press("Escape")
     expect(page.locator("#viewer")).to_be_hidden()
     expect(page.locator(".picture").first).to_be_focused()
+
+
+def test_hung_as_it_is_read(page: Page, api: Api, case_id: str) -> None:
+    """The right breast's heat-map stands at the left of the left breast's, both on one line; a side without says so."""
+    enter(page, api)
+    page.goto(f"{api.base_url}/#/cases/{case_id}")
+    right, left = (page.locator(f".hanging .picture[aria-label='Enlarge: {side} CC']").bounding_box() for side in "RL")
+    assert right is not None
+    assert left is not None
+    assert right["x"] + right["width"] <= left["x"]
+    assert right["y"] == left["y"]
+
+
+def test_words_for_two_readers(page: Page, api: Api, case_id: str) -> None:
+    """The case in words is there for the radiologist and in plain words, in both languages, and can be saved as a page."""
+    enter(page, api)
+    page.goto(f"{api.base_url}/#/cases/{case_id}")
+    words = page.locator(".summary")
+    expect(words).to_contain_text("UNVERIFIED AI RESEARCH OUTPUT")
+    expect(words).to_contain_text("NOT ANALYSED")
+    words.get_by_role("button", name="Plain words").click()
+    expect(words).to_contain_text("neither good nor bad")
+    expect(words).not_to_contain_text("metastasis")
+    page.click("[data-language=zh]")
+    expect(words).to_contain_text("既非好也非坏")
+    with page.expect_download() as waiting:
+        words.get_by_role("button", name="保存为网页").click()
+    assert waiting.value.suggested_filename == f"casework-{case_id}.html"
+    assert "既非好也非坏" in Path(waiting.value.path()).read_text("utf-8")
+    words.get_by_role("button", name="放射科医师").click()
+    expect(words).to_contain_text("高于模型阈值")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_nobody_is_shut_out(language: str, page: Page, api: Api, case_id: str) -> None:
+    """No section breaks WCAG 2.1 A or AA as axe sees it (contrast, names, roles, order), with everything unfolded."""
+    page.click(f"[data-language={language}]")
+    breaks = {"sign in": broken(page)}
+    enter(page, api)
+    sections = {
+        "cases": ".row",
+        f"cases/{case_id}": ".summary .sentences",
+        "receipts": "table",
+        "associations": "table",
+    }
+    for address, sign in sections.items():
+        page.goto(f"{api.base_url}/#/{address}")
+        page.locator(f"main {sign}").first.wait_for()
+        for summary in page.locator("summary").all():
+            summary.click()
+        breaks[address] = broken(page)
+    page.goto(f"{api.base_url}/#/cases/{case_id}")
+    page.locator(".picture").first.click()
+    breaks["viewer"] = broken(page)
+    assert not {name: found for name, found in breaks.items() if found}
+
+
+def broken(page: Page) -> list[str]:
+    """What axe finds, by rule and element."""
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+    return [f"{rule['id']}: {node['target']}" for rule in found.response["violations"] for node in rule["nodes"]]
 
 
 def test_downloads_have_our_names(page: Page, api: Api, case_id: str) -> None:
@@ -245,7 +313,7 @@ def test_hostile_values_are_only_text(page: Page, api: Api) -> None:
     enter(page, api)
     for evil in EVIL:
         page.goto(f"{api.base_url}/#/cases/{api.ledger.read.list_cases(q=evil).items[0].case.id}")
-        page.wait_for_selector(".gallery img[src]")
+        page.wait_for_selector(".hanging img[src]")
         expect(page.locator("main h2").nth(1)).to_have_text(evil)
         for summary in page.locator("summary").all():
             summary.click()

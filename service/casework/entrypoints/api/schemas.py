@@ -147,6 +147,8 @@ class SideResult(BaseModel):
     side: Literal["R", "L"]
     outcome: Literal["positive", "negative", "indeterminate", "insufficient"]
     probability: float | None
+    shown: str = ""
+    band: str = ""
     evidence: dict[str, float]
     modalities: list[str]
 

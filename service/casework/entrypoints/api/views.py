@@ -27,6 +27,8 @@ from casework.ledger.types import (
     WhyCase,
 )
 from casework.reasons import REASONS, Family
+from casework.report import texts
+from casework.report.describe import band, said_percent
 
 DISCLAIMER: Mapping[Language, str] = {
     "en": "AI research output, unverified. Not for diagnosis.",
@@ -145,6 +147,10 @@ def _result(text: str, language: Language) -> tuple[list[schemas.SideResult], sc
     try:
         document = json.loads(text)
         sides, model = _SIDES.validate_python(document["sides"]), schemas.Model(**document["model"])
+        for side in sides:
+            if side.probability is not None:
+                side.shown = said_percent(side.probability, language)
+                side.band = texts.say(f"band.{band(side.probability)}", language)
         return sides, model, str(document["words"][language])
     except (ValueError, KeyError, TypeError):
         return [], None, ""

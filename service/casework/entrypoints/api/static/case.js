@@ -1,6 +1,7 @@
 // One case: state in words, result per side, heat-maps, where it went, timeline.
-import { ask, download, may, once, picture } from "/static/api.js";
-import { badge, bytes, chips, familyTone, fit, h, known, percent, t, table, td, time, toast, tone, wide } from "/static/dom.js";
+import { ask, download, may, once } from "/static/api.js";
+import { badge, bytes, chips, familyTone, fit, h, known, t, table, td, time, toast, tone, wide } from "/static/dom.js";
+import { loadSummary, reading, summaryPanel } from "/static/reading.js";
 
 const EXTENSIONS = { "application/dicom": "dcm", "image/png": "png", "application/json": "json" };
 // No green: a negative of a model is not an all-clear.
@@ -15,11 +16,11 @@ const ALLOWED = {
 export async function loadCase(id) {
   const path = `/v1/cases/${encodeURIComponent(id)}`;
   const [found, events, results] = await Promise.all([ask(path), ask(`${path}/events`), ask(`${path}/results`)]);
-  return { found, events: events.items, ...results };
+  return { found, events: events.items, ...results, summary: await loadSummary(found) };
 }
 
 export function caseView(data, reload) {
-  return [head(data.found, reload), result(data.found), gallery(data.artefacts), decisions(data.found, reload), notes(data.found), studies(data.found),
+  return [head(data.found, reload), result(data.found), reading(data.artefacts), summaryPanel(data.found, data.summary, reload), decisions(data.found, reload), notes(data.found), studies(data.found),
     where(data.deliveries), files(data.artefacts), timeline(data.events), details(data.found)];
 }
 
@@ -65,8 +66,7 @@ function result(found) {
   if (!found.sides.length) return null;
   return h("section", { class: "panel" },
     h("h3", {}, t("result")),
-    h("div", { class: "sides" }, ["R", "L"].map((name) => found.sides.find((side) => side.side === name)).filter(Boolean).map((each) => side(each, found.disclaimer))),
-    found.report && h("details", { data: { key: "words" } }, h("summary", {}, t("words")), h("p", { class: "words" }, found.report)));
+    h("div", { class: "sides" }, ["R", "L"].map((name) => found.sides.find((side) => side.side === name)).filter(Boolean).map((each) => side(each, found.disclaimer))));
 }
 
 function side(found, disclaimer) {
@@ -77,33 +77,11 @@ function side(found, disclaimer) {
     h("span", {}, `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`)]);
   return h("article", { class: `side ${OUTCOMES[found.outcome]}` },
     h("h3", {}, t(`side_${found.side}`)), h("p", { class: "big" }, t(found.outcome)),
-    found.probability !== null && [h("p", { class: "number" }, `${t("probability")} ${percent(found.probability)}`),
+    found.probability !== null && [h("p", { class: "number" }, `${t("probability")} ${found.shown} %`), h("p", { class: "small" }, `${t("band")}: ${found.band}`),
       h("div", { class: "meter", "aria-hidden": "true" }, h("i", { "width%": 100 * found.probability }))],
-    shares.length ? h("div", { class: "shares" }, shares) : null,
+    shares.length ? [h("p", { class: "muted small" }, t("contribution")), h("div", { class: "shares" }, shares)] : null,
     h("p", { class: "muted small" }, found.modalities.length ? `${t("used")}: ${found.modalities.join(", ")}` : t("no_modalities")),
     h("span", { class: "unverified" }, disclaimer));
-}
-
-function gallery(artefacts) {
-  const previews = artefacts.filter((each) => each.kind === "preview" && each.media_type === "image/png");
-  if (!previews.length) return null;
-  return h("section", { class: "panel" }, h("h3", {}, t("previews")), h("div", { class: "gallery" }, previews.map(thumbnail)),
-    h("span", { class: "unverified" }, t("disclaimer")));
-}
-
-function thumbnail(each) {
-  const image = h("img", { alt: each.label, loading: "lazy" });
-  const button = h("button", { type: "button", class: "picture", data: { key: `picture-${each.id}` }, "aria-label": `${t("enlarge")}: ${each.label}`, onclick: () => enlarge(each) }, image, h("span", {}, each.label));
-  picture(each.url).then((address) => { image.src = address; }, () => { image.alt = t("no_picture"); });
-  return button;
-}
-
-async function enlarge(each) {
-  const box = document.getElementById("viewer");
-  const image = h("img", { alt: each.label });
-  box.replaceChildren(image, h("footer", {}, h("span", {}, each.label, " · ", h("span", { class: "muted small" }, t("disclaimer"))), h("button", { type: "button", onclick: () => box.close() }, t("close"))));
-  box.showModal();
-  try { image.src = await picture(each.url); } catch (error) { toast(error.message, true); }
 }
 
 // What a person has to decide: other bytes under a known UID, a side or a patient in doubt; and what was taken out.

@@ -52,7 +52,6 @@ export function bytes(count) {
   while (count >= 1000 && unit < 3) { count /= 1000; unit += 1; }
   return `${unit ? count.toFixed(1) : count} ${units[unit]}`;
 }
-export const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
 const TONES = {
   receiving: ["wait", "◔"], stable: ["wait", "◑"], queued: ["wait", "◷"], running: ["wait", "▶"], rendered: ["wait", "◕"], delivering: ["wait", "➤"],
