@@ -217,7 +217,7 @@ def _remarks(hangs: bool) -> list[str]:
         "- A finding site appears as its code value before its meaning; that is OHIF's label, the meaning is in the report.",
         "- A dynamic MRI with **all phases in one series** is one volume over time for OHIF. Opening the SR of such a study: "
         + (dynamic if hangs else "shown")
-        + ". The heat-maps of it are not affected. With a series per phase everything is shown (above).",
+        + ". With a series per phase everything is shown (above).",
         "- OHIF's cine control lies over the upper edge of a series of several pictures until it is closed.",
         "",
     ]
