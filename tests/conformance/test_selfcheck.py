@@ -58,13 +58,13 @@ def swap_site(ds: Dataset) -> None:
 
 def probability(value: str) -> Callable[[Dataset], None]:
     def defect(ds: Dataset) -> None:
-        named(ds, "111047")[0].MeasuredValueSequence[0].NumericValue = value
+        named(ds, "122157")[0].MeasuredValueSequence[0].NumericValue = value
 
     return defect
 
 
 def unit(ds: Dataset) -> None:
-    named(ds, "111047")[0].MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue = "1"
+    named(ds, "122157")[0].MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue = "1"
 
 
 def absent(ds: Dataset) -> None:
@@ -128,7 +128,7 @@ def group_doubled(ds: Dataset) -> None:
 
 
 def number_without_coordinates(ds: Dataset) -> None:
-    del named(ds, "111047")[0].ContentSequence
+    del named(ds, "122157")[0].ContentSequence
 
 
 def nameless(ds: Dataset) -> None:

@@ -21,7 +21,7 @@ from casework.result import CaseResult
 _CLASS, _SERIES_NUMBER = "1.2.840.10008.5.1.4.1.1.88.11", 9009
 _ALLOWED = frozenset({"CONTAINER", "CODE", "TEXT", "UIDREF", "IMAGE", "PNAME"})
 _NEVER = frozenset(
-    {"111301", "111047", "68171009", "52101004", "272519000"}
+    {"111301", "111047", "122157", "68171009", "52101004", "272519000"}
 )  # presence, probability, node, present, absent
 
 

@@ -183,7 +183,7 @@ def _examination(group: Dataset, side: SideResult) -> None:
         value = float(measured.NumericValue)
         unit = measured.MeasurementUnitsCodeSequence[0]
         need((unit.CodeValue, unit.CodingSchemeDesignator) == ("%", "UCUM"), "probability", "unit")
-        need(name(item) == "111047" and 0 < value < 100, "probability", "range")  # no model knows 0 or 100 %
+        need(name(item) == "122157" and 0 < value < 100, "probability", "range")  # no model knows 0 or 100 %
         meant = min(max(100 * float(side.probability or 0), 0.1), 99.9)
         need(abs(value - meant) <= 0.0501, "probability", "not the result's")
         need(bool(item.get("ContentSequence")), "sr tree", "a number without its coordinates")
