@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,6 +54,21 @@ def _only_allowed(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
     return event
 
 
+_newest_error: list[tuple[str, datetime]] = []
+
+
+def _remember_error(_: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep the code of the newest error, for those who ask how this process is."""
+    if method in ("error", "critical") and event.get("code"):
+        _newest_error[:] = [(str(event["code"]), datetime.now(UTC))]
+    return event
+
+
+def last_error() -> tuple[str, datetime] | None:
+    """Code and time of the newest error that this process has logged."""
+    return _newest_error[0] if _newest_error else None
+
+
 def setup_logging(process: str, level: str = "INFO") -> None:
     """Send structured JSON lines to standard error and silence the libraries, whose messages may quote tag values."""
     structlog.configure(
@@ -61,6 +77,7 @@ def setup_logging(process: str, level: str = "INFO") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _only_allowed,
+            _remember_error,
             structlog.processors.JSONRenderer(serializer=json.dumps, default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),

@@ -222,7 +222,7 @@ def test_why(own_api: Api) -> None:
             assert answer["associations"] == [], "a viewer may not read the association log"
             assert client.post("/v1/why", json={"q": term}).json() == answer
         nothing = client.get("/v1/why", params={"q": "nothing"}).json()
-        assert (nothing["matched_by"], nothing["next"]["code"]) == ("", "NOT_FOUND")
+        assert (nothing["matched_by"], nothing["next"]["code"]) == ("", "NEVER_ARRIVED")
     with own_api.client("admin") as client:
         assert len(client.get("/v1/why", params={"q": "A-9"}).json()["associations"]) == 1
 

@@ -93,13 +93,13 @@ def test_why_finds_by_any_identifier(ledger: Ledger, query: str, kind: str) -> N
 
 
 def test_why_of_what_never_became_a_case(ledger: Ledger) -> None:
-    """Something that was only refused is explained by its refusal; something never seen is NOT_FOUND."""
+    """Something that was only refused is explained by its refusal; something never seen has never arrived."""
     record(ledger, "1.1", verdict=Verdict.REFUSED, code="MODALITY_NOT_ACCEPTED", accession_number="CT7")
     told = ledger.read.why("CT7")
     assert (told.cases, told.next_code, told.matched_by) == ((), "MODALITY_NOT_ACCEPTED", "accession")
     for nothing in ("nope", ""):
         told = ledger.read.why(nothing)
-        assert (told.next_code, told.matched_by, told.receipts) == ("NOT_FOUND", "", ())
+        assert (told.next_code, told.matched_by, told.receipts) == ("NEVER_ARRIVED", "", ())
 
 
 def test_why_shows_trouble_first(ledger: Ledger) -> None:

@@ -27,6 +27,7 @@ from casework.observe import log
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 _CAPS_SMALL = 1 << 10  # release and abort PDUs have 4 bytes
 _AE = re.compile(r"[ -\[\]-~]{1,16}")
+_TLS_HANDSHAKE = 0x16  # the first byte of a TLS record with a ClientHello (RFC 8446 5.1)
 _SLICE_S = 0.5  # how often a blocked read looks at its deadline
 _LOBBY_SOCKETS = 1024
 _LOBBY_BYTES = 16 << 20
@@ -151,8 +152,14 @@ class Lobby:
         settings: Dicom,
         arrive: Callable[[socket.socket, str, bytes], None],
         tls: ssl.SSLContext | None = None,
+        *,
+        dropped: Callable[[str, str], None] = lambda address, code: None,  # noqa: ARG005 - the signature
     ) -> None:
-        """`arrive` gets a connection with its whole request; it must not block, and owns the socket from then on."""
+        """`arrive` gets a connection with its whole request; it must not block, and owns the socket from then on.
+
+        `dropped` gets the address and the code of who was turned away before; it must not block either.
+        """
+        self._dropped = dropped
         self._listening, self._settings, self._arrive, self._tls = listening, settings, arrive, tls
         self._selector = selectors.DefaultSelector()
         self._guests: dict[int, _Guest] = {}
@@ -236,14 +243,16 @@ class Lobby:
             with contextlib.suppress(OSError):
                 guest.sock.send(abort_pdu(6))
             self._drop(guest, error.code)
-        except OSError:
-            self._drop(guest, "")
+        except OSError as error:
+            self._drop(guest, "TLS_FAILED" if isinstance(error, ssl.SSLError) and guest.shaking else "")
         except Exception as error:  # noqa: BLE001 - the lobby's outer guard: one peer's bytes must never close the door for all
             log.error("lobby.crashed", error_type=type(error).__name__)
             self._drop(guest, "")
 
     def _announced(self, head: bytearray) -> int:
         kind, _, length = struct.unpack(">BBI", head)
+        if kind == _TLS_HANDSHAKE:
+            raise Refused("TLS_FAILED", "TLS on a port for plain DICOM")
         if kind != ASSOCIATE_RQ:
             raise Refused("PROTOCOL_VIOLATION", "not an association request")
         if length > self._settings.max_associate_pdu_bytes:
@@ -282,6 +291,7 @@ class Lobby:
         guest.sock.close()
         if code:
             log.info("lobby.dropped", code=code, host=guest.address)
+            self._dropped(guest.address, code)
 
 
 class Closed(Exception):

@@ -122,7 +122,7 @@ class Server:
         self._wires: dict[int, Wire] = {}
         self._listening = listening or listen(settings)
         self.port: int = self._listening.getsockname()[1]
-        self._lobby = Lobby(self._listening, settings, self._arrive)
+        self._lobby = Lobby(self._listening, settings, self._arrive, dropped=self._dropped)
 
     @property
     def open_associations(self) -> int:
@@ -166,6 +166,10 @@ class Server:
                 return
         self._reject(sock, address, rejection)
         self._store.rejected(caller, rejection.code)
+
+    def _dropped(self, address: str, code: str) -> None:
+        """Somebody never got as far as to say who they are."""
+        self._store.rejected(Caller("", "", address), code)
 
     def _reject(self, sock: socket.socket, address: str, rejection: Rejection) -> None:
         log.warning("association.rejected", code=rejection.code, host=address)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from prometheus_client import start_http_server
@@ -23,6 +23,7 @@ from casework import __version__
 from casework.case import CaseState, shown_words
 from casework.config import Settings, load
 from casework.entrypoints.explain import explain, plain
+from casework.entrypoints.presence import Presence
 from casework.errors import CaseworkError, Refused
 from casework.ledger import CaseRow, Ledger
 from casework.observe import hide_values, setup_logging
@@ -113,7 +114,8 @@ def _door(module: str, config: Path | None, *, supervised: int) -> None:
         setup_logging(module)
         if not supervised:
             _stand_alone(module, settings)
-        importlib.import_module(f"casework.entrypoints.{module}").main(settings)
+        with Presence(settings, module):
+            importlib.import_module(f"casework.entrypoints.{module}").main(settings)
 
 
 def _stand_alone(module: str, settings: Settings) -> None:
@@ -185,12 +187,28 @@ def migrate(config: Config = None) -> None:
 
 
 @app.command()
-def why(query: str, config: Config = None, language: Language = "en") -> None:
+def why(
+    query: str,
+    config: Config = None,
+    language: Language = "en",
+    as_json: Annotated[bool, typer.Option("--json", help="As the API answers, for programs.")] = False,
+    ask: Annotated[bool, typer.Option(help="Ask the PACS when nothing is known here.")] = True,
+) -> None:
     """Why did my study not run? QUERY: accession number, Study Instance UID, Patient ID, SOP Instance UID or case id."""
-    with _ledger(config) as (_, ledger):
-        answer = ledger.read.why(query)
-        for line in explain(answer, language, datetime.now(UTC)):
-            typer.echo(line)
+    from casework.entrypoints.ask import ask_pacs
+
+    with _ledger(config) as (settings, ledger):
+        now = datetime.now(UTC)
+        answer = ledger.read.why(query, now)
+        told = ask_pacs(settings, query) if ask and not answer.cases else ()
+        if as_json:
+            from casework.entrypoints.api.views_why import why as view
+
+            words: Literal["en", "zh"] = "zh" if language == "zh" else "en"
+            typer.echo(view(answer, words, settings, told, associations=True, now=now).model_dump_json(indent=1))
+        else:
+            for line in explain(answer, language, now, settings, told):
+                typer.echo(line)
         if not answer.matched_by:
             raise typer.Exit(1)
 

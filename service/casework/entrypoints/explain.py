@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from casework.case import shown_words
-from casework.ledger import CaseRow, OrderRow, Why, WhyCase
+from casework.config import Settings
+from casework.entrypoints.ask import PacsAnswer, next_of
+from casework.entrypoints.moments import STAGES, Language, about, describe
+from casework.ledger import CaseRow, OrderRow, Queue, Why, WhyCase
 from casework.reasons import REASONS, reason
 
 _WORDS = {
-    "nothing": ("Nothing here matches that identifier.", "没有与该标识符匹配的内容。"),
     "matched": ("found by", "匹配依据"),
     "arrived": ("arrived", "收到"),
     "case": ("case", "病例"),
@@ -27,8 +29,24 @@ _WORDS = {
     "try": ("try", "第几次"),
     "proof": ("proof by", "证明方式"),
     "note": ("note", "备注"),
-    "refused": ("not used", "未使用"),
-    "association": ("association", "连接"),
+    "accession": ("accession number", "检查号"),
+    "study": ("study", "检查"),
+    "patient": ("patient", "患者"),
+    "instance": ("image", "图像"),
+    "fetch": ("a fetch from the PACS", "从PACS获取的记录"),
+    "detail": ("detail", "详情"),
+    "stands": ("stands at", "当前阶段"),
+    "timeline": ("what happened", "经过"),
+    "turned_away": ("connections of the last day that brought nothing", "最近一天未带来图像的连接"),
+    "here": ("this service listens as", "本服务的接收设置"),
+    "pacs": ("PACS", "PACS"),
+    "silent": ("not running, last seen", "未运行，最后出现于"),
+    "ahead": ("ahead", "前面"),
+    "running": ("running", "运行中"),
+    "workers": ("workers", "分析进程"),
+    "estimate": ("results in about", "预计等待"),
+    "no_estimate": ("no estimate: no worker, or nothing measured yet", "无法估计：没有分析进程或尚无测量数据"),
+    "runs": ("runs measured", "次实测"),
 }
 
 
@@ -36,23 +54,24 @@ class _Speaker:
     """Chooses the language once."""
 
     def __init__(self, language: str) -> None:
-        self._zh = language == "zh"
+        self.chinese = language == "zh"
+        self.language: Language = "zh" if self.chinese else "en"
 
     def word(self, key: str) -> str:
-        return _WORDS[key][self._zh]
+        return _WORDS[key][self.chinese]
 
     def what(self, code: str) -> str:
         if code not in REASONS:  # a newer program wrote it
             return code
         row = reason(code)
-        return row.zh if self._zh else row.en
+        return row.zh if self.chinese else row.en
 
     def next(self, code: str) -> str:
         row = reason(code if code in REASONS else "INTERNAL")
-        return row.next_zh if self._zh else row.next_en
+        return row.next_zh if self.chinese else row.next_en
 
     def state(self, case: CaseRow) -> str:
-        return shown_words(case.state, case.waiting_for, chinese=self._zh)
+        return shown_words(case.state, case.waiting_for, chinese=self.chinese)
 
 
 def plain(text: str) -> str:
@@ -60,31 +79,69 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def explain(why: Why, language: str, now: datetime) -> Iterator[str]:
-    """Lines for a person: what arrived, what each case waits for and since when, and what to do next.
+def explain(
+    why: Why, language: str, now: datetime, settings: Settings | None = None, told: Sequence[PacsAnswer] = ()
+) -> Iterator[str]:
+    """Lines for a person: what arrived, where it stands and since when, what happened in order, and what to do next.
 
     Identifiers may come from a sender or from the answer of a PACS, so every line is made plain.
     """
-    yield from map(plain, _lines(why, language, now))
+    yield from map(plain, _lines(why, language, now, settings, told))
 
 
-def _lines(why: Why, language: str, now: datetime) -> Iterator[str]:
+def _lines(
+    why: Why, language: str, now: datetime, settings: Settings | None, told: Sequence[PacsAnswer]
+) -> Iterator[str]:
     say = _Speaker(language)
-    if not why.matched_by:
-        yield say.word("nothing")
-        yield f"{say.word('next')}: {say.next('NOT_FOUND')}"
-        return
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(why.receipt_counts.items()))
-    yield f"{say.word('matched')}: {why.matched_by}; {say.word('arrived')}: {counts or 0}"
-    for association in why.associations[:5]:
-        ended = association.end or "open"
-        numbers = ", ".join(f"{n} {verdict}" for verdict, n in sorted(association.counts.items()) if n)
-        yield f"  {association.opened_at:%Y-%m-%d %H:%M:%S} {say.word('association')} {ascii(association.calling)[1:-1]} ({association.address}) {ended} {numbers}".rstrip()
-    for code, count in _refusals(why).items():
-        yield f"  {say.word('refused')}: {count} x {code}: {say.what(code)} {say.next(code)}"
+    if why.matched_by:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(why.receipt_counts.items()))
+        yield f"{say.word('matched')}: {say.word(why.matched_by)}; {say.word('arrived')}: {counts or 0}"
+    else:
+        yield say.what("NEVER_ARRIVED")
+        yield from _listening(settings, say)
     for item in why.cases:
         yield from _case(item, say, now)
-    yield f"{say.word('next')}: {say.next(why.next_code)}"
+    yield from _timeline(why, say)
+    for answer in told:
+        yield f"{say.word('pacs')} {answer.destination}: {say.what(answer.code)}"
+        for study in answer.studies:
+            numbers = " ".join(f"{modality} {count}" for modality, count in sorted(study.modalities.items()))
+            yield f"  {study.study_date} {numbers} {study.study_uid} {study.accession_number}"
+    yield from _troubles(why, say, now)
+    code = next_code(why, told)
+    stage = STAGES[why.stage][say.chinese]
+    yield f"{say.word('stands')}: {stage}: {code}: {say.what(code)}"
+    yield f"{say.word('next')}: {say.next(code)}"
+
+
+def next_code(why: Why, told: Sequence[PacsAnswer] = ()) -> str:
+    """The reason to act on: what a PACS says of something that never arrived says more than our not knowing it."""
+    return (next_of(told) if told and not why.cases and why.next_code == "NEVER_ARRIVED" else "") or why.next_code
+
+
+def _listening(settings: Settings | None, say: "_Speaker") -> Iterator[str]:
+    """Where a sender has to send to: wrong title, address and port are the usual causes of silence."""
+    if settings is not None:
+        dicom = settings.dicom
+        yield f"  {say.word('here')}: {dicom.ae_title} {dicom.host}:{dicom.port}"
+
+
+def _timeline(why: Why, say: "_Speaker") -> Iterator[str]:
+    if not why.timeline:
+        return
+    yield f"{say.word('timeline') if why.matched_by else say.word('turned_away')}:"
+    for moment in why.timeline:
+        stage = STAGES[moment.stage][say.chinese]
+        code = f" [{moment.code}]" if moment.code else ""
+        yield f"  {moment.at:%Y-%m-%d %H:%M:%S} {stage}: {describe(moment, say.language)}{code} {about(moment)}".rstrip()
+
+
+def _troubles(why: Why, say: "_Speaker", now: datetime) -> Iterator[str]:
+    """Doors that are not there."""
+    for row in why.processes:
+        if not row.alive(now):
+            last = f" {row.code}: {say.what(row.code)}" if row.code else ""
+            yield f"  ! {row.door} {row.host}: {say.word('silent')} {row.beat_at:%Y-%m-%d %H:%M:%S}{last}"
 
 
 def explain_fetches(orders: Sequence[OrderRow], language: str) -> Iterator[str]:
@@ -101,20 +158,16 @@ def explain_fetches(orders: Sequence[OrderRow], language: str) -> Iterator[str]:
             yield plain(f"    {row.code}: {say.what(row.code)}{detail}")
 
 
-def _refusals(why: Why) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for receipt in why.receipts:
-        if receipt.code:
-            found[receipt.code] = found.get(receipt.code, 0) + 1
-    return found
-
-
 def _case(item: WhyCase, say: _Speaker, now: datetime) -> Iterator[str]:
     case = item.case
     age = _age((now - case.changed_at).total_seconds())
     yield f"{say.word('case')} {case.id} {say.word('revision')} {case.revision}: {say.state(case)} ({say.word('since')} {age})"
-    if item.code:
-        yield f"  {item.code}: {say.what(item.code)}"
+    for code in filter(None, (item.code, item.blocked)):
+        yield f"  {code}: {say.what(code)}"
+    if case.detail:
+        yield f"  {say.word('detail')}: {case.detail}"
+    if item.queue is not None:
+        yield f"  {_queue(item.queue, say)}"
     if case.waiting_for and case.waiting_since and case.waiting_until:
         names = ", ".join(case.waiting_for)
         yield f"  {say.word('waits')} {names} {say.word('since')} {case.waiting_since:%Y-%m-%d %H:%M} {say.word('until')} {case.waiting_until:%Y-%m-%d %H:%M} UTC"
@@ -131,6 +184,15 @@ def _case(item: WhyCase, say: _Speaker, now: datetime) -> Iterator[str]:
         yield f"  {say.word('delivery')} {delivery.destination} {delivery.kind} {delivery.label}: {delivery.state.value}{status} ({say.word('try')} {delivery.attempt}{proof}{again})"
     if item.waiting_until is not None:
         yield f"  {say.word('due')}: {item.waiting_until:%Y-%m-%d %H:%M:%S}"
+
+
+def _queue(queue: Queue, say: "_Speaker") -> str:
+    """Who is ahead, and an estimate only where there is something to estimate from."""
+    words = f"{say.word('ahead')}: {queue.ahead}, {say.word('running')}: {queue.running}, {say.word('workers')}: {queue.workers}"
+    if queue.estimate_s is None:
+        return f"{words}; {say.word('no_estimate')}"
+    low, high = queue.estimate_s
+    return f"{words}; {say.word('estimate')} {_age(low)} - {_age(high)} ({queue.runs} {say.word('runs')})"
 
 
 def _age(seconds: float) -> str:

@@ -7,6 +7,7 @@ SIGKILL is repeated once its lease has ended; images that came before count as d
 import contextlib
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -29,13 +30,14 @@ DRAIN_S = 50.0
 class _Sink:
     """One image: bytes to intake, its answer in two words."""
 
-    def __init__(self, reception: Reception) -> None:
-        self._reception = reception
+    def __init__(self, reception: Reception, counts: Counter[str]) -> None:
+        self._reception, self._counts = reception, counts
         self.write, self.abandon = reception.write, reception.abandon
 
     def finish(self) -> tuple[Verdict, str]:
         """Wait for the answer."""
         answer = self._reception.finish()
+        self._counts[answer.verdict] += 1
         return answer.verdict, answer.code
 
 
@@ -44,14 +46,15 @@ class _Take:
 
     def __init__(self, intake: Intake, claimed: ClaimedCandidate, peer: str, association_id: str) -> None:
         self._intake, self._claimed, self._peer, self._association_id = intake, claimed, peer, association_id
+        self.counts: Counter[str] = Counter()
 
     def part10(self) -> Sink:
         """An image that comes as a Part 10 file."""
-        return _Sink(self._intake.start_part10(self._context("", "")))
+        return _Sink(self._intake.start_part10(self._context("", "")), self.counts)
 
     def dataset(self, sop_class: str, sop_instance: str, transfer_syntax: str) -> Sink:
         """An image that comes as a data set."""
-        return _Sink(self._intake.start_dataset(self._context(sop_class, sop_instance), transfer_syntax))
+        return _Sink(self._intake.start_dataset(self._context(sop_class, sop_instance), transfer_syntax), self.counts)
 
     def _context(self, sop_class: str, sop_instance: str) -> Context:
         asked = self._claimed
@@ -88,13 +91,13 @@ class IntakeDoor:
         peer = destination.ae_title or destination.name
         address = destination.host if destination.kind == "dimse" else "fetch"
         opened = self._intake.open_association(peer, self._settings.dicom.ae_title, address)
-        end = "aborted"
+        take, end = _Take(self._intake, claimed, peer, opened), "aborted"
         try:
-            yield _Take(self._intake, claimed, peer, opened)
+            yield take
             end = "released"
         finally:
             with contextlib.suppress(CaseworkError):
-                self._intake.close_association(opened, end, "", {})
+                self._intake.close_association(opened, end, "", dict(take.counts))
 
 
 def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S) -> bool:

@@ -44,10 +44,9 @@ from casework.ledger.types import (
     Swept,
     Unproved,
     Waiting,
-    Why,
-    WhyCase,
 )
 from casework.ledger.types_fetch import CandidateRow, ClaimedCandidate, ClaimedOrder, HereStudy, Listed, OrderRow
+from casework.ledger.types_why import Moment, Queue, Stage, Why, WhyCase
 
 __all__ = [
     "EXCLUSIONS",
@@ -77,14 +76,17 @@ __all__ = [
     "Ledger",
     "Listed",
     "Metrics",
+    "Moment",
     "OrderRow",
     "Page",
     "ProcessRow",
+    "Queue",
     "Read",
     "ReceiptRow",
     "Requested",
     "Resend",
     "Selector",
+    "Stage",
     "StudyRow",
     "Swept",
     "Unproved",

@@ -54,9 +54,9 @@ from casework.ledger.types import (
     InstanceRow,
     Metrics,
     Page,
-    Why,
 )
 from casework.ledger.types_fetch import OrderRow
+from casework.ledger.types_why import Why
 
 _OPEN_CASES = (CaseState.RECEIVING, CaseState.STABLE, CaseState.QUEUED)
 _WAITING = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.UNKNOWN, DeliveryState.RETRY_WAIT)
@@ -171,10 +171,13 @@ class Read(ReadLists):
         with self._database.read() as connection:
             return audit.events(connection, after_seq=after_seq, limit=limit)
 
-    def why(self, query: str) -> Why:
-        """What happened to an accession number, study, patient, instance or case, and what to do next."""
+    def why(self, query: str, now: datetime | None = None) -> Why:
+        """What happened to an accession number, study, patient, instance or case, and what to do next.
+
+        With `now` it also says which processes are gone, and who was turned away lately.
+        """
         with self._database.read() as connection:
-            return answer(connection, query)
+            return answer(connection, query, now)
 
     def fetches(self, case_id: str) -> list[OrderRow]:
         """What was asked of PACS for a case, the studies that they named, and what became of each; newest first.

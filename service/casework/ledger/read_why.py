@@ -1,17 +1,31 @@
-"""The answer to "why": from one identifier to cases, receipts, associations and the reason a person should read."""
+"""The answer to "why": from one identifier to what happened, where it stands, and the reason a person should read."""
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from statistics import median, quantiles
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, func, or_, select
 
-from casework.case import CaseState, JobState, Verdict
+from casework.case import CandidateState, CaseState, JobState, OrderState, Verdict
+from casework.ledger import audit
+from casework.ledger import read_timeline as timeline
 from casework.ledger import store_base as base
+from casework.ledger.read_fetch import orders_of
 from casework.ledger.rows import association_row, deliveries_of, findings_of, jobs_of, receipt_row
-from casework.ledger.schema import association, case_revision, case_root, instance, receipt, study
+from casework.ledger.schema import association, case_revision, case_root, instance, job, receipt, study
 from casework.ledger.store_cases import studies_of
-from casework.ledger.types import CaseRow, ReceiptRow, Why, WhyCase
+from casework.ledger.store_process import ProcessRow, processes
+from casework.ledger.types import AssociationRow, CaseRow, ReceiptRow
+from casework.ledger.types_fetch import OrderRow
+from casework.ledger.types_why import Queue, Stage, Why, WhyCase
+from casework.reasons import REASONS
 
-_CASES, _RECEIPTS, _ASSOCIATIONS = 20, 200, 50
+_CASES, _RECEIPTS, _ASSOCIATIONS, _TIMELINES = 20, 200, 50, 5
+_EVENTS = 2000
+_LATELY = timedelta(days=1)
+_TAKEN = (Verdict.ACCEPTED, Verdict.DUPLICATE, Verdict.KEPT_ASIDE)
+_S = Stage
 
 # Without a stored reason, the state itself says what is going on.
 _BY_STATE = {
@@ -27,9 +41,25 @@ _BY_STATE = {
     CaseState.SUPERSEDED: "SUPERSEDED",
     CaseState.CLOSED: "CANCELLED",
 }
+# Which door has to be there for a case to leave a state, and what its absence is called.
+_DOOR_OF_STATE: Mapping[CaseState, str] = {
+    CaseState.RECEIVING: "keeper",
+    CaseState.STABLE: "keeper",
+    CaseState.QUEUED: "infer_worker",
+    CaseState.RUNNING: "infer_worker",
+    CaseState.RENDERED: "deliver_worker",
+    CaseState.DELIVERING: "deliver_worker",
+}
+_DOWN = {
+    "listener": "LISTENER_DOWN",
+    "keeper": "KEEPER_DOWN",
+    "infer_worker": "WORKER_DOWN",
+    "deliver_worker": "SENDER_DOWN",
+    "fetch_worker": "FETCHER_DOWN",
+}
 
 
-def answer(connection: Connection, query: str) -> Why:
+def answer(connection: Connection, query: str, now: datetime | None = None) -> Why:
     """Search the identifier as case id, accession number, study UID, SOP Instance UID and Patient ID, in this order."""
     searches = (
         ("case", case_revision.c.id == query, None),
@@ -38,6 +68,7 @@ def answer(connection: Connection, query: str) -> Why:
         ("instance", _in_instance(query), receipt.c.sop_uid == query),
         ("patient", case_root.c.patient_id == query, receipt.c.patient_id == query),
     )
+    alive = processes(connection) if now else []
     for kind, about_case, about_receipt in searches if query else ():
         found = base.case_columns().where(about_case).order_by(case_revision.c.no.desc()).limit(_CASES)
         cases = [base.case_row(row) for row in connection.execute(found)]
@@ -45,8 +76,79 @@ def answer(connection: Connection, query: str) -> Why:
             about_receipt = receipt.c.root_id.in_([case.root_id for case in cases])  # noqa: PLW2901 - fills the gap above
         receipts, counts = _receipts(connection, about_receipt)
         if cases or receipts:
-            return _why(connection, query, kind, cases, receipts, counts)
-    return Why(query, "", (), (), {}, (), "NOT_FOUND")
+            asker = _Asker(connection, query, kind, alive, now)
+            return asker.why(cases, receipts, counts)
+    orders = orders_of(connection, [], query) if query else []
+    if orders:
+        return _of_orders(query, orders, alive, now)
+    return _nothing(connection, query, alive, now)
+
+
+def _nothing(connection: Connection, query: str, alive: Sequence[ProcessRow], now: datetime | None) -> Why:
+    """No trace: the listener may be gone, or the sender may be among those who were turned away."""
+    turned_away: tuple[AssociationRow, ...] = ()
+    code = blocked_by("listener", alive, now)
+    if now is not None:
+        lately = association.c.opened_at.between(now - _LATELY, now), association.c.closed_at.is_not(None)
+        rows = connection.execute(
+            select(association).where(*lately).order_by(association.c.opened_at.desc()).limit(1000)
+        )
+        turned_away = tuple(row for row in map(association_row, rows) if _brought_nothing(row))[:_ASSOCIATIONS]
+        code = code or next((row.code for row in turned_away if row.code in REASONS), "")
+    seen = timeline.moments((), (), turned_away, ())
+    told = code or "NEVER_ARRIVED"
+    return Why(query, "", (), (), {}, (), told, timeline=seen, processes=tuple(alive), turned_away=turned_away)
+
+
+def _brought_nothing(row: AssociationRow) -> bool:
+    """Whether an association may have been somebody's try to send: an echo is none."""
+    took = sum(row.counts.get(name, 0) for name in ("stored", "echo", *_TAKEN))
+    return not took or row.code != "" or row.end == "rejected"
+
+
+def _of_orders(query: str, orders: Sequence[OrderRow], alive: Sequence[ProcessRow], now: datetime | None) -> Why:
+    """Nothing arrived, but a PACS was asked for it, or named it beside another study."""
+    code = fetch_code(query, orders)
+    blocked = blocked_by("fetch_worker", alive, now) if code in _UNDER_WAY else ""
+    return Why(
+        query=query,
+        matched_by="fetch",
+        cases=(),
+        receipts=(),
+        receipt_counts={},
+        associations=(),
+        next_code=blocked or code,
+        stage=_S.FETCH,
+        timeline=timeline.moments((), (), (), orders),
+        orders=tuple(orders),
+        processes=tuple(alive),
+    )
+
+
+_UNDER_WAY = ("FETCH_DUE", "FETCHING", "FETCH_CHOSEN")
+
+
+def fetch_code(query: str, orders: Sequence[OrderRow]) -> str:
+    """What became of the study that is asked for; its own candidate says more than the order."""
+    own = [row for order in orders for row in order.candidates if query in (row.study_uid, row.accession_number)]
+    best = next((row for row in own if row.state is not CandidateState.REJECTED), own[0] if own else None)
+    if best is not None:
+        return best.code
+    order = orders[0]
+    if order.state in (OrderState.DUE, OrderState.ASKING):
+        return "FETCHING" if order.state is OrderState.ASKING else order.code or "FETCH_DUE"
+    return order.code or "FETCH_NOT_FOUND"
+
+
+def blocked_by(door: str, alive: Sequence[ProcessRow], now: datetime | None) -> str:
+    """The code why a door does nothing, "" when it is there, or when nothing is known of any door."""
+    if now is None or not alive:
+        return ""
+    mine = [row for row in alive if row.door == door]
+    if any(row.alive(now) for row in mine):
+        return ""
+    failed = next((row.code for row in mine if row.state == "failed" and row.code in REASONS), "")
+    return failed or _DOWN[door]
 
 
 def _in_study(condition: Any) -> Any:
@@ -66,40 +168,91 @@ def _receipts(connection: Connection, condition: Any) -> tuple[list[ReceiptRow],
     return [receipt_row(row) for row in connection.execute(query)], counts
 
 
-def _why(  # noqa: PLR0917 - one caller, above
-    connection: Connection,
-    query: str,
-    kind: str,
-    cases: list[CaseRow],
-    receipts: list[ReceiptRow],
-    counts: dict[str, int],
-) -> Why:
-    ids = sorted({row.association_id for row in receipts})
-    log = select(association).where(association.c.id.in_(ids)).order_by(association.c.opened_at.desc())
-    told = tuple(_why_case(connection, case) for case in cases)
-    refused = next((row.code for row in receipts if row.verdict in (Verdict.REFUSED, Verdict.KEPT_ASIDE)), "")
-    return Why(
-        query=query,
-        matched_by=kind,
-        cases=told,
-        receipts=tuple(receipts),
-        receipt_counts=counts,
-        associations=tuple(association_row(row) for row in connection.execute(log.limit(_ASSOCIATIONS))),
-        next_code=told[0].code if told else refused or "NOT_FOUND",
-    )
+class _Asker:
+    """One question whose identifier was found."""
 
+    def __init__(
+        self, connection: Connection, query: str, kind: str, alive: Sequence[ProcessRow], now: datetime | None
+    ) -> None:
+        self._connection, self._query, self._kind = connection, query, kind
+        self._alive, self._now = alive, now
 
-def _why_case(connection: Connection, case: CaseRow) -> WhyCase:
-    jobs, deliveries = jobs_of(connection, case.id), deliveries_of(connection, case.id)
-    due = [job.next_at for job in jobs if job.state is JobState.RETRY_WAIT and job.next_at]
-    due += [row.next_at for row in deliveries if row.next_at]
-    due += [case.waiting_until] if case.waiting_until else []
-    return WhyCase(
-        case=case,
-        studies=tuple(studies_of(connection, case)),
-        jobs=tuple(jobs),
-        deliveries=tuple(deliveries),
-        findings=tuple(findings_of(connection, case.id)),
-        code=case.reason or _BY_STATE[case.state],
-        waiting_until=min(due, default=None),
-    )
+    def why(self, cases: Sequence[CaseRow], receipts: Sequence[ReceiptRow], counts: Mapping[str, int]) -> Why:
+        """Everything about it."""
+        ids = sorted({row.association_id for row in receipts})
+        log = select(association).where(association.c.id.in_(ids)).order_by(association.c.opened_at.desc())
+        associations = [association_row(row) for row in self._connection.execute(log.limit(_ASSOCIATIONS))]
+        told = tuple(self._case(case) for case in cases)
+        orders = orders_of(self._connection, sorted({case.root_id for case in cases}), self._query)
+        events = [
+            event
+            for case in cases[:_TIMELINES]
+            for event in audit.events(self._connection, case_id=case.id, limit=_EVENTS)
+        ]
+        refused = next((row.code for row in receipts if row.verdict in (Verdict.REFUSED, Verdict.KEPT_ASIDE)), "")
+        first = told[0] if told else None
+        return Why(
+            query=self._query,
+            matched_by=self._kind,
+            cases=told,
+            receipts=tuple(receipts),
+            receipt_counts=counts,
+            associations=tuple(associations),
+            next_code=(first.blocked or first.code) if first else refused or "NOT_FOUND",
+            stage=first.stage if first else _S.ADMISSION,
+            timeline=timeline.moments(events, receipts, associations, orders),
+            orders=tuple(orders),
+            processes=tuple(self._alive),
+        )
+
+    def _case(self, case: CaseRow) -> WhyCase:
+        jobs, deliveries = jobs_of(self._connection, case.id), deliveries_of(self._connection, case.id)
+        due = [job.next_at for job in jobs if job.state is JobState.RETRY_WAIT and job.next_at]
+        due += [row.next_at for row in deliveries if row.next_at]
+        code = case.reason or _BY_STATE[case.state]
+        stage = self._stage(case, code)
+        door = "fetch_worker" if stage is _S.FETCH else _DOOR_OF_STATE.get(case.state, "")
+        return WhyCase(
+            case=case,
+            studies=tuple(studies_of(self._connection, case)),
+            jobs=tuple(jobs),
+            deliveries=tuple(deliveries),
+            findings=tuple(findings_of(self._connection, case.id)),
+            code=code,
+            waiting_until=min(due, default=None),
+            stage=stage,
+            blocked=blocked_by(door, self._alive, self._now) if door else "",
+            queue=self._queue(case) if case.state is CaseState.QUEUED else None,
+        )
+
+    def _stage(self, case: CaseRow, code: str) -> Stage:
+        """Where the case stands, or where it was when it ended."""
+        if code == "FETCHING":
+            return _S.FETCH
+        if code == "PROOF_PENDING":
+            return _S.COMMIT
+        if case.state is CaseState.QUEUED and code == "RETRY_LATER":
+            return _S.ENGINE
+        if case.state in (CaseState.REJECTED, CaseState.NEEDS_ATTENTION):
+            return timeline.stage_of_move(timeline.last_move(self._connection, case.id))
+        return timeline.STAGE_OF_STATE[case.state]
+
+    def _queue(self, case: CaseRow) -> Queue:
+        """Who is ahead, and what the newest runs took."""
+        mine = select(job.c.id, job.c.priority).where(job.c.case_id == case.id).order_by(job.c.id.desc()).limit(1)
+        own = self._connection.execute(mine).first()
+        waiting = job.c.state.in_([JobState.READY, JobState.RETRY_WAIT])
+        number, priority = (own.id, own.priority) if own else (0, 0)
+        before = or_(job.c.priority > priority, and_(job.c.priority == priority, job.c.id < number))
+        ahead = select(func.count()).select_from(job).where(waiting, before)
+        running = select(func.count()).select_from(job).where(job.c.state == JobState.LEASED)
+        took = timeline.run_seconds(self._connection)
+        alive = [row for row in self._alive if self._now and row.door == "infer_worker" and row.alive(self._now)]
+        return Queue(
+            ahead=self._connection.execute(ahead).scalar_one(),
+            running=self._connection.execute(running).scalar_one(),
+            workers=len(alive),
+            runs=len(took),
+            usual_s=median(took) if took else None,
+            slow_s=quantiles(took, n=10)[-1] if len(took) > 1 else (took[0] if took else None),
+        )

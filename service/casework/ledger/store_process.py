@@ -11,6 +11,7 @@ from casework.ledger.store_base import Store
 
 STALE_S = 60.0
 _FORGET = timedelta(days=7)
+_FRESH = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,20 @@ class ProcessRow:
 class ProcessStore(Store):
     """The doors' part of the facade."""
 
-    def beat(self, row: ProcessRow) -> None:
-        """Write how a process is; one row for each door and host."""
+    def beat(self, row: ProcessRow, *, starts: bool = False) -> None:
+        """Write how a process is; one row for each door and host.
+
+        One that only `starts` doesn't hide why it failed just before: perhaps it is about to fail again.
+        """
         values = {name: getattr(row, name) for name in ProcessRow.__slots__}
         values["host"] = clean(row.host)[:255]
         same = (process.c.door == row.door) & (process.c.host == values["host"])
+        failed = select(process.c.pid).where(
+            same, process.c.state == "failed", process.c.beat_at > row.beat_at - _FRESH
+        )
         with self._database.write(row.beat_at) as tx:
+            if starts and tx.connection.execute(failed).first() is not None:
+                return
             if tx.connection.execute(update(process).where(same).values(values)).rowcount == 0:
                 tx.connection.execute(insert(process), values)
                 tx.connection.execute(delete(process).where(process.c.beat_at < row.beat_at - _FORGET))

@@ -377,32 +377,6 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class WhyCase:
-    """One case in the answer to "why": its state, the coded reason and what to do next."""
-
-    case: CaseRow
-    studies: tuple[StudyRow, ...]
-    jobs: tuple[JobRow, ...]
-    deliveries: tuple[DeliveryRow, ...]
-    findings: tuple[FindingRow, ...]
-    code: str  # the reason that explains the state best, a row of casework.reasons
-    waiting_until: datetime | None  # when something is due, None when nothing is scheduled
-
-
-@dataclass(frozen=True, slots=True)
-class Why:
-    """What happened to something: associations, receipts (refused and kept aside too), cases. Newest first."""
-
-    query: str
-    matched_by: str  # "case" | "accession" | "study" | "patient" | "instance" | "" when nothing matched
-    cases: tuple[WhyCase, ...]
-    receipts: tuple[ReceiptRow, ...]
-    receipt_counts: Mapping[str, int]  # verdict -> how many in all; `receipts` may be cut
-    associations: tuple[AssociationRow, ...]
-    next_code: str  # the reason whose next action a person should read, "NOT_FOUND" when nothing matched
-
-
-@dataclass(frozen=True, slots=True)
 class Metrics:
     """Counts for health, Prometheus and the status page. Ages are the caller's: now - oldest."""
 

@@ -23,6 +23,7 @@ from casework.entrypoints.api import (
     routes_service,
     routes_stow,
     routes_summary,
+    routes_why,
     schemas,
 )
 from casework.entrypoints.api.door import Door
@@ -51,6 +52,7 @@ def create_app(door: Door) -> FastAPI:
         routes_fetches,
         routes_service,
         routes_summary,
+        routes_why,
     ):
         module.add_routes(app, door)
     page.add_routes(app)

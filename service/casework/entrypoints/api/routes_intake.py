@@ -9,7 +9,7 @@ from starlette.requests import Request
 from casework.case import Verdict
 from casework.entrypoints.api import schemas, views
 from casework.entrypoints.api.auth import Role
-from casework.entrypoints.api.door import Door, add, language, principal
+from casework.entrypoints.api.door import Door, add, language
 from casework.entrypoints.api.routes_cases import Limit
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -47,25 +47,11 @@ class IntakeRoutes:
         items = [views.delivery(row, language(request)) for row in rows]
         return schemas.DeliveryPage(items=items, next_cursor=items[-1].id if len(items) == limit else None)
 
-    def why(self, request: Request, q: Term) -> schemas.Why:
-        """Everything known of a search term."""
-        return self._why(request, q)
-
-    def why_private(self, request: Request, search: schemas.WhyRequest) -> schemas.Why:
-        """The same, with the term in the body."""
-        return self._why(request, search.q)
-
-    def _why(self, request: Request, term: str) -> schemas.Why:
-        admin = principal(request).role.covers(Role.ADMIN)
-        return views.why(self._read.why(term), language(request), associations=admin)
-
 
 def add_routes(app: FastAPI, door: Door) -> None:
     """Add the routes of this module."""
     routes = IntakeRoutes(door)
     listing = (400, 503)
-    add(app, "GET", "/v1/why", routes.why, role=Role.VIEWER, tag="cases", failures=listing)
-    add(app, "POST", "/v1/why", routes.why_private, role=Role.VIEWER, tag="cases", failures=(400, 413, 503))
     add(app, "GET", "/v1/receipts", routes.list_receipts, role=Role.VIEWER, tag="intake", failures=listing)
     add(app, "GET", "/v1/associations", routes.list_associations, role=Role.ADMIN, tag="intake", failures=listing)
     add(app, "GET", "/v1/deliveries", routes.list_deliveries, role=Role.VIEWER, tag="results", failures=listing)

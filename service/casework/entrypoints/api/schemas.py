@@ -387,44 +387,6 @@ class AssociationPage(BaseModel):
     next_cursor: int | None
 
 
-class WhyRequest(BaseModel):
-    """A search whose term stays out of the address."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    q: Term
-
-
-class WhyCase(BaseModel):
-    """One case in the answer to "why"."""
-
-    id: str
-    revision: int
-    state: CaseState
-    shown: ShownState
-    reason: Reason
-    waiting_for: list[str]
-    waiting_since: datetime | None
-    waiting_until: datetime | None
-    changed_at: datetime
-    studies: list[Study]
-    findings: list[Finding]
-    jobs: list[Job]
-    deliveries: list[Delivery]
-
-
-class Why(BaseModel):
-    """Everything known of a search term."""
-
-    query: str
-    matched_by: str
-    next: Reason
-    cases: list[WhyCase]
-    receipt_counts: dict[str, int]
-    receipts: list[Receipt]
-    associations: list[Association]
-
-
 class StoreResponse(BaseModel):
     """The Store Instances response module as DICOM JSON, keyed by tag."""
 

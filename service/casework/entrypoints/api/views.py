@@ -23,8 +23,6 @@ from casework.ledger.types import (
     JobRow,
     ReceiptRow,
     StudyRow,
-    Why,
-    WhyCase,
 )
 from casework.reasons import REASONS, Family
 from casework.report import texts
@@ -308,35 +306,4 @@ def association(row: AssociationRow, language: Language) -> schemas.Association:
         end=row.end,
         reason=maybe_reason(row.code, language),
         counts=dict(row.counts),
-    )
-
-
-def why(answer: Why, language: Language, *, associations: bool) -> schemas.Why:
-    """Everything known of a search term; the association log only for those who may read it."""
-    return schemas.Why(
-        query=answer.query,
-        matched_by=answer.matched_by,
-        next=reason(answer.next_code, language),
-        cases=[_why_case(item, language) for item in answer.cases],
-        receipt_counts=dict(answer.receipt_counts),
-        receipts=[receipt(row, language) for row in answer.receipts],
-        associations=[association(row, language) for row in answer.associations] if associations else [],
-    )
-
-
-def _why_case(item: WhyCase, language: Language) -> schemas.WhyCase:
-    return schemas.WhyCase(
-        id=item.case.id,
-        revision=item.case.revision,
-        state=item.case.state,
-        shown=shown_state(item.case, language),
-        reason=reason(item.code, language),
-        waiting_for=list(item.case.waiting_for),
-        waiting_since=item.case.waiting_since if item.case.waiting_for else None,
-        waiting_until=item.waiting_until,
-        changed_at=item.case.changed_at,
-        studies=[study(row) for row in item.studies],
-        findings=[finding(row, language) for row in item.findings],
-        jobs=[job(row, language) for row in item.jobs],
-        deliveries=[delivery(row, language) for row in item.deliveries],
     )
