@@ -12,8 +12,8 @@ _TEMPLATE = """# {name} {version}
 CMAN, a cross-modal attention network. Per breast it takes up to two mammographic views (CC, MLO), four projections of a
 dynamic MRI (axial, sagittal, axial upper and lower half; pre-contrast, early and late difference as channels) and three
 ultrasound frames, each {size} x {size} pixels, and gives one probability that the axilla of that side holds a lymph-node
-metastasis, a share of the logit per modality, and a heat-map per image. Three ResNet-50 encoders (one a modality, int8
-convolutions) turn each image into 14 x 14 tokens; the tokens of each modality ask those of the others (alignment prior
+metastasis, a share of the logit per modality, and a heat-map per image. Three encoders (one a modality, {encoders},
+{precision} convolutions) turn each image into 14 x 14 tokens; the tokens of each modality ask those of the others (alignment prior
 between views of one plane); gated attention pools them per modality. Contributions add up to the logit exactly.
 Any subset of images runs; absent ones change nothing.
 
@@ -107,6 +107,12 @@ def _tables(evaluation: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _encoders(network: Mapping[str, Any]) -> str:
+    if network.get("reduction"):
+        return "a smaller ResNet with channel and spatial attention, taught by the ResNet-50 of cman"
+    return "ResNet-50"
+
+
 def _dense(log: list[Mapping[str, Any]]) -> str:
     words = []
     for entry in log:
@@ -138,6 +144,8 @@ def write(manifest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
         intended_use=manifest["intended_use"],
         training=manifest["training"],
         size=manifest["input_size"],
+        encoders=_encoders(manifest["network"]),
+        precision=manifest["precision"],
         schedule=_schedule(log),
         seed=evaluation["seed"],
         minutes=seconds / 60,

@@ -7,7 +7,7 @@ truth bits at a quarter of the tensor's size. Here the bits become what each tok
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,10 @@ class Sides:
     case: NDArray[np.int64]
     preprocess: str
     known: bool = True  # whether the truth is known; of real cases it is not, and is all zero
+
+    def part_without_images(self, at: NDArray[np.int64]) -> "Sides":
+        """Some of the sides, without their pixels: for readers of tokens."""
+        return replace(self, images={}).part(at)
 
     def part(self, at: NDArray[np.int64]) -> "Sides":
         """Some of the sides, in memory."""

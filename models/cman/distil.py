@@ -1,15 +1,20 @@
 """cman-lite's encoders: a student taught by the shipped encoders, on their tokens. Resumable, seeded, bounded.
 
     python -m models.cman.distil --data DATA --run models/cman/runs/lite [--steps 500] [--only MG]
+    python -m models.cman.train --data DATA --run models/cman/runs/lite
+    python -m models.cman.release --data DATA --run models/cman/runs/lite --name cman-lite --out models/cman-lite
 
 Cascaded distillation: first the teacher's features (token maps), from half of the run also its attention (where a map is
 strong: Zagoruyko and Komodakis 2017), from eight tenths also its logits (what its readings of the concepts say), each
-added to the ones before, and the dense truth throughout. DATA holds the cohorts of evidence/cohort.py; the teacher's
-tokens are made once, by the graphs that are served, so the student learns from what it is to stand in for.
+added to the ones before, and the dense truth throughout. DATA holds train-1, train-2, ... and val. The teacher's
+tokens are made once, by the graphs that are served, so the student learns from what it is to stand in for; its readings of
+the concepts are the teacher's own. The run's folder is then one that train.py goes on with: the encoders are there.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,13 +25,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casework.engine.bundle import open_package
-from models.cman.data import TOKEN, Sides, open_sides
-from models.cman.encoders import VISIBLE, Schedule, corner, dense_loss, fit, machine, mixed, save, settle
+from models.cman.data import TOKEN, Sides, open_all, open_sides
+from models.cman.encoders import (
+    VISIBLE,
+    DenseEncoder,
+    Schedule,
+    corner,
+    dense_auc,
+    dense_loss,
+    fit,
+    machine,
+    mixed,
+    save,
+    settle,
+)
 from models.cman.evidence import cohort
 from models.cman.evidence.recovered import readings
 from models.cman.journal import Journal
 from models.cman.net.config import CONCEPTS, MODALITIES, STUDENT
-from models.cman.net.encoder import Encoder
+from models.cman.train import train_sets
 
 ATTENTION_FROM, LOGITS_FROM = 0.5, 0.8
 Lesson = tuple[
@@ -110,8 +127,10 @@ def teach(  # noqa: PLR0917  # one encoder's run
 ) -> None:
     """Train one student and write run/encoder-MODALITY.pt."""
     torch.manual_seed(seed)
-    student = Encoder(modality, STUDENT).to(machine())
-    sides, said = material["internal"]
+    began, whole = time.monotonic(), DenseEncoder(modality, STUDENT)
+    whole.read.load_state_dict({"weight": read["weight"][:, :, None, None], "bias": read["bias"]})
+    student = whole.encoder.to(machine())
+    sides, said = material["train"]
 
     def loss(net: nn.Module, batch: Lesson, over: float) -> Tensor:
         tokens = mixed(net, batch[0])
@@ -126,13 +145,16 @@ def teach(  # noqa: PLR0917  # one encoder's run
         student, draw, loss, schedule, seed, log.curve(f"student {modality}"), run / f"encoder-{modality}.resume"
     )
     settle(student, sides, modality, np.random.default_rng([seed, steps]))
-    alike = likeness(student, *material["validation"], modality)
-    about = {"modality": modality, "steps": steps, "likeness": alike, "seed": seed, "schedule": asdict(schedule)}
-    save(run / f"encoder-{modality}.pt", {"state": student.state_dict(), **about})
-    log(f"student {modality}", **about)
+    alike = likeness(student, *material["val"], modality)
+    scores = dense_auc(whole.cpu(), material["val"][0], modality, seed)
+    about = {"steps": steps, "dense_auc": scores, "likeness": alike, "schedule": asdict(schedule)}
+    seconds = round(time.monotonic() - began)
+    log(f"encoder {modality}", sides=len(sides.label), seconds=seconds, taught=True, **about)
+    (run / f"encoder-{modality}.resume").unlink(missing_ok=True)
+    save(run / f"encoder-{modality}.pt", {"state": whole.state_dict(), **about})
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train the encoders that are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -146,14 +168,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=MODALITIES, default="")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     log = Journal(options.run)
     package = open_package(options.teacher)
     read = readings(options.teacher / package.spec.graphs["fusion"])
-    sets = {c.name: cohort.drawn(c, options.data, STUDENT.input_size, 2) for c in (cohort.INTERNAL, cohort.VALIDATION)}
-    sides = {n: open_sides(f) for n, f in sets.items()}
-    said = {n: cohort.encoded(package, f, options.threads) for n, f in sets.items()}
+    (options.run / "config.json").write_text(json.dumps(STUDENT.as_dict(), indent=1) + "\n", "utf-8")
+    folders = train_sets(options.data, options.run)
+    sides = {"train": open_all(folders), "val": open_sides(options.data / "val")}
+    parts = [cohort.encoded(package, f, options.threads) for f in folders]
+    said = {
+        "train": {m: np.concatenate([p[m] for p in parts]) for m in MODALITIES},
+        "val": cohort.encoded(package, options.data / "val", options.threads),
+    }
     for n, modality in enumerate(MODALITIES):
         if options.only in ("", modality) and not (options.run / f"encoder-{modality}.pt").exists():
             schedule = Schedule(options.steps, 60 * options.budget_min, options.batch, options.lr)

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.cman import release, train
+from models.cman import distil, release, train
 from models.cman.net.config import RESNET50
 from models.cman.phantom import dataset
 
@@ -33,6 +33,7 @@ SETS: dict[str, tuple[Draw, ...]] = {
     "gpu": (*(Draw(f"train-{n}", 400, n) for n in range(101, 104)), *HELD_OUT),
     "full": (*(Draw(f"train-{n}", 500, n) for n in range(101, 109)), *HELD_OUT),
 }
+STUDENT_STEPS = {"quick": 500, "gpu": 3000, "full": 30000}
 BUDGET_MIN = {"quick": 75.0, "gpu": 18.0, "full": 720.0}
 
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--run", type=Path, default=Path("models/cman/runs/mine"))
     parser.add_argument("--budget-min", type=float, help="minutes for training, in place of the preset's")
+    parser.add_argument("--student", action="store_true", help="then cman-lite, taught by what was trained")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -69,6 +71,13 @@ def main() -> None:
     threads = ["--threads", str(options.workers)]
     train.main([*common, *threads, "--preset", options.preset, "--budget-min", str(budget)])
     release.main([*common, "--out", str(options.run / "package")])
+    if options.student:
+        lite = options.run.with_name(options.run.name + "-lite")
+        common = ["--data", str(options.data), "--run", str(lite), "--seed", str(options.seed)]
+        taught = ["--teacher", str(options.run / "package"), "--steps", str(STUDENT_STEPS[options.preset])]
+        distil.main([*common, *threads, *taught, "--budget-min", str(budget / 4)])
+        train.main([*common, *threads, "--preset", options.preset, "--budget-min", str(budget / 2)])
+        release.main([*common, "--out", str(lite / "package"), "--name", "cman-lite"])
 
 
 if __name__ == "__main__":

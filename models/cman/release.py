@@ -30,7 +30,7 @@ from models.cman.journal import Journal
 from models.cman.net.cman import Cman, Fusion
 from models.cman.net.config import MODALITIES
 from models.cman.package import TOLERANCE, parity, write_golden, write_manifest
-from models.cman.train import CONFIG, load_net, runner_of, stage_tokens, train_sets
+from models.cman.train import load_net, runner_of, stage_tokens, train_sets
 
 Tokens = Mapping[str, NDArray[np.float16]]
 PRECISION_SIDES = 80
@@ -153,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--name", default="cman")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(2)
@@ -182,9 +183,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "pointing_game": pointing(fast, sets["test"]),
         "machine": {"processor": platform.processor() or platform.machine(), "onnxruntime": onnxruntime.__version__},
     }
-    write(options.out, folders, net, chosen, evaluation, sets["test"])
+    write(options.out, folders, net, chosen, evaluation, sets["test"], name=options.name)
     # The same network without quantisation, for the bench; too large for the repository.
-    write(options.run / "cman-fp32", folders, net, chosen, evaluation, sets["test"], precision="fp32")
+    write(
+        options.run / "fp32-package",
+        folders,
+        net,
+        chosen,
+        evaluation,
+        sets["test"],
+        precision="fp32",
+        name=options.name,
+    )
 
 
 def write(  # noqa: PLR0917  # private in all but name, called once
@@ -195,19 +205,20 @@ def write(  # noqa: PLR0917  # private in all but name, called once
     evaluation: Mapping[str, Any],
     test: Sides,
     precision: str = "int8",
+    name: str = "cman",
 ) -> None:
     """Put graphs, golden samples, evaluation, card and manifest into `out`."""
     out.mkdir(exist_ok=True)
-    for name in NAMES.values():
-        shutil.copyfile(folders[precision] / name, out / name)
+    for file in NAMES.values():
+        shutil.copyfile(folders[precision] / file, out / file)
     manifest: dict[str, Any] = {
-        "name": "cman",
+        "name": name,
         "version": statements.VERSION,
         "intended_use": statements.INTENDED_USE,
         "training": statements.training(evaluation),
         "training_statement": statements.training_statement(evaluation),
         "licence": "Apache-2.0",
-        "input_size": CONFIG.input_size,
+        "input_size": net.config.input_size,
         "precision": precision,
         "preprocess": test.preprocess,
         "graphs": NAMES,
@@ -217,7 +228,7 @@ def write(  # noqa: PLR0917  # private in all but name, called once
         "temperature": chosen["temperature"],
         "requires": statements.REQUIRES,
         "files": {},
-        "network": CONFIG.as_dict(),
+        "network": net.config.as_dict(),
         "opset": 18,
     }
     first = test.part(np.arange(min(8, len(test.label))))

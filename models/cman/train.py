@@ -63,8 +63,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fusion": {"batch": 32, "peak": 1e-4, "weight_decay": 1e-5},
     },
 }
-CONFIG = replace(RESNET50, blocks=1)
+DEFAULT = replace(RESNET50, blocks=1)
 PATIENCE = 10  # looks at validation without a better AUC, after which the fusion stops
+
+
+def config_of(run: Path) -> NetConfig:
+    """The network of a run: what its config.json says (distil.py writes one), else the shipped teacher's."""
+    path = run / "config.json"
+    return NetConfig.from_dict(json.loads(path.read_text("utf-8"))) if path.exists() else DEFAULT
 
 
 def stage_encoders(
@@ -78,7 +84,7 @@ def stage_encoders(
         if path.exists():
             continue
         torch.manual_seed(seed + n)
-        model = DenseEncoder(modality, CONFIG)
+        model = DenseEncoder(modality, config_of(run))
         if modality != "MG":
             _borrow(model, torch.load(run / "encoder-MG.start", weights_only=True, map_location="cpu")["model"])
         share = preset["encoder_share"][modality]
@@ -122,7 +128,7 @@ def _borrow(model: DenseEncoder, state: dict[str, torch.Tensor]) -> None:
 
 def load_net(run: Path, encoders: tuple[str, ...] = MODALITIES) -> Cman:
     """The network with the run's encoders (or some of them), and its fusion where there is one."""
-    net = Cman(CONFIG)
+    net = Cman(config_of(run))
     for modality in encoders:
         state = torch.load(run / f"encoder-{modality}.pt", weights_only=True, map_location="cpu")["state"]
         own = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
@@ -147,7 +153,7 @@ def stage_graph(run: Path, modality: str, train: Sides, seed: int, log: Journal)
     if not done.exists():
         for folder in ("fp32", "int8"):
             (run / folder).mkdir(exist_ok=True)
-        exact = write_encoder(load_net(run, (modality,)).encoders[modality], modality, CONFIG, run / "fp32")
+        exact = write_encoder(load_net(run, (modality,)).encoders[modality], modality, config_of(run), run / "fp32")
         part = done.with_suffix(".part")
         shutil.copyfile(exact, part)
         quantise(part, calibration_images(train, modality, seed))
@@ -155,7 +161,7 @@ def stage_graph(run: Path, modality: str, train: Sides, seed: int, log: Journal)
         log(f"graph {modality}")
 
 
-def runner_of(folder: Path, config: NetConfig = CONFIG, threads: int = 2) -> OnnxRunner:
+def runner_of(folder: Path, config: NetConfig = DEFAULT, threads: int = 2) -> OnnxRunner:
     """The service's runner over graphs that are no package yet."""
     spec = ModelSpec.from_manifest(
         {"name": "x", "version": "0", "input_size": config.input_size, "precision": "", "preprocess": "", "files": {}}
@@ -177,7 +183,8 @@ def stage_tokens(run: Path, modality: str, data: Path, log: Journal) -> NDArray[
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
         mask = sides.masks[modality]
-        array = np.zeros((*mask.shape, CONFIG.width, CONFIG.grid, CONFIG.grid), np.float16)
+        config = config_of(run)
+        array = np.zeros((*mask.shape, config.width, config.grid, config.grid), np.float16)
         side, slot = np.nonzero(mask)
         for n in range(0, len(side), 16):
             at = (side[n : n + 16], slot[n : n + 16])
@@ -214,7 +221,7 @@ def stage_fusion(
         return
     train, val = data
     torch.manual_seed(seed)
-    model = DenseFusion(CONFIG)
+    model = DenseFusion(config_of(run))
     take_readings(model, run)
     if train.known:
         log("alignment", planes=aim(model.fusion.prior, train))

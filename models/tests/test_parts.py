@@ -1,5 +1,6 @@
 """The network's parts and the heads beside it keep their promises, whatever their weights."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from casework.engine.onnxrt import FUSION_OUTPUTS
 from casework.modelspec import CHANNELS, SLOTS
 from models.cman import distil, encoders, export, fuse
 from models.cman.data import Sides
-from models.cman.evidence import folds, heads
-from models.cman.evidence.recovered import readings
+from models.cman.evidence import folds, heads, studies
+from models.cman.evidence.recovered import fusion, readings
 from models.cman.net.config import CONCEPTS, MODALITIES, RESNET50, STUDENT, TINY, NetConfig
 from models.cman.net.encoder import Encoder
 from models.cman.net.student import START, AttentiveBottleneck, ParallelAttention
@@ -240,6 +242,45 @@ def test_the_released_graph_still_tells_its_readings() -> None:
     for modality in MODALITIES:
         assert found[modality]["weight"].shape == (len(CONCEPTS), RESNET50.width)
         assert np.array_equal(found[modality]["bias"].numpy(), named[f"tokeniser.concept.{modality}.bias"])
+
+
+def test_the_released_fusion_is_a_torch_network_again() -> None:
+    """Weights and alignment prior read back from the graph give the graph's outputs, also with images missing."""
+    net = fusion(CMAN / "fusion.onnx", NetConfig.from_dict(json.loads((CMAN / "manifest.json").read_text())["network"]))
+    maps, masks = tokens(net.config, 3)
+    masks["MR"][1] = 0.0
+    masks["US"][2, 1:] = 0.0
+    session = onnxruntime.InferenceSession(str(CMAN / "fusion.onnx"), providers=["CPUExecutionProvider"])
+    inputs = [*maps.values(), *masks.values()]
+    feeds = {i.name: t.numpy() for i, t in zip(session.get_inputs(), inputs, strict=True)}
+    with torch.no_grad():
+        for own, graphs in zip(net(*inputs), session.run(list(FUSION_OUTPUTS), feeds), strict=True):
+            np.testing.assert_allclose(own.numpy(), graphs, atol=1e-5)
+
+
+def test_grad_cam_finds_the_token_that_decides() -> None:
+    """Where only one token speaks, the map's peak is there."""
+    net = fusion(CMAN / "fusion.onnx", NetConfig.from_dict(json.loads((CMAN / "manifest.json").read_text())["network"]))
+    maps, masks = tokens(net.config, 1)
+    found = []
+    for sign in (3.0, -3.0):  # Grad-CAM keeps what speaks for; one of the two does
+        flat = [m * 0.0 for m in maps.values()]
+        flat[0][0, 0, :, 3, 10] = maps["MG"][0, 0, :, 3, 10] * sign
+        found.append(studies.grad_cam(net, flat, list(masks.values())).heat["MG"][0, 0])
+    strongest = max(found, key=np.max)
+    assert strongest.max() > 0
+    row, col = np.unravel_index(strongest.argmax(), strongest.shape)
+    assert (row // 4, col // 4) == (3, 10)
+
+
+def test_shifted_planes_keep_their_size_and_move_as_far_as_asked() -> None:
+    """A spot moves by the asked number of tokens, in any direction; 0 moves nothing."""
+    maps = np.zeros((20, 4, 2, 14, 14), np.float16)
+    maps[..., 7, 7] = 1.0
+    assert np.array_equal(studies.shifted(maps, 0, np.random.default_rng(1)), maps)
+    for one in studies.shifted(maps, 3, np.random.default_rng(1)):
+        row, col = np.argwhere(one[0, 0])[0]
+        assert 2 <= np.hypot(row - 7, col - 7) <= 4
 
 
 def test_the_student_encodes_any_size_to_the_teachers_grid() -> None:

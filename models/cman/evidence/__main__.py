@@ -30,7 +30,6 @@ from models.cman.net.config import MODALITIES
 
 ROOT = Path(__file__).resolve().parents[3]
 FULL = "+".join(MODALITIES)
-SEED = 1
 Engines = tuple[OnnxRunner, Reader]
 Logits = NDArray[np.float64]
 
@@ -70,19 +69,27 @@ def _read(
     logits = measure.by_subset(reader, tokens, sides)
     clock(f"{one.name} read")
     bits = {m: np.load(folder / f"masks_{m.lower()}.npy", mmap_mode="r") for m in SLOTS}
-    found = measure.subsets(logits, sides, package, SEED)
+    found = measure.subsets(logits, sides, package, measure.SEED)
     found["subgroups"] = measure.subgroups(logits[FULL], sides, table)
     found["heat"] = measure.heat_truth(reader, tokens, sides, bits)
     _pictures(options.out, sides, logits, package, one.name)
     clock(f"{one.name} statistics")
     if one.name == "test":
         found["sanity"] = {
-            "randomised": measure.randomised(reader, tokens, sides, SEED),
+            "randomised": measure.randomised(reader, tokens, sides, measure.SEED),
             "painted_over": measure.painted_over(runner, reader, sides, bits, table),
         }
         report.worst(options.out / "worst.png", reader, (tokens, sides, bits), logits[FULL], package)
         clock("sanity")
     return found, sides, logits[FULL]
+
+
+def _studies(path: Path, package: ModelPackage) -> dict[str, Any]:
+    """What studies.py found, if it was about these weights."""
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if found and found["manifest_sha256"] != package.sha256:
+        raise ValueError(f"{path} is about other weights than {package.spec.name} {package.spec.version}")
+    return found
 
 
 def _options() -> argparse.Namespace:
@@ -109,7 +116,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     package = open_package(options.package)
     engines = OnnxRunner(package, options.workers), Reader(package, options.workers)
-    evidence: dict[str, Any] = {"package": package.spec.name, "version": package.spec.version, "seed": SEED}
+    evidence: dict[str, Any] = {"package": package.spec.name, "version": package.spec.version, "seed": measure.SEED}
     evidence |= {"manifest_sha256": package.sha256, "share": options.share, "cohorts": {}}
     full: dict[str, Logits] = {}
     sets: dict[str, Sides] = {}
@@ -125,8 +132,9 @@ def main() -> None:
         }
     if options.share == 1.0:
         found = baselines.load(options.baselines, {n: f["digest"] for n, f in evidence["cohorts"].items()})
-        evidence["baselines"] = measure.compared(found, sets, full, SEED)
+        evidence["baselines"] = measure.compared(found, sets, full, measure.SEED)
         clock("baselines")
+        evidence["studies"] = _studies(options.baselines / "studies.json", package)
     evidence["seconds"] = clock.seconds
     evidence["machine"] = {"cores": os.cpu_count(), "onnxruntime": onnxruntime.__version__}
     (options.out / "evidence.json").write_text(json.dumps(evidence, indent=1) + "\n", "utf-8")

@@ -18,6 +18,7 @@ from models.cman.evidence.shipped import Reader, Reading
 from models.cman.net.config import MODALITIES
 
 Floats = NDArray[np.float64]
+SEED = 1
 SANITY_SIDES = 60
 LEAST = 10  # positives and negatives that a subgroup needs to be shown
 

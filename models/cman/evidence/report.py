@@ -190,6 +190,61 @@ def _baselines(evidence: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _studies(found: Mapping[str, Any]) -> list[str]:
+    """What studies.py wrote: Grad-CAM, rounding, misregistration, label noise."""
+    if not found:
+        return []
+    lines = [
+        "## Studies that need torch",
+        "",
+        f"By `python -m models.cman.evidence.studies`, seed {found['seed']}.",
+        "",
+    ]
+    own = found["grad_cam"]
+    rows = []
+    for m in SLOTS:
+        a, b = own["contributions"][m], own["grad_cam"][m]
+        pairs = (
+            (f"{x[k]:.2f}" for x in (a, b))
+            for k in ("strongest_on_target", "hottest_on_target", "iou_top", "mass_on_target")
+        )
+        rows.append((m, str(a["images"]), *(" / ".join(p) for p in pairs)))
+    lines += [
+        f"The served map beside Grad-CAM (Selvaraju et al. 2017) on the encoders' tokens, {own['sides']} positive sides, ours / Grad-CAM:",
+        "",
+    ]
+    lines += _table(
+        ("images of", "images", "strongest on target", "hottest on target", "IoU of the top 5 %", "share on target"),
+        rows,
+    )
+    r = found["rounding"]
+    pair = r["auc_int8_minus_float"]
+    lines += [
+        (
+            f"Rounding of activations: int8 as shipped against the same seven-bit weights in float, {r['sides']} sides: probability differs by "
+            f"{r['mean_abs_dp']:.4f} on average, {r['p99_abs_dp']:.4f} at the 99th percentile, {r['max_abs_dp']:.4f} at most; "
+            f"{r['flips_at_positive']} sides change at the positive threshold; AUC {pair['difference']:+.4f} ({pair['low']:+.4f} to {pair['high']:+.4f})."
+        ),
+        "",
+    ]
+    shifts = {k: v for k, v in found["misregistered"].items() if k != "sides"}
+    names = list(next(iter(shifts.values())))
+    lines += [f"MRI planes moved at reading time, {found['misregistered']['sides']} sides, AUC:", ""]
+    table = [
+        (f"{by} tokens ({16 * int(by)} px)", *(f"{row[n]['auc']:.3f}" for n in names)) for by, row in shifts.items()
+    ]
+    lines += _table(("moved by", *(NAMES.get(n, n) for n in names)), table)
+    if found.get("label_noise"):
+        shares = sorted({s for row in found["label_noise"].values() for s in row})
+        lines += ["Trained on drawn labels of which a share was turned over, AUC on the held-out cohort:", ""]
+        noise = [
+            (NAMES.get(n, n), *(_auc(row[s]) if s in row else "" for s in shares))
+            for n, row in found["label_noise"].items()
+        ]
+        lines += _table(("head", *(f"{int(s)} % wrong" for s in shares)), noise)
+    return lines
+
+
 def page(evidence: Mapping[str, Any]) -> str:
     """The whole page."""
     numbers = {k: evidence[k] for k in ("package", "version", "manifest_sha256")}
@@ -199,7 +254,7 @@ def page(evidence: Mapping[str, Any]) -> str:
         lines += [f"**A trial on {evidence['share']:.0%} of every cohort: not the evidence.**", ""]
     for name in ("test", "external"):
         lines += _cohort(name, evidence)
-    lines += _heat(evidence) + _baselines(evidence)
+    lines += _heat(evidence) + _baselines(evidence) + _studies(evidence.get("studies") or {})
     lines += [
         "## Worst errors",
         "",
