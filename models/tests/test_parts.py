@@ -16,7 +16,7 @@ from casework.engine.onnxrt import FUSION_OUTPUTS
 from casework.modelspec import CHANNELS, SLOTS
 from models.cman import distil, encoders, export, fuse
 from models.cman.data import Sides
-from models.cman.evidence import folds, heads, studies
+from models.cman.evidence import folds, generator, heads, studies
 from models.cman.evidence.recovered import fusion, readings
 from models.cman.net.config import CONCEPTS, MODALITIES, RESNET50, STUDENT, TINY, NetConfig
 from models.cman.net.encoder import Encoder
@@ -256,6 +256,21 @@ def test_the_released_fusion_is_a_torch_network_again() -> None:
     with torch.no_grad():
         for own, graphs in zip(net(*inputs), session.run(list(FUSION_OUTPUTS), feeds), strict=True):
             np.testing.assert_allclose(own.numpy(), graphs, atol=1e-5)
+
+
+def test_the_generator_draws_what_the_minority_looks_like() -> None:
+    """Made-up sides fill up the smaller class, from its own distribution, each with a target of its own."""
+    source = torch.Generator().manual_seed(3)
+    label = (torch.arange(600) % 4 == 0).float()
+    vectors = torch.randn(600, 6, generator=source) + 4.0 * label[:, None]
+    risk = torch.where(label == 1, 0.8, 0.1)
+    x, goal = generator.balanced(vectors, risk, label, seed=1)
+    made = x[600:]
+    assert len(made) == (label == 0).sum() - (label == 1).sum()
+    assert torch.equal(x[:600], vectors)
+    assert torch.allclose(made.mean(0), torch.full((6,), 4.0), atol=0.4)
+    assert torch.allclose(made.std(0), torch.ones(6), atol=0.35)
+    assert (goal[600:] > 0.6).float().mean() > 0.95
 
 
 def test_grad_cam_finds_the_token_that_decides() -> None:

@@ -27,14 +27,14 @@ from casework.engine.bundle import open_package
 from casework.modelspec import SLOTS
 from models.cman.data import Sides, open_sides
 from models.cman.encoders import Schedule, machine, save
-from models.cman.evidence import cohort, heads
+from models.cman.evidence import cohort, generator, heads
 from models.cman.evidence.recovered import readings
 from models.cman.fuse import DenseFusion, Losses, aim, dense_loss, dropped, focal, pick
 from models.cman.net.config import CONCEPTS, MODALITIES, NetConfig
 from models.cman.net.tokens import Tokeniser
 
 FOLDS = 5
-HEADS = ("mg", "mr", "us", "concat", "early-maps", "cman-unaligned", "cman")
+HEADS = ("mg", "mr", "us", "concat", "generative", "early-maps", "cman-unaligned", "cman")
 SCORED = ("internal", "validation", "test", "external")
 
 
@@ -86,7 +86,7 @@ def make(name: str, config: NetConfig, train: Sides, known: Mapping[str, dict[st
                 prior.height.data.zero_()
                 for parameter in prior.parameters():
                     parameter.requires_grad_(False)  # noqa: FBT003  # torch's own signature
-        case "concat":
+        case "concat" | "generative":
             head = heads.Concat(config)
         case "early-maps":
             head = heads.EarlyMaps(config)
@@ -205,6 +205,18 @@ def scores(head: nn.Module, tokens: cohort.Tokens, sides: Sides, at: NDArray[np.
     return np.concatenate(parts).astype(np.float32)
 
 
+@torch.no_grad()
+def vectors(head: heads.Concat, tokens: cohort.Tokens, sides: Sides, at: NDArray[np.int64]) -> Tensor:
+    """What the concatenation head puts side by side, for some sides, (n, d)."""
+    head.eval()
+    parts = []
+    for n in range(0, len(at), 32):
+        now = at[n : n + 32]
+        masks = {m: torch.from_numpy(sides.masks[m][now]).float() for m in MODALITIES}
+        parts.append(head.vector({m: t.cpu() for m, t in _maps(tokens, now).items()}, masks))
+    return torch.cat(parts)
+
+
 def targets(sides: Sides, plan: Plan) -> NDArray[np.float64]:
     """Risk, or drawn labels of which a share is turned over (the label-noise study)."""
     if plan.target == "risk":
@@ -243,6 +255,11 @@ def _one(  # noqa: PLR0917  # private, called once
         print(f"{name}-{fold}", words, flush=True)
 
     train(head, tokens, sides, use, targets(sides, plan), plan, fold=fold, single=single, progress=tell)
+    if name == "generative":
+        assert isinstance(head, heads.Concat)
+        risk, label = (torch.from_numpy(v[use]).float() for v in (targets(sides, plan), sides.label))
+        generator.refit(head.cpu(), vectors(head, tokens, sides, use), risk, label, plan.seed * 100 + fold)
+        head.to(machine())
     trained = time.process_time() - used
     found: dict[str, NDArray[Any]] = {"internal": scores(head, tokens, sides, held), "held": held}
     for other in set(data) - {"internal"}:
