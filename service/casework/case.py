@@ -28,6 +28,7 @@ class CaseState(StrEnum):
     NEEDS_ATTENTION = "needs_attention"
     SUPERSEDED = "superseded"
     CLOSED = "closed"
+    RETRACTED = "retracted"
 
 
 class JobState(StrEnum):
@@ -90,14 +91,16 @@ CASE_MOVES: Mapping[CaseState, frozenset[CaseState]] = {
     _C.RUNNING: frozenset({_C.RENDERED, _C.QUEUED, _C.REJECTED, _C.NEEDS_ATTENTION}),
     # SUPERSEDED before it was sent: a newer revision was faster, or an image that it used has been taken out since.
     _C.RENDERED: frozenset({_C.DELIVERING, _C.DELIVERED, _C.NEEDS_ATTENTION, _C.SUPERSEDED}),
-    _C.DELIVERING: frozenset({_C.DELIVERED, _C.NEEDS_ATTENTION, _C.SUPERSEDED}),
-    _C.DELIVERED: frozenset({_C.SUPERSEDED, _C.NEEDS_ATTENTION}),
+    _C.DELIVERING: frozenset({_C.DELIVERED, _C.NEEDS_ATTENTION, _C.SUPERSEDED, _C.RETRACTED}),
+    _C.DELIVERED: frozenset({_C.SUPERSEDED, _C.NEEDS_ATTENTION, _C.RETRACTED}),
     # NEEDS_ATTENTION: a destination refused the document that says that nothing was analysed.
     _C.REJECTED: frozenset({_C.SUPERSEDED, _C.QUEUED, _C.CLOSED, _C.NEEDS_ATTENTION}),
     # DELIVERING: an operator resends results that are already rendered.
-    _C.NEEDS_ATTENTION: frozenset({_C.QUEUED, _C.DELIVERING, _C.CLOSED, _C.SUPERSEDED}),
-    _C.SUPERSEDED: frozenset(),
-    _C.CLOSED: frozenset({_C.QUEUED, _C.SUPERSEDED}),
+    _C.NEEDS_ATTENTION: frozenset({_C.QUEUED, _C.DELIVERING, _C.CLOSED, _C.SUPERSEDED, _C.RETRACTED}),
+    _C.SUPERSEDED: frozenset({_C.RETRACTED}),
+    _C.CLOSED: frozenset({_C.QUEUED, _C.SUPERSEDED, _C.RETRACTED}),
+    # A destination refused the rejection note; its results stay retracted (CaseRow.retraction).
+    _C.RETRACTED: frozenset({_C.NEEDS_ATTENTION}),
 }
 
 JOB_MOVES: Mapping[JobState, frozenset[JobState]] = {
@@ -156,6 +159,7 @@ class Shown(StrEnum):
     NEEDS_ATTENTION = "needs_attention"
     SUPERSEDED = "superseded"
     CLOSED = "closed"
+    RETRACTED = "retracted"
 
 
 SHOWN: Mapping[CaseState, Shown] = {
@@ -170,6 +174,7 @@ SHOWN: Mapping[CaseState, Shown] = {
     _C.NEEDS_ATTENTION: Shown.NEEDS_ATTENTION,
     _C.SUPERSEDED: Shown.SUPERSEDED,
     _C.CLOSED: Shown.CLOSED,
+    _C.RETRACTED: Shown.RETRACTED,
 }
 # English, Chinese; then what it means, in both.
 SHOWN_WORDS: Mapping[Shown, tuple[str, str, str, str]] = {
@@ -184,6 +189,7 @@ SHOWN_WORDS: Mapping[Shown, tuple[str, str, str, str]] = {
     Shown.NEEDS_ATTENTION: ("Needs attention", "需要处理", "A person has to decide; the reason says what.", "需要人工决定，见原因。"),
     Shown.SUPERSEDED: ("Superseded", "已被取代", "A newer revision replaces this one.", "已被新版本取代。"),
     Shown.CLOSED: ("Closed", "已关闭", "A person closed it.", "已被人工关闭。"),
+    Shown.RETRACTED: ("Retracted", "已撤回", "A person withdrew the results; the reason says why. Don't use them.", "结果已被人工撤回，见原因。请勿使用。"),
 }  # fmt: skip
 
 
@@ -304,6 +310,11 @@ class Proof:
     code: str
     status: str = ""
     again: bool = True
+
+
+RETRACTIONS = ("RETRACTED_QUALITY", "RETRACTED_SAFETY", "RETRACTED_WORKLIST", "RETRACTED_RETENTION")
+"""Why results may be withdrawn: rows of casework.reasons, one for each document title of a rejection note (IHE IOCM)."""
+REJECTION = "rejection"  # the kind of artefact that tells a destination so
 
 
 # --- derived identifiers --------------------------------------------------------------------------------------

@@ -310,3 +310,28 @@ def test_a_correction_is_decided_and_images_are_taken_out_over_http(own_api: Api
         assert case["modalities"] == {"MG": 2}
     events = {e.event for e in own_api.ledger.read.timeline(case_id)}
     assert {"case.decided", "instances.excluded", "instances.restored"} <= events
+
+
+def test_a_retracted_result_says_so_everywhere(own_api: Api) -> None:
+    """After a retraction the case, its results and every download say so; nothing waits to be sent; again changes nothing."""
+    case_id = finished(own_api)
+    with own_api.client("operator") as client:
+        order = {"reason": "RETRACTED_SAFETY", "note": "wrong side at the modality"}
+        for _ in range(2):
+            answer = client.post(f"/v1/cases/{case_id}/retract", json=order)
+            assert answer.status_code == 202
+        body = valid(answer.json(), "Case")
+        assert (body["state"], body["retraction"]["code"]) == ("retracted", "RETRACTED_SAFETY")
+        results = valid(client.get(f"/v1/cases/{case_id}/results").json(), "ResultList")
+        assert {d["state"] for d in results["deliveries"]} == {"cancelled"}
+        assert all(made["retracted"] for made in results["artefacts"])
+        for made in results["artefacts"]:
+            download = client.get(made["url"])
+            assert download.headers["casework-retracted"] == "RETRACTED_SAFETY"
+            assert "-RETRACTED." in download.headers["content-disposition"]
+        check_problem(
+            client.post(f"/v1/cases/{case_id}/retract", json={"reason": "RETRACTED_QUALITY"}), 409, "STATE_FORBIDS"
+        )
+        check_problem(client.post(f"/v1/cases/{case_id}/retract", json={"reason": "BORED"}), 400, "REQUEST_INVALID")
+    events = own_api.ledger.read.timeline(case_id)
+    assert [e.actor for e in events if e.detail.get("to") == "retracted"] == ["api:operator-key"]

@@ -216,6 +216,21 @@ def test_a_person_decides_from_the_command_line(tmp_path: Path) -> None:
     rig.close()
 
 
+def test_retract_by_command(tmp_path: Path) -> None:
+    """Results can be withdrawn from the command line, once, with a reason; another reason is refused."""
+    rig = Rig(tmp_path)
+    case_id = rig.rendered([dataset("SR")], ["pacs"])
+    file = tmp_path / "casework.toml"
+    file.write_text(f'[storage]\nroot = "{rig.settings.root}"\n')
+    command = ["retract", case_id, "--config", str(file), "--reason"]
+    codes = [CliRunner().invoke(app, [*command, reason]).exit_code for reason in ("worklist", "worklist", "safety")]
+    row, events = rig.ledger.read.case(case_id), rig.ledger.read.timeline(case_id)
+    rig.close()
+    assert codes == [0, 0, 2]
+    assert (row.state, row.reason) == (CaseState.RETRACTED, "RETRACTED_WORKLIST")
+    assert next(e.actor for e in events if e.detail.get("to") == "retracted").startswith("cli:")
+
+
 # --- clocks
 
 

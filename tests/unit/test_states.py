@@ -9,7 +9,7 @@ import pytest
 from casework import case
 
 TABLES = [
-    (case.CaseState, case.CASE_MOVES, {case.CaseState.SUPERSEDED}),
+    (case.CaseState, case.CASE_MOVES, set()),
     (case.JobState, case.JOB_MOVES, {case.JobState.SUCCEEDED, case.JobState.CANCELLED}),
     (case.DeliveryState, case.DELIVERY_MOVES, {case.DeliveryState.CANCELLED}),
     (case.OrderState, case.ORDER_MOVES, set()),
@@ -38,8 +38,11 @@ def test_reachable(states: type[StrEnum], moves: Mapping[Any, frozenset[Any]], f
 
 
 def test_nothing_leaves_a_result_silently() -> None:
-    """A delivered case can only be superseded or flagged: no move takes it back to work without a new revision."""
-    assert case.CASE_MOVES[case.CaseState.DELIVERED] == {case.CaseState.SUPERSEDED, case.CaseState.NEEDS_ATTENTION}
+    """A delivered case can only be superseded, retracted or flagged: none goes back to work without a new revision."""
+    c = case.CaseState
+    assert case.CASE_MOVES[c.DELIVERED] == {c.SUPERSEDED, c.NEEDS_ATTENTION, c.RETRACTED}
+    assert case.CASE_MOVES[c.SUPERSEDED] == {c.RETRACTED}
+    assert case.CASE_MOVES[c.RETRACTED] == {c.NEEDS_ATTENTION}
 
 
 def test_derived_uids_are_valid_and_stable() -> None:

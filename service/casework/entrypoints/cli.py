@@ -407,6 +407,32 @@ def fetch(
             typer.echo(line)
 
 
+class Why(StrEnum):
+    """Why results are withdrawn: the document titles of a rejection note (IHE IOCM)."""
+
+    QUALITY = "quality"
+    SAFETY = "safety"
+    WORKLIST = "worklist"
+    RETENTION = "retention"
+
+
+@app.command()
+def retract(
+    case_id: str,
+    reason: Annotated[Why, typer.Option(help="Goes into the rejection note as a code.")],
+    config: Config = None,
+    note: Annotated[str, typer.Option(help="Words for the audit; no patient's name.")] = "",
+) -> None:
+    """Withdraw a case's results: a rejection note goes to every destination that has them, nothing else is sent."""
+    from casework.flows.retract import Retractor
+    from casework.spool import Spool
+
+    with _ledger(config) as (settings, ledger):
+        retractor = Retractor(ledger, Spool(settings.root, fsync=settings.storage.fsync), settings)
+        retractor.retract(case_id, f"RETRACTED_{reason.name}", _actor(), datetime.now(UTC), note)
+        typer.echo(f"{case_id}: retracted")
+
+
 @app.command()
 def send(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders.")],

@@ -15,6 +15,7 @@ from casework.ledger.store_jobs import JobStore
 from casework.ledger.store_people import PeopleStore
 from casework.ledger.store_process import ProcessRow, ProcessStore
 from casework.ledger.store_proof import ProofStore
+from casework.ledger.store_retract import RetractStore
 from casework.ledger.types import (
     ArtefactRow,
     AssociationRow,
@@ -39,6 +40,7 @@ from casework.ledger.types import (
     ReceiptRow,
     Requested,
     Resend,
+    Retraction,
     Selector,
     StudyRow,
     Swept,
@@ -85,6 +87,7 @@ __all__ = [
     "ReceiptRow",
     "Requested",
     "Resend",
+    "Retraction",
     "Selector",
     "Stage",
     "StudyRow",
@@ -105,6 +108,7 @@ class Ledger(
     JobStore,
     DeliveryStore,
     ProofStore,
+    RetractStore,
     PeopleStore,
     FetchStore,
     ProcessStore,

@@ -251,6 +251,7 @@ case_revision = Table(
     Column("waiting_since", Instant),  # when a wait for a modality first began; later revisions inherit it
     Column("waiting_until", Instant),
     Column("result_json", Text, nullable=False),
+    Column("retraction", Text, nullable=False, server_default=""),  # a code of case.RETRACTIONS, "" = stands
     UniqueConstraint("root_id", "revision"),
     Index(None, "state"),
 )

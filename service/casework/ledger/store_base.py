@@ -137,6 +137,7 @@ def case_row(row: Row[Any]) -> CaseRow:
         waiting_for=tuple(row.waiting_for.split(",")) if row.waiting_for else (),
         waiting_since=row.waiting_since,
         waiting_until=row.waiting_until,
+        retraction=row.retraction,
     )
 
 

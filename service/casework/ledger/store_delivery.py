@@ -3,9 +3,9 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, exists, select, update
+from sqlalchemy import and_, exists, or_, select, update
 
-from casework.case import CASE_MOVES, DELIVERY_MOVES, Artefact, CaseState, DeliveryState
+from casework.case import CASE_MOVES, DELIVERY_MOVES, REJECTION, Artefact, CaseState, DeliveryState
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_revision, delivery
@@ -90,6 +90,9 @@ def given_up(row: Any) -> bool:
 def finish_case(tx: Tx, case_id: str, actor: str) -> None:
     """Bring a case's state in line with its deliveries."""
     case = base.get_case(tx.connection, case_id)
+    if case.retraction:
+        finish_retraction(tx, case_id, actor)
+        return
     rows = tx.connection.execute(select(delivery).where(delivery.c.case_id == case_id).order_by(delivery.c.id)).all()
     open_ = [row for row in rows if not landed(row)]
     dead = next((row for row in rows if given_up(row)), None)
@@ -115,11 +118,29 @@ def finish_case(tx: Tx, case_id: str, actor: str) -> None:
     supersede(tx, case_id)
 
 
+def finish_retraction(tx: Tx, case_id: str, actor: str) -> None:
+    """Of a retracted case only the rejection notes go on their way; one that can't arrive needs a person."""
+    query = select(delivery, artefact.c.kind).join_from(delivery, artefact, delivery.c.artefact_id == artefact.c.id)
+    rows = tx.connection.execute(query.where(delivery.c.case_id == case_id).order_by(delivery.c.id)).all()
+    for row in rows:
+        if row.kind == REJECTION or landed(row) or row.state == _D.SENDING:
+            continue
+        if row.state in STORED:  # nobody waits for the proof any more
+            tx.connection.execute(update(delivery).where(delivery.c.id == row.id).values(proof="", next_at=None))
+        else:
+            base.move_delivery(tx, row, _D.CANCELLED, actor=actor, code=row.code, status=row.status)
+    dead = next((row for row in rows if row.kind == REJECTION and given_up(row)), None)
+    if dead is not None and base.get_case(tx.connection, case_id).state is _C.RETRACTED:
+        where = f"{dead.destination} {dead.status}".strip()
+        base.move_case(tx, case_id, _C.RETRACTED, _C.NEEDS_ATTENTION, code=dead.code, actor=actor, detail=where)
+
+
 def supersede(tx: Tx, case_id: str) -> None:
     """Once a revision is DELIVERED, every older one whose state allows it is SUPERSEDED."""
     own = select(case_revision.c.root_id).where(case_revision.c.id == case_id).scalar_subquery()
     query = select(case_revision.c.id, case_revision.c.revision, case_revision.c.state)
-    rows = tx.connection.execute(query.where(case_revision.c.root_id == own)).all()
+    # What was withdrawn stays so: it is not replaced by anything.
+    rows = tx.connection.execute(query.where(case_revision.c.root_id == own, case_revision.c.retraction == "")).all()
     newest = max((row.revision for row in rows if row.state == _C.DELIVERED), default=0)
     for row in rows:
         state = CaseState(row.state)
@@ -131,6 +152,7 @@ def supersede_unsent(tx: Tx, case_id: str, actor: str) -> None:
     """A revision has results: what is left of older ones is not sent any more, so that none arrives after it."""
     case = base.get_case(tx.connection, case_id)
     older = (case_revision.c.root_id == case.root_id) & (case_revision.c.revision < case.revision)
+    older &= case_revision.c.retraction == ""  # what was withdrawn stays so, and its notes go on
     query = select(case_revision.c.id, case_revision.c.state).where(older, case_revision.c.state.in_(SENDABLE))
     for row in tx.connection.execute(query).all():
         base.move_case(tx, row.id, CaseState(row.state), _C.SUPERSEDED, code="SUPERSEDED", actor=actor)
@@ -176,7 +198,11 @@ def _mine(delivery_id: int, fence: int) -> Any:
 
 
 def _next_pending(destination: str) -> Any:
-    """The next object to send. An older revision's never follow a newer one's, and the two never overlap on the way."""
+    """The next object to send.
+
+    An older revision's never follow a newer one's, and the two never overlap on the way. Of a retracted case only its
+    rejection notes go, whatever came after, and only once nothing else of it is on its way.
+    """
     other, its = delivery.alias("other"), case_revision.alias("its")
     of_root = (
         select(other.c.id)
@@ -184,13 +210,17 @@ def _next_pending(destination: str) -> Any:
         .where(other.c.destination == destination, its.c.root_id == case_revision.c.root_id)
     )
     newer = of_root.where(its.c.revision > case_revision.c.revision, other.c.state != _D.CANCELLED)
-    on_its_way = of_root.where(its.c.revision < case_revision.c.revision, other.c.state == _D.SENDING)
+    note = artefact.c.kind == REJECTION
+    before = or_(its.c.revision < case_revision.c.revision, and_(note, its.c.revision == case_revision.c.revision))
+    on_its_way = of_root.where(before, other.c.state == _D.SENDING)
     held = exists().where(base.undecided(case_revision.c.root_id))  # what is in doubt is not sent at all
+    ordinary = and_(case_revision.c.state.in_(SENDABLE), case_revision.c.retraction == "", ~newer.exists(), ~held)
     return (
         select(delivery)
         .join_from(delivery, case_revision, delivery.c.case_id == case_revision.c.id)
+        .join(artefact, delivery.c.artefact_id == artefact.c.id)
         .where(delivery.c.destination == destination, delivery.c.state == _D.PENDING)
-        .where(case_revision.c.state.in_(SENDABLE), ~newer.exists(), ~on_its_way.exists(), ~held)
+        .where(or_(note, ordinary), ~on_its_way.exists())
         .order_by(delivery.c.priority.desc(), delivery.c.id)
         .limit(1)
     )

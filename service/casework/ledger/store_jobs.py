@@ -72,7 +72,7 @@ class JobStore(base.Store):
             base.move_job(tx, row, _J.SUCCEEDED, actor=_ACTOR)
             base.add_findings(tx, case_id, findings, _ACTOR)
             base.move_case(tx, case_id, _C.RUNNING, _C.RENDERED, code="", actor=_ACTOR, result_json=result_json)
-            _keep_artefacts(tx, case_id, artefacts)
+            keep_artefacts(tx, case_id, artefacts)
             if _outdated(tx, case_id):  # kept for the record, never sent
                 base.move_case(tx, case_id, _C.RENDERED, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
                 return True
@@ -108,7 +108,7 @@ class JobStore(base.Store):
             base.move_job(tx, row, job_state, actor=_ACTOR, code=code)
             base.add_findings(tx, row.case_id, findings, _ACTOR)
             base.move_case(tx, row.case_id, _C.RUNNING, case_state, code=code, actor=_ACTOR, detail=detail, **said)
-            _keep_artefacts(tx, row.case_id, artefacts)
+            keep_artefacts(tx, row.case_id, artefacts)
             if artefacts and not _outdated(tx, row.case_id):
                 supersede_unsent(tx, row.case_id, _ACTOR)
                 plan_deliveries(tx, row.case_id, destinations, row.priority, _ACTOR)
@@ -200,7 +200,7 @@ def plan_deliveries(tx: Tx, case_id: str, destinations: Sequence[str], priority:
         for key in keys:
             old = have.get((key, destination))
             if old is None:
-                rows.append(_new_delivery(tx, case_id, key, destination, priority))
+                rows.append(new_delivery(tx, case_id, key, destination, priority))
             elif old.state == DeliveryState.DEAD:
                 move_to_pending(tx, old.id, actor, afresh=True)
     if rows:
@@ -208,7 +208,8 @@ def plan_deliveries(tx: Tx, case_id: str, destinations: Sequence[str], priority:
         tx.audit("delivery.planned", actor, case_id, destinations=sorted(set(destinations)), count=len(rows))
 
 
-def _new_delivery(tx: Tx, case_id: str, artefact_id: int, destination: str, priority: int) -> dict[str, Any]:
+def new_delivery(tx: Tx, case_id: str, artefact_id: int, destination: str, priority: int) -> dict[str, Any]:
+    """The row of a new delivery."""
     return {
         "case_id": case_id,
         "artefact_id": artefact_id,
@@ -228,7 +229,8 @@ def _new_delivery(tx: Tx, case_id: str, artefact_id: int, destination: str, prio
     }
 
 
-def _keep_artefacts(tx: Tx, case_id: str, artefacts: Sequence[Artefact]) -> None:
+def keep_artefacts(tx: Tx, case_id: str, artefacts: Sequence[Artefact]) -> None:
+    """Store artefacts that the case does not have yet."""
     kinds = select(artefact.c.kind, artefact.c.sop_uid, artefact.c.label).where(artefact.c.case_id == case_id)
     have = {tuple(row) for row in tx.connection.execute(kinds)}
     rows = [

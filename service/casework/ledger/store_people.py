@@ -34,6 +34,8 @@ class PeopleStore(base.Store):
             if tx.connection.execute(select(doubt.c.id).where(base.undecided(case.root_id)).limit(1)).first():
                 raise Refused("DECISION_NEEDED")
             match case.state:
+                case _ if case.retraction:
+                    _retry_notes(tx, case, actor)
                 case _C.NEEDS_ATTENTION if _has_results(tx, case_id) and _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED):
                     _send_again(tx, case, _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED), actor)
                 case _C.NEEDS_ATTENTION | _C.REJECTED | _C.CLOSED:
@@ -55,7 +57,7 @@ class PeopleStore(base.Store):
         """
         with self._database.write(now) as tx:
             case = base.get_case(tx.connection, case_id)
-            if _C.CLOSED not in CASE_MOVES[case.state]:
+            if _C.CLOSED not in CASE_MOVES[case.state] or case.retraction:
                 raise Refused("STATE_FORBIDS", case.state)
             base.move_case(tx, case_id, case.state, _C.CLOSED, code="CANCELLED", actor=actor, detail=detail)
             before_work(tx, case_id, case.state, _C.CLOSED, actor)
@@ -68,7 +70,7 @@ class PeopleStore(base.Store):
         """
         with self._database.write(now) as tx:
             case = base.get_case(tx.connection, case_id)
-            if case.state not in (_C.DELIVERED, _C.NEEDS_ATTENTION, _C.REJECTED):
+            if case.state not in (_C.DELIVERED, _C.NEEDS_ATTENTION, _C.REJECTED) or case.retraction:
                 raise Refused("STATE_FORBIDS", case.state)
             tx.audit("case.resend_asked", actor, case_id)
             again = _sent(tx, case_id, *STORED, _D.COMMITTED, _D.DEAD, _D.COMMIT_FAILED)
@@ -135,6 +137,17 @@ def _send_again(tx: Tx, case: CaseRow, keys: Sequence[int], actor: str) -> None:
         state = _C.NEEDS_ATTENTION
     base.move_case(tx, case.id, state, _C.DELIVERING, code="DELIVERING", actor=actor)
     finish_case(tx, case.id, actor)
+
+
+def _retry_notes(tx: Tx, case: CaseRow, actor: str) -> None:
+    """Send a retracted case's rejection notes again; nothing else of it is ever sent."""
+    keys = _sent(tx, case.id, _D.DEAD, _D.COMMIT_FAILED)  # the results' own are cancelled
+    if not keys:
+        raise Refused("STATE_FORBIDS", "retracted")
+    for key in keys:
+        move_to_pending(tx, key, actor, afresh=True)
+    if case.state is _C.NEEDS_ATTENTION:
+        base.move_case(tx, case.id, case.state, _C.RETRACTED, code=case.retraction, actor=actor)
 
 
 def _queue_again(tx: Tx, case: CaseRow, max_attempts: int, actor: str) -> None:

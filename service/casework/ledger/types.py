@@ -53,6 +53,7 @@ class CaseRow:
     waiting_for: tuple[str, ...] = ()
     waiting_since: datetime | None = None
     waiting_until: datetime | None = None
+    retraction: str = ""  # why the results were withdrawn, a code of case.RETRACTIONS; "" = they stand
 
     @property
     def stat(self) -> bool:
@@ -185,6 +186,14 @@ class Unproved:
     artefact: Artefact
     stored_at: datetime
     asked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Retraction:
+    """What a case's results are withdrawn from: for each destination the objects that it has, or may have."""
+
+    case: CaseRow
+    reached: Mapping[str, tuple[Artefact, ...]]
 
 
 @dataclass(frozen=True, slots=True)

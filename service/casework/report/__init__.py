@@ -11,6 +11,7 @@ from casework.report.describe import describe
 from casework.report.example import example
 from casework.report.header import Instance
 from casework.report.not_performed import Silent, listed, render_not_performed, verdict_json
+from casework.report.rejection import check_rejection, render_rejection
 from casework.report.rendering import Rendered, render, render_images
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "Silent",
     "check",
     "check_not_performed",
+    "check_rejection",
     "describe",
     "example",
     "listed",
     "render",
     "render_images",
     "render_not_performed",
+    "render_rejection",
     "verdict_json",
 ]

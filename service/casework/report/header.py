@@ -27,7 +27,7 @@ TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _NUMBERS = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "AT", "OW", "OF", "OD", "OL", "OV", "SV", "UV"})
 
 # Type 2 attributes come first: they are written even when the source lacks them (PS3.3 C.7.1.1, C.7.2.1).
-_REQUIRED = [
+REQUIRED = [
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -39,7 +39,7 @@ _REQUIRED = [
     "AccessionNumber",
     "ReferringPhysicianName",
 ]
-_CARRIED = [
+CARRIED = [
     "IssuerOfPatientID",
     "IssuerOfPatientIDQualifiersSequence",
     "OtherPatientIDs",
@@ -107,11 +107,7 @@ class Context:
     @property
     def local(self) -> datetime:
         """The time of rendering as the study's own clock would show it (PS3.3 C.12.1.1.8)."""
-        offset = str(self.reference.get("TimezoneOffsetFromUTC") or "").strip()
-        if len(offset) == 5 and offset[0] in "+-" and offset[1:].isdigit():
-            minutes = int(offset[1:3]) * 60 + int(offset[3:])
-            return self.now.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))
-        return self.now.astimezone()
+        return local_time(self.reference, self.now)
 
     def say(self, text: str) -> str:
         """Our own text, proven to fit the study's character set: what does not fit must not become a question mark.
@@ -121,6 +117,15 @@ class Context:
         """
         self.charset.encode(text)
         return text
+
+
+def local_time(reference: Dataset, now: datetime) -> datetime:
+    """Now, as the clock of the reference's study would show it (PS3.3 C.12.1.1.8)."""
+    offset = str(reference.get("TimezoneOffsetFromUTC") or "").strip()
+    if len(offset) == 5 and offset[0] in "+-" and offset[1:].isdigit():
+        minutes = int(offset[1:3]) * 60 + int(offset[3:])
+        return now.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))
+    return now.astimezone()
 
 
 def carry(target: Dataset, charset: Charset, source: Dataset, keyword: str) -> None:
@@ -167,10 +172,10 @@ def common(ctx: Context) -> Dataset:
         Defect: RESULT_SELF_CHECK when the source's text can't be written.
     """
     ds = Dataset()
-    for keyword in _REQUIRED:
+    for keyword in REQUIRED:
         setattr(ds, keyword, None)
     try:
-        for keyword in (*_REQUIRED, *_CARRIED):
+        for keyword in (*REQUIRED, *CARRIED):
             carry(ds, ctx.charset, ctx.reference, keyword)
     except ValueError as error:
         raise Defect("RESULT_SELF_CHECK", f"charset: {error}") from error

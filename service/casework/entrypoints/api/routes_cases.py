@@ -53,7 +53,7 @@ class CaseRoutes:
         """Artefacts and deliveries."""
         view = self._ledger.read.case_view(case_id)
         return schemas.ResultList(
-            artefacts=[views.artefact(row) for row in view.artefacts],
+            artefacts=[views.artefact(row, view.case.retraction) for row in view.artefacts],
             deliveries=[views.delivery(row, language(request)) for row in view.deliveries],
         )
 
@@ -85,6 +85,15 @@ class CaseRoutes:
             newest = self._ledger.exclude(case_id, wish.uid, wish.reason, who, now, wish.detail)
         return self.get_case(request, newest)
 
+    def retract_case(self, request: Request, case_id: CaseId, order: schemas.RetractionOrder) -> schemas.Case:
+        """Withdraw the results."""
+        from casework.flows.retract import Retractor  # with the report's libraries: loaded when it is needed
+
+        door = self._door
+        retractor = Retractor(door.ledger, door.spool, door.settings)
+        retractor.retract(case_id, order.reason, actor(request), door.now(), order.note)
+        return self.get_case(request, case_id)
+
     def _act(self, act: Callable[[str, str, datetime], object], request: Request, case_id: str) -> schemas.Case:
         act(case_id, actor(request), self._door.now())
         return self.get_case(request, case_id)
@@ -108,6 +117,12 @@ def add_routes(app: FastAPI, door: Door) -> None:
     for path, change in (("decisions", routes.decide_case), ("exclusions", routes.exclude_from_case)):
         where, failures = "/v1/cases/{case_id}/" + path, (400, 404, 409, 413, 503)
         add(app, "POST", where, change, role=Role.OPERATOR, tag="cases", status=202, failures=failures)
-    for handler in (routes.retry_case, routes.cancel_case, routes.resend_case):
-        path = "/v1/cases/{case_id}/" + handler.__name__.removesuffix("_case")
-        add(app, "POST", path, handler, role=Role.OPERATOR, tag="cases", status=202, failures=(400, 404, 409, 503))
+    decisions: tuple[Callable[..., schemas.Case], ...] = (
+        routes.retry_case,
+        routes.cancel_case,
+        routes.resend_case,
+        routes.retract_case,
+    )
+    for decide in decisions:
+        path = "/v1/cases/{case_id}/" + decide.__name__.removesuffix("_case")
+        add(app, "POST", path, decide, role=Role.OPERATOR, tag="cases", status=202, failures=(400, 404, 409, 503))

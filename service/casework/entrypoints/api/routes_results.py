@@ -7,6 +7,7 @@ from fastapi import FastAPI, Path
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from casework.case import REJECTION
 from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add
 from casework.errors import Defect, Refused
@@ -24,7 +25,9 @@ class ResultRoutes:
 
     def download_result(self, request: Request, artefact_id: ArtefactId) -> Response:
         """One artefact's bytes."""
-        made = self._door.ledger.read.artefact_by_id(artefact_id).artefact
+        row = self._door.ledger.read.artefact_by_id(artefact_id)
+        made, retraction = row.artefact, self._door.ledger.read.case(row.case_id).retraction
+        retraction = "" if made.kind == REJECTION else retraction
         if made.media_type not in EXTENSIONS:
             raise Defect("INTERNAL", "an artefact of an unknown media type")
         if not accepts(request.headers.get("accept", ""), made.media_type):
@@ -33,10 +36,12 @@ class ResultRoutes:
         headers = {
             "ETag": tag,
             "Cache-Control": "private, no-cache",
-            "Content-Disposition": f'attachment; filename="casework-{artefact_id}.{EXTENSIONS[made.media_type]}"',
+            "Content-Disposition": f'attachment; filename="{_name(artefact_id, retraction)}.{EXTENSIONS[made.media_type]}"',
             # Should a browser ever show it as a page, it is one without scripts and without an origin.
             "Content-Security-Policy": "default-src 'none'; sandbox",
         }
+        if retraction:
+            headers["Casework-Retracted"] = retraction
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         try:
@@ -60,6 +65,11 @@ def accepts(accept: str, media_type: str) -> bool:
             refused = any(p.replace(" ", "") in ("q=0", "q=0.0", "q=0.00", "q=0.000") for p in parameters)
             best = (weight, not refused)
     return best[1]
+
+
+def _name(artefact_id: int, retraction: str) -> str:
+    """A file name that says so when the result was withdrawn."""
+    return f"casework-{artefact_id}{'-RETRACTED' if retraction else ''}"
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

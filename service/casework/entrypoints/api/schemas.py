@@ -56,6 +56,24 @@ class Reason(BaseModel):
     next: str
 
 
+class RetractionReason(StrEnum):
+    """Why results are withdrawn: the document titles of a rejection note (IHE IOCM)."""
+
+    QUALITY = "RETRACTED_QUALITY"
+    SAFETY = "RETRACTED_SAFETY"
+    WORKLIST = "RETRACTED_WORKLIST"
+    RETENTION = "RETRACTED_RETENTION"
+
+
+class RetractionOrder(BaseModel):
+    """A person's decision to withdraw results."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: RetractionReason
+    note: Annotated[str, StringConstraints(max_length=200)] = ""
+
+
 class AnalysisRequest(BaseModel):
     """Exactly one of study_instance_uids, accession_number and patient_id."""
 
@@ -111,6 +129,7 @@ class CaseSummary(BaseModel):
     last_image_at: datetime
     changed_at: datetime
     newest: bool
+    retraction: Reason | None
 
 
 class CasePage(BaseModel):
@@ -305,6 +324,7 @@ class Artefact(BaseModel):
     size: int
     created_at: datetime
     url: str
+    retracted: bool
 
 
 class Delivery(BaseModel):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from casework.case import STAT_PRIORITY, shown, shown_words
+from casework.case import REJECTION, STAT_PRIORITY, shown, shown_words
 from casework.entrypoints.api import schemas
 from casework.entrypoints.api.problems import Language, words
 from casework.ledger.types import (
@@ -88,6 +88,7 @@ def _summary(
         "last_image_at": row.last_at,
         "changed_at": row.changed_at,
         "newest": newest,
+        "retraction": maybe_reason(row.retraction, language),
     }
 
 
@@ -243,8 +244,8 @@ def delivery(row: DeliveryRow, language: Language) -> schemas.Delivery:
     )
 
 
-def artefact(row: ArtefactRow) -> schemas.Artefact:
-    """One rendered object."""
+def artefact(row: ArtefactRow, retraction: str) -> schemas.Artefact:
+    """One rendered object, of a case that was retracted with this code."""
     made = row.artefact
     return schemas.Artefact(
         id=row.id,
@@ -259,6 +260,7 @@ def artefact(row: ArtefactRow) -> schemas.Artefact:
         size=made.size,
         created_at=row.created_at,
         url=f"/v1/results/{row.id}",
+        retracted=bool(retraction) and made.kind != REJECTION,
     )
 
 

@@ -55,7 +55,7 @@ export function bytes(count) {
 
 const TONES = {
   receiving: ["wait", "◔"], stable: ["wait", "◑"], queued: ["wait", "◷"], running: ["wait", "▶"], rendered: ["wait", "◕"], delivering: ["wait", "➤"],
-  delivered: ["good", "✓"], rejected: ["warn", "⊘"], needs_attention: ["bad", "!"], superseded: ["idle", "↻"], closed: ["idle", "–"],
+  delivered: ["good", "✓"], rejected: ["warn", "⊘"], needs_attention: ["bad", "!"], superseded: ["idle", "↻"], closed: ["idle", "–"], retracted: ["bad", "✕"],
   waiting: ["wait", "⌛"], ready: ["wait", "◑"], reported: ["wait", "◕"], not_performed: ["warn", "⊘"],
   accepted: ["good", "✓"], duplicate: ["idle", "="], kept_aside: ["warn", "⚑"], refused: ["bad", "✕"],
   pending: ["wait", "◷"], sending: ["wait", "➤"], unknown: ["warn", "?"], stored: ["good", "✓"], stored_with_warning: ["warn", "✓"], retry_wait: ["warn", "◷"], dead: ["bad", "!"], committed: ["good", "✓✓"], commit_failed: ["bad", "!"],

@@ -3,7 +3,7 @@ import { ask, may } from "/static/api.js";
 import { caseView, deliveryTable, findingTable, loadCase, reasonBox, studyTable, waitWords } from "/static/case.js";
 import { badge, bytes, chips, fit, h, put, t, table, td, time, toast, tone, wide } from "/static/dom.js";
 
-const STATES = ["receiving", "stable", "queued", "running", "rendered", "delivering", "delivered", "rejected", "needs_attention", "superseded", "closed"];
+const STATES = ["receiving", "stable", "queued", "running", "rendered", "delivering", "delivered", "rejected", "needs_attention", "superseded", "closed", "retracted"];
 const VERDICTS = ["accepted", "duplicate", "kept_aside", "refused"];
 const PAGE = 50;
 

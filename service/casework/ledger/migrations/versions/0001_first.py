@@ -198,11 +198,12 @@ def _cases() -> None:
         sa.Column("waiting_since", sa.BigInteger(), nullable=True),
         sa.Column("waiting_until", sa.BigInteger(), nullable=True),
         sa.Column("result_json", sa.Text(), nullable=False),
+        sa.Column("retraction", sa.Text(), server_default="", nullable=False),
         sa.ForeignKeyConstraint(["predecessor"], ["case_revision.id"], name=op.f("fk_case_revision_predecessor")),
         sa.ForeignKeyConstraint(["root_id"], ["case_root.id"], name=op.f("fk_case_revision_root_id")),
         sa.PrimaryKeyConstraint("no", name=op.f("pk_case_revision")),
         sa.CheckConstraint(
-            "state IN ('receiving', 'stable', 'queued', 'running', 'rendered', 'delivering', 'delivered', 'rejected', 'needs_attention', 'superseded', 'closed')",
+            "state IN ('receiving', 'stable', 'queued', 'running', 'rendered', 'delivering', 'delivered', 'rejected', 'needs_attention', 'superseded', 'closed', 'retracted')",
             name=op.f("ck_case_revision_state_known"),
         ),
         sa.UniqueConstraint("id", name=op.f("uq_case_revision_id")),

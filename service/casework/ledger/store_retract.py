@@ -1,0 +1,98 @@
+"""Withdrawing results: what every destination has of a case, and the one transaction that retracts it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select
+
+from casework.case import CASE_MOVES, REJECTION, Artefact, CaseState
+from casework.errors import Refused
+from casework.ledger import store_base as base
+from casework.ledger.database import Tx
+from casework.ledger.schema import artefact, case_revision, delivery
+from casework.ledger.store_delivery import artefact_of, finish_retraction
+from casework.ledger.store_jobs import keep_artefacts, new_delivery
+from casework.ledger.types import Retraction
+
+
+class RetractStore(base.Store):
+    """The part of the facade for withdrawing results."""
+
+    def retraction(self, case_id: str) -> Retraction:
+        """What a retraction of this case has to name, and where.
+
+        Raises:
+            Refused: NOT_FOUND.
+        """
+        with self._database.read() as connection:
+            return Retraction(base.get_case(connection, case_id), _reached(connection, case_id))
+
+    def retract_case(  # noqa: PLR0917 - the contract's signature
+        self,
+        seen: Retraction,
+        code: str,
+        notes: Sequence[tuple[Artefact, Sequence[str]]],
+        actor: str,
+        now: datetime,
+        detail: str = "",
+    ) -> bool:
+        """Retract a case: cancel what is not sent, and put the notes on their way to these destinations.
+
+        `seen`: what the notes were made from; False when a destination has got something since. Safe to repeat with
+        the same code.
+
+        Raises:
+            Refused: NOT_FOUND; STATE_FORBIDS, there are no results, or they were retracted for another reason.
+        """
+        with self._database.write(now) as tx:
+            case = base.get_case(tx.connection, seen.case.id)
+            if case.retraction == code:
+                return True
+            if case.retraction or CaseState.RETRACTED not in CASE_MOVES[case.state] or not _made(tx, case.id):
+                raise Refused("STATE_FORBIDS", case.retraction or case.state)
+            if _reached(tx.connection, case.id) != seen.reached:
+                return False
+            base.move_case(
+                tx, case.id, case.state, CaseState.RETRACTED, code=code, actor=actor, detail=detail, retraction=code
+            )
+            keep_artefacts(tx, case.id, [note for note, _ in notes])
+            _plan(tx, case.id, notes, case.priority)
+            finish_retraction(tx, case.id, actor)
+            return True
+
+
+def _reached(connection: Any, case_id: str) -> Mapping[str, tuple[Artefact, ...]]:
+    """By destination: every object of the case of which a sending has begun at least once."""
+    query = (
+        select(delivery.c.destination, delivery.c.state, delivery.c.fence, artefact)
+        .join_from(delivery, artefact, delivery.c.artefact_id == artefact.c.id)
+        .where(delivery.c.case_id == case_id, artefact.c.kind != REJECTION)
+        .order_by(delivery.c.destination, delivery.c.id)
+    )
+    reached: dict[str, tuple[Artefact, ...]] = {}
+    for row in connection.execute(query):
+        if row.fence > 0:  # rises with every claim, and never falls
+            reached[row.destination] = (*reached.get(row.destination, ()), artefact_of(row))
+    return reached
+
+
+def _made(tx: Tx, case_id: str) -> bool:
+    """Whether there is a result, more than the word that nothing was analysed."""
+    said = select(case_revision.c.result_json).where(case_revision.c.id == case_id)
+    kinds = select(artefact.c.id).where(artefact.c.case_id == case_id, artefact.c.kind != "not-performed").limit(1)
+    return bool(tx.connection.execute(said).scalar_one()) and tx.connection.execute(kinds).first() is not None
+
+
+def _plan(tx: Tx, case_id: str, notes: Sequence[tuple[Artefact, Sequence[str]]], priority: int) -> None:
+    query = select(artefact.c.sop_uid, artefact.c.id).where(artefact.c.case_id == case_id, artefact.c.kind == REJECTION)
+    keys = {row.sop_uid: row.id for row in tx.connection.execute(query)}
+    rows = [
+        new_delivery(tx, case_id, keys[note.sop_instance_uid], destination, priority)
+        for note, destinations in notes
+        for destination in destinations
+    ]
+    if rows:
+        tx.connection.execute(insert(delivery), rows)
+        where = sorted({row["destination"] for row in rows})
+        tx.audit("delivery.planned", "retract", case_id, destinations=where, count=len(rows))
