@@ -11,7 +11,7 @@ DEBIAN := chromium dcmtk dicom3tools orthanc orthanc-dicomweb postgresql strace
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench evidence viewers train traintest openapi up e2e-compose lock docs system clean
+.PHONY: help demo run test check bench matrix evidence viewers train traintest openapi up e2e-compose lock docs system clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ train: $(TRAIN)/.ready ## train CMAN from phantoms in an environment of its own 
 
 traintest: $(TRAIN)/.ready ## the tests that need torch, onnx and TensorRT
 	PYTHONPATH=. $(TRAIN)/bin/python -m pytest -q models/tests $(ARGS)
+
+matrix: system $(VENV)/.test ## every kind of result object through every DICOM validator (half an hour; needs ../shared)
+	$(PY) -m tests.conformance.matrix $(ARGS)
 
 openapi: $(VENV)/.test ## validate openapi/openapi.yaml and compare it with the application
 	$(PY) -m pytest -q tests/api/test_contract.py

@@ -60,7 +60,7 @@ def configuration_page() -> str:
         "# Configuration",
         "",
         "Generated from `casework.config` by `make docs`. One TOML file (`--config` or `CASEWORK_CONFIG`); the environment",
-        "wins over the file; secrets are files. Lists of tables: `[[dicom.peer]]`, `[[destination]]`.",
+        "wins over the file; secrets are files. Lists of tables: `[[dicom.peer]]`, `[[destination]]`, `[[profile]]`.",
         "",
     ]
     sections: list[tuple[str, Any]] = [("dicom", config.Dicom), ("dicom.peer (repeated)", config.Peer)]
@@ -71,7 +71,8 @@ def configuration_page() -> str:
         ("policy", config.Policy),
     ]
     sections += [("fetch", config.Fetch)]
-    sections += [("destination (repeated)", config.Destination), ("work", config.Work), ("report", config.Report)]
+    sections += [("destination (repeated)", config.Destination), ("profile (repeated)", config.Profile)]
+    sections += [("work", config.Work), ("report", config.Report)]
     for name, kind in sections:
         doc = inspect.getdoc(kind) or ""
         lines += [f"## {name}", "", doc, "", "| setting | default | environment | notes |", "| --- | --- | --- | --- |"]

@@ -286,7 +286,7 @@ class Recorded:
 class Artefact:
     """One rendered object, stored once; the same bytes are sent every time (reliability: render once)."""
 
-    kind: str  # "sr" | "not-performed" | "capture" | "preview" | "result-json"
+    kind: str  # one of config.OBJECTS, "not-performed", "preview" or "result-json"
     media_type: str  # application/dicom, image/png, application/json
     study_instance_uid: str
     series_instance_uid: str

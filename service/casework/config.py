@@ -87,6 +87,38 @@ class Assembly:
     give_up_s: float = 900.0  # a case that is short of the PACS's count runs after this with what is there
 
 
+OBJECTS = (
+    "sr",  # Comprehensive 3D SR (IHE AIR), one a study
+    "sr-comprehensive",  # the same report as Comprehensive SR, for a peer that refuses the class above
+    "capture",  # heat-maps as Secondary Capture, one an analysed image
+    "cine",  # the analysed frames of an ultrasound cine as Multi-frame True Colour Secondary Capture
+    "parametric-map",  # MR activation on the source slices, 32-bit float
+    "segmentation",  # activated regions of sides that are positive or undetermined
+    "outline",  # the same regions as Grayscale Softcopy Presentation State
+    "key-object",  # the images that matter
+)
+"""Kinds of result objects that a profile may list. Other kinds (notes of what was not done, or withdrawn) go everywhere."""
+
+PROFILES: Mapping[str, tuple[str, ...]] = {
+    "standard": ("sr", "capture"),
+    "mammography-workstation": ("sr", "capture", "outline", "key-object"),
+    "ohif": ("sr", "capture", "cine", "parametric-map", "segmentation"),
+    "legacy": ("capture",),
+    "full": tuple(o for o in OBJECTS if o != "sr-comprehensive"),
+}
+"""Profiles that need no table; one of the same name replaces it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Which result objects a kind of destination gets. Built in: standard, mammography-workstation, ohif, legacy, full."""
+
+    name: str
+    objects: tuple[
+        str, ...
+    ]  # of sr, sr-comprehensive, capture, cine, parametric-map, segmentation, outline, key-object
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Which kinds of image a complete case still waits for, and how long. Nothing is waited for unless it is asked for here.
@@ -136,6 +168,7 @@ class Destination:
     retrieve: str = (
         ""  # how other studies are fetched from it: "wado" (kind stow), "move" or "get" (kind dimse); "" = not at all
     )
+    profile: str = "standard"  # which objects it gets: a built-in profile or one of [[profile]]
 
     @property
     def proves(self) -> str:
@@ -232,6 +265,24 @@ class Settings:
     metrics: Metrics = field(default_factory=Metrics)
     fetch: Fetch = field(default_factory=Fetch)
     destination: tuple[Destination, ...] = ()
+    profile: tuple[Profile, ...] = ()
+
+    @property
+    def profiles(self) -> dict[str, frozenset[str]]:
+        """The objects of every profile, by its name."""
+        return {name: frozenset(objects) for name, objects in PROFILES.items()} | {
+            p.name: frozenset(p.objects) for p in self.profile
+        }
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The kinds of objects that some destination gets; what none asks for is not made."""
+        return frozenset(o for d in self.destination if d.send for o in self.profiles[d.profile])
+
+    @property
+    def withheld(self) -> dict[str, frozenset[str]]:
+        """By destination: the kinds that its profile leaves out."""
+        return {d.name: frozenset(OBJECTS) - self.profiles[d.profile] for d in self.destination}
 
     @property
     def root(self) -> Path:
@@ -288,6 +339,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
                 document.setdefault(section.name, {})[setting.name] = value
     settings = typing.cast(Settings, _build(Settings, document, ""))
     _check(settings)
+    _check_profiles(settings)
     _check_work(settings.work)
     _check_policy(settings.policy, settings.assembly)
     _check_fetch(settings)
@@ -357,6 +409,24 @@ def _check_destinations(destinations: tuple[Destination, ...]) -> None:
             raise Defect("CONFIG_INVALID", f"destination {d.name}: proof must be commitment, query or none")
         if d.proof == "commitment" and d.kind != "dimse":
             raise Defect("CONFIG_INVALID", f"destination {d.name}: DICOMweb has no storage commitment; use proof query")
+
+
+def _check_profiles(settings: Settings) -> None:
+    """Refuse a profile that says nothing, or says the same twice in two classes."""
+    names = [p.name for p in settings.profile]
+    if len(names) != len(set(names)):
+        raise Defect("CONFIG_INVALID", "profile: names must differ")
+    for p in settings.profile:
+        unknown = sorted(set(p.objects) - set(OBJECTS))
+        if unknown:
+            raise Defect("CONFIG_INVALID", f"profile {p.name}: no object {unknown[0]!r}; one of {', '.join(OBJECTS)}")
+        if not {"sr", "sr-comprehensive", "capture"} & set(p.objects):
+            raise Defect("CONFIG_INVALID", f"profile {p.name}: a report or captures are needed to say anything")
+        if {"sr", "sr-comprehensive"} <= set(p.objects):
+            raise Defect("CONFIG_INVALID", f"profile {p.name}: sr or sr-comprehensive, a viewer would show both")
+    for d in settings.destination:
+        if d.profile not in settings.profiles:
+            raise Defect("CONFIG_INVALID", f"destination {d.name}: no profile {d.profile!r}")
 
 
 def _check_work(work: Work) -> None:

@@ -34,6 +34,22 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Depths:
+    """Which voxel each pixel of a projection was read from: the way from a projection's heat to slices.
+
+    slices: (SOP Instance UID, 1-based frame number) by plane index.
+    depth: (h, w) int16, index of the voxel behind each pixel of the projection's grid.
+    picture_to_grid: 2x3 matrix, picture (row, col) -> grid (row, col).
+    to_voxel: 3x4 matrix, (grid row, grid col, depth, 1) -> (plane index, source row, source col).
+    """
+
+    slices: tuple[tuple[str, int], ...]
+    depth: NDArray[np.int16]
+    picture_to_grid: NDArray[np.float64]
+    to_voxel: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class HeatImage:
     """One analysed image with its heat-map, both on the display grid.
 
@@ -44,6 +60,7 @@ class HeatImage:
     sources: SOP Instance UIDs that made the picture (one for MG and US, many for an MR projection); first = reference.
     region: polygon (N, 2) of source (row, col) around the hottest area, or None where there is no single source frame
         or no evidence; peak: source (row, col).
+    depths: of a projection, where somebody asks for its heat on slices.
     """
 
     side: Side
@@ -57,6 +74,7 @@ class HeatImage:
     to_source: NDArray[np.float64]
     region: NDArray[np.float64] | None
     peak: tuple[float, float] | None
+    depths: Depths | None = None
 
 
 @dataclass(frozen=True, slots=True)

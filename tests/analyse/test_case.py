@@ -13,11 +13,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from casework.case import CaseState
+from casework.config import Destination
 from casework.engine.runner import Runner, SideInputs, SideOutputs
 from casework.entrypoints.infer_worker import Worker
 from casework.entrypoints.pulse import look
@@ -96,6 +98,33 @@ def test_a_whole_case_becomes_reports_and_heat_maps(rig: Rig, run: Callable[...,
     assert set(found["seconds"]) >= {"claim", "plan", "decode", "tensor", "network", "readout", "render", "store"}
     used = {(i["side"], i["modality"], i["slot"]) for i in found["prepared"]}
     assert len(used) == 18
+
+
+def test_destinations_get_what_their_profiles_ask_for(rig: Rig, truth: CaseTruth) -> None:
+    """One case for two PACS: the maps and masks of a whole case are made, checked, stored, and go to the one that wants them."""
+    places = (
+        Destination("archive", ae_title="A", profile="full"),
+        Destination("old", ae_title="B", profile="legacy"),
+    )
+    rig.settings = replace(rig.settings, destination=places)
+    case_id = rig.arrive(truth.files)
+    rig.queue(case_id)
+    worker = rig.worker()
+    try:
+        ended = worker.step()
+    finally:
+        worker.close()
+    assert ended is not None
+    assert ended.code == ""
+    view = rig.ledger.read.case_view(case_id)
+    sent = {name: {d.kind for d in view.deliveries if d.destination == name} for name in ("archive", "old")}
+    assert sent["old"] == {"capture"}
+    assert sent["archive"] >= {"sr", "capture", "parametric-map"}
+    made = [row.artefact for row in view.artefacts if row.artefact.kind == "parametric-map"]
+    assert [a.study_instance_uid for a in made] == [truth.studies["MR"]]
+    ds = dcmread(rig.spool.path(made[0].sha256))
+    values = np.frombuffer(ds.FloatPixelData, "<f4")
+    assert 0 < values.max() <= 1
 
 
 def test_what_was_prepared_ahead_is_what_would_have_been_made(rig: Rig, truth: CaseTruth, tmp_path: Path) -> None:

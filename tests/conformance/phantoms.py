@@ -36,7 +36,7 @@ def make_phantom(folder: Path, seed: int, *, full_size: bool, character_set: str
         revision=1,
         model=MODEL,
         sides=(_answer(Side.RIGHT, Outcome.POSITIVE, 0.874), _answer(Side.LEFT, Outcome.NEGATIVE, 0.041)),
-        images=heat_images(parts, shapes),
+        images=heat_images(parts, shapes, depths=True),
         findings=(),
         input_digest=input_digest(list(files), MODEL.sha256, "p1"),
         thresholds={"positive_at": 0.5, "negative_below": 0.2},

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from casework.case import derive_uid, input_digest
-from casework.result import CaseResult, Finding, HeatImage, ModelIdentity, Outcome, Side, SideResult
+from casework.result import CaseResult, Depths, Finding, HeatImage, ModelIdentity, Outcome, Side, SideResult
 
 NOW = datetime(2026, 11, 20, 9, 30, 15, tzinfo=UTC)
 CLASSES = {
@@ -175,6 +175,13 @@ class Maker:
         ds.Laterality, ds.BurnedInAnnotation, ds.ImageType = side, "NO", ["ORIGINAL", "PRIMARY"]
         ds.NumberOfFrames, ds.FrameTime, ds.FrameIncrementPointer = frames, "40.0", 0x00181063
         ds.PatientOrientation = ""
+        region = Dataset()
+        region.RegionLocationMinX0, region.RegionLocationMinY0 = 0, 0
+        region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 159, 119
+        region.RegionSpatialFormat, region.RegionDataType, region.RegionFlags = 1, 1, 0
+        region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3
+        region.PhysicalDeltaX = region.PhysicalDeltaY = 0.02
+        ds.SequenceOfUltrasoundRegions = [region]
         self.pixels(ds, self.rng.integers(0, 200, (frames, 120, 160)).astype(np.uint8))
         return self.save(ds)
 
@@ -222,6 +229,19 @@ def heat_image(
         to_source=to_source,
         region=region,
         peak=(row * 2, col * 2),
+        depths=_depths(sources, shape, (row * 2, col * 2)) if modality == "MR" else None,
+    )
+
+
+def _depths(sources: Sequence[str], shape: tuple[int, int], hot: tuple[float, float]) -> Depths:
+    """A projection along the slices that was read from the first one around the hottest place, else from the third."""
+    rows, cols = np.indices(shape)
+    near = np.hypot(rows - hot[0], cols - hot[1]) < 30
+    return Depths(
+        slices=tuple((uid, 1) for uid in sources),
+        depth=np.where(near, 0, 2).astype(np.int16),
+        picture_to_grid=np.array([[2.0, 0.0, 0.5], [0.0, 2.0, 0.5]]),
+        to_voxel=np.array([[0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]),
     )
 
 
@@ -236,8 +256,9 @@ def make(
     outcomes: Mapping[str, tuple[Outcome, float | None]] | None = None,
     slices: int = 8,
     timezone: str = "",
+    us_frames: Sequence[int] = (2,),
 ) -> Case:
-    """One patient's case; `outcomes` by side, by default right positive, left negative."""
+    """One patient's case; `outcomes` by side, by default right positive, left negative; us_frames: analysed of each cine."""
     maker = Maker(NAMES[charset], timezone=timezone)
     images: list[HeatImage] = []
     volume = maker.volume(slices) if "MR" in modalities else []
@@ -256,9 +277,10 @@ def make(
                 )
         if "US" in modalities:
             uid = maker.cine(letter)
-            images.append(
-                heat_image(side, "US", "1", study=maker.uid("study", "US"), sources=[uid], shape=(120, 160), frame=2)
-            )
+            for slot, frame in enumerate(us_frames, 1):
+                study = maker.uid("study", "US")
+                image = heat_image(side, "US", str(slot), study=study, sources=[uid], shape=(120, 160), frame=frame)
+                images.append(image)
     usual = {"R": (Outcome.POSITIVE, 0.8125), "L": (Outcome.NEGATIVE, 0.037)}
     chosen = outcomes or {side: usual[side] for side in sides}
     results = []

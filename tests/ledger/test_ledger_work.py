@@ -1,6 +1,7 @@
 """Cases, jobs and deliveries on their way: reasons, leases, fences, tries, and who may do what."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -396,3 +397,23 @@ def test_first_bytes_win(ledger: Ledger) -> None:
     assert len(view.deliveries) == 1
     assert end(ledger, next_delivery(ledger))
     assert state_of(ledger, case_id) is C.DELIVERED
+
+
+def test_a_destination_is_spared_what_its_profile_leaves_out(ledger: Ledger) -> None:
+    """Each destination gets the kinds that it takes and kinds that no profile knows; a later destination likewise."""
+    case_id = queued(ledger, "1.1")
+    job = claim(ledger)
+    (sr, capture, preview), note = artefacts(case_id), artefacts(f"{case_id}0", 1)[0]
+    made = [sr, replace(capture, kind="capture"), preview, replace(note, kind="not-performed")]
+    withheld = {"legacy": {"sr"}, "late": {"capture"}}
+    assert ledger.finish_job(job.job_id, job.fence, "{}", made, [], ["pacs", "legacy"], NOW, withheld=withheld)
+    sent = {(d.destination, d.kind) for d in ledger.read.case_view(case_id).deliveries}
+    everywhere = {("pacs", k) for k in ("sr", "capture", "not-performed")}
+    assert sent == everywhere | {("legacy", "capture"), ("legacy", "not-performed")}
+    for destination, count in (("pacs", 3), ("legacy", 2)):
+        for _ in range(count):
+            assert end(ledger, next_delivery(ledger, destination))
+    assert state_of(ledger, case_id) is C.DELIVERED
+    ledger.resend_case(case_id, "anna", at(5), ["pacs", "legacy", "late"], withheld=withheld)
+    late = [d.kind for d in ledger.read.case_view(case_id).deliveries if d.destination == "late"]
+    assert sorted(late) == ["not-performed", "sr"]

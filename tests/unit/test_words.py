@@ -97,6 +97,11 @@ def test_settings_come_from_file_and_environment(tmp_path: Path) -> None:
         ("[policy]\nwait_us_h = -1", "policy.wait_us_h"),
         ("[policy]\nwait_us_h = nan", "policy.wait_us_h"),
         ("[policy]\nstat_quiet_s = -1", "policy.stat_quiet_s"),
+        ("[[profile]]\nname = 'a'\nobjects = ['sr', 'fax']", "profile a: no object 'fax'"),
+        ("[[profile]]\nname = 'a'\nobjects = ['key-object']", "profile a: a report or captures"),
+        ("[[profile]]\nname = 'a'\nobjects = ['sr', 'sr-comprehensive']", "a viewer would show both"),
+        ("[[profile]]\nname='a'\nobjects=['sr']\n[[profile]]\nname='a'\nobjects=['sr']", "profile: names must differ"),
+        ("[[destination]]\nname = 'a'\nae_title = 'A'\nprofile = 'nowhere'", "no profile 'nowhere'"),
         ("not toml", "casework.toml"),
     ],
 )
@@ -144,3 +149,22 @@ def test_a_log_line_holds_only_allowed_fields() -> None:
     assert record["case_id"] == "c1"
     assert record["dropped_fields"] == 1
     assert observe.DROPPED_FIELDS._value.get() == before + 1
+
+
+def test_a_profile_says_which_objects_a_destination_gets(tmp_path: Path) -> None:
+    """What is made is what some destination that is sent to asks for; each is spared what its profile leaves out."""
+    path = tmp_path / "casework.toml"
+    path.write_text(
+        "[[profile]]\nname = 'reading room'\nobjects = ['sr-comprehensive', 'capture', 'outline']\n"
+        "[[destination]]\nname = 'a'\nae_title = 'A'\n"
+        "[[destination]]\nname = 'b'\nae_title = 'B'\nprofile = 'reading room'\n"
+        "[[destination]]\nname = 'c'\nae_title = 'C'\nprofile = 'full'\nsend = false\n"
+        "[[destination]]\nname = 'd'\nae_title = 'D'\nprofile = 'legacy'\n"
+    )
+    settings = config.load(path, {})
+    assert settings.wanted == {"sr", "capture", "sr-comprehensive", "outline"}
+    assert settings.withheld["a"] == set(config.OBJECTS) - {"sr", "capture"}
+    assert settings.withheld["b"] == set(config.OBJECTS) - {"sr-comprehensive", "capture", "outline"}
+    assert settings.withheld["d"] == set(config.OBJECTS) - {"capture"}
+    for objects in config.PROFILES.values():
+        assert set(objects) <= set(config.OBJECTS)

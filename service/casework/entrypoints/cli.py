@@ -382,7 +382,7 @@ def resend(case_id: str, config: Config = None) -> None:
     """Send a case's stored results again (the same bytes), also to destinations that were configured since."""
     with _ledger(config) as (settings, ledger):
         wanted = [place.name for place in settings.destination if place.send]
-        ledger.resend_case(case_id, _actor(), datetime.now(UTC), wanted)
+        ledger.resend_case(case_id, _actor(), datetime.now(UTC), wanted, withheld=settings.withheld)
         typer.echo(f"{case_id}: delivering")
 
 

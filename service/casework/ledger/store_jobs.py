@@ -14,7 +14,7 @@ from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_input, case_revision, delivery, exclusion, job
 from casework.ledger.store_delivery import finish_case, move_to_pending, supersede, supersede_unsent
-from casework.ledger.types import ClaimedJob, FindingLike, Swept
+from casework.ledger.types import EVERYTHING, ClaimedJob, FindingLike, Swept, Withheld
 
 _C, _J = CaseState, JobState
 _ACTOR = "analyse"
@@ -59,10 +59,12 @@ class JobStore(base.Store):
         findings: Sequence[FindingLike],
         destinations: Sequence[str],
         now: datetime,
+        *,
+        withheld: Withheld = EVERYTHING,
     ) -> bool:
         """Store the results; the case goes on to DELIVERING, or to DELIVERED when nothing has to be sent.
 
-        An artefact whose SOP Instance UID the case holds already is not replaced: the bytes of the first render win.
+        `withheld`: by destination, kinds of artefacts that it does not get. An artefact whose SOP Instance UID the case holds already is not replaced: the bytes of the first render win.
         """
         with self._database.write(now) as tx:
             row = _held(tx, job_id, fence)
@@ -77,7 +79,7 @@ class JobStore(base.Store):
                 base.move_case(tx, case_id, _C.RENDERED, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
                 return True
             supersede_unsent(tx, case_id, _ACTOR)
-            plan_deliveries(tx, case_id, destinations, row.priority, _ACTOR)
+            plan_deliveries(tx, case_id, destinations, row.priority, _ACTOR, withheld)
             finish_case(tx, case_id, _ACTOR)
             return True
 
@@ -187,17 +189,19 @@ def expire_jobs(tx: Tx) -> tuple[int, int]:
     return ready, dead
 
 
-def plan_deliveries(tx: Tx, case_id: str, destinations: Sequence[str], priority: int, actor: str) -> None:
-    """One delivery for each DICOM artefact and destination; one that exists and failed starts again."""
+def plan_deliveries(  # noqa: PLR0917 - the writes' common arguments, and what this one needs
+    tx: Tx, case_id: str, destinations: Sequence[str], priority: int, actor: str, withheld: Withheld = EVERYTHING
+) -> None:
+    """One delivery for each DICOM artefact and destination that takes its kind; one that exists and failed starts again."""
     wanted = (artefact.c.case_id == case_id) & (artefact.c.media_type == "application/dicom")
-    keys = tx.connection.execute(select(artefact.c.id).where(wanted).order_by(artefact.c.id)).scalars().all()
+    made = tx.connection.execute(select(artefact.c.id, artefact.c.kind).where(wanted).order_by(artefact.c.id)).all()
     have = {
         (row.artefact_id, row.destination): row
         for row in tx.connection.execute(select(delivery).where(delivery.c.case_id == case_id))
     }
     rows = []
     for destination in dict.fromkeys(destinations):
-        for key in keys:
+        for key in (row.id for row in made if row.kind not in withheld.get(destination, ())):
             old = have.get((key, destination))
             if old is None:
                 rows.append(new_delivery(tx, case_id, key, destination, priority))

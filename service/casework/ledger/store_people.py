@@ -14,7 +14,7 @@ from casework.ledger.schema import artefact, case_revision, case_root, delivery,
 from casework.ledger.store_cases import before_work, explain, new_job
 from casework.ledger.store_delivery import STORED, finish_case, move_to_pending
 from casework.ledger.store_jobs import plan_deliveries
-from casework.ledger.types import CaseRow, Requested, Selector
+from casework.ledger.types import EVERYTHING, CaseRow, Requested, Selector, Withheld
 
 _C, _D, _J = CaseState, DeliveryState, JobState
 
@@ -62,8 +62,18 @@ class PeopleStore(base.Store):
             base.move_case(tx, case_id, case.state, _C.CLOSED, code="CANCELLED", actor=actor, detail=detail)
             before_work(tx, case_id, case.state, _C.CLOSED, actor)
 
-    def resend_case(self, case_id: str, actor: str, now: datetime, destinations: Sequence[str] = ()) -> None:
+    def resend_case(
+        self,
+        case_id: str,
+        actor: str,
+        now: datetime,
+        destinations: Sequence[str] = (),
+        *,
+        withheld: Withheld = EVERYTHING,
+    ) -> None:
         """Send the stored results once more, the same bytes; also to `destinations` that were not planned before.
+
+        `withheld`: as for finish_job.
 
         Raises:
             Refused: NOT_FOUND, STATE_FORBIDS (nothing rendered).
@@ -74,7 +84,7 @@ class PeopleStore(base.Store):
                 raise Refused("STATE_FORBIDS", case.state)
             tx.audit("case.resend_asked", actor, case_id)
             again = _sent(tx, case_id, *STORED, _D.COMMITTED, _D.DEAD, _D.COMMIT_FAILED)
-            plan_deliveries(tx, case_id, destinations, case.priority, actor)
+            plan_deliveries(tx, case_id, destinations, case.priority, actor, withheld)
             if not again and not _sent(tx, case_id, _D.PENDING):
                 raise Refused("STATE_FORBIDS", "nothing to send")
             _send_again(tx, case, again, actor)

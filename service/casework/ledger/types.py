@@ -3,12 +3,16 @@
 All times are aware UTC datetimes. Ids: a case's id is opaque text (one per revision), all others are integers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from casework.case import STAT_PRIORITY, STOPPING, Artefact, CaseState, DeliveryState, Header, JobState, Verdict
+
+Withheld = Mapping[str, Collection[str]]
+"""By destination: the kinds of artefacts that it does not get."""
+EVERYTHING: Withheld = {}
 
 
 class FindingLike(Protocol):

@@ -29,6 +29,7 @@ from casework.report.check import Examined, digest, examine
 from casework.report.rendering import Rendered, render_reports, without_pixels
 from casework.result import CaseResult
 
+Task = tuple[CaseResult, Mapping[str, Dataset], config.Report, datetime, frozenset[str]]
 COMMAND = (sys.executable, "-m", "casework.report.beside")
 DEADLINE_S = 30.0  # of one case's reports, which take 0.2 s: then the process is taken for stuck
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV")  # the time zone goes into results
@@ -42,13 +43,19 @@ class Reports:
     examined: Mapping[bytes, Examined]
 
 
-def make(result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime) -> Reports:
-    """Render and examine the reports; the result may be without pixels.
+def make(
+    result: CaseResult,
+    sources: Mapping[str, Dataset],
+    settings: config.Report,
+    now: datetime,
+    wanted: frozenset[str] = frozenset(),
+) -> Reports:
+    """Render and examine the reports; the result may be without pixels. wanted: as for `render`.
 
     Raises:
         Defect: RESULT_SELF_CHECK, as `render` and `check`.
     """
-    rendered = render_reports(result, sources, settings, now)
+    rendered = render_reports(result, sources, settings, now, wanted)
     return Reports(tuple(rendered), {digest(r): examine(r, result, sources) for r in rendered})
 
 
@@ -72,13 +79,19 @@ class ReportProcess:
         self._thread.submit(self._begin)
 
     def reports(
-        self, result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime
+        self,
+        result: CaseResult,
+        sources: Mapping[str, Dataset],
+        settings: config.Report,
+        now: datetime,
+        wanted: frozenset[str] = frozenset(),
     ) -> "Future[Reports]":
         """Begin a case's reports; the future raises what `make` raises."""
         small = without_pixels(result)
         # Now and not in the thread: reading an attribute changes a data set, and the caller goes on reading.
-        packed = pickle.dumps((small, dict(sources), settings, now), pickle.HIGHEST_PROTOCOL) if self._wanted else b""
-        return self._thread.submit(self._reports, packed, small, sources, settings, now)
+        task = (small, dict(sources), settings, now, wanted)
+        packed = pickle.dumps(task, pickle.HIGHEST_PROTOCOL) if self._wanted else b""
+        return self._thread.submit(self._reports, packed, task)
 
     @property
     def pid(self) -> int | None:
@@ -91,20 +104,13 @@ class ReportProcess:
         self._thread.shutdown(cancel_futures=True)
         self._end()
 
-    def _reports(
-        self,
-        packed: bytes,
-        result: CaseResult,
-        sources: Mapping[str, Dataset],
-        settings: config.Report,
-        now: datetime,
-    ) -> Reports:
+    def _reports(self, packed: bytes, task: Task) -> Reports:
         if packed:
             try:
                 answer = self._ask(packed)
             except (_Gone, EOFError, OSError, pickle.PickleError) as gone:
                 REPORTS_HERE.inc()
-                log.error("reports.here", case_id=result.case_id, error_type=type(gone).__name__, reason=str(gone))
+                log.error("reports.here", case_id=task[0].case_id, error_type=type(gone).__name__, reason=str(gone))
                 self._end()
                 with contextlib.suppress(OSError):
                     self._begin()  # for the next case
@@ -112,7 +118,7 @@ class ReportProcess:
                 if isinstance(answer, Defect):
                     raise answer
                 return answer
-        return make(result, sources, settings, now)
+        return make(*task)
 
     def _ask(self, task: bytes) -> Reports | Defect:
         process, pipe = self._begin()
@@ -168,7 +174,7 @@ def serve(pipe: Connection) -> None:
             pipe.send(_answer(pipe.recv()))
 
 
-def _answer(task: tuple[CaseResult, Mapping[str, Dataset], config.Report, datetime]) -> object:
+def _answer(task: Task) -> object:
     try:
         return make(*task)
     except Defect as defect:

@@ -165,6 +165,7 @@ def anatomy(ctx: Context, ds: Dataset, image: HeatImage, source: Dataset) -> Non
     region.update(codes.concept(codes.BREAST))
     region.AnatomicRegionModifierSequence = [codes.concept(codes.SIDES[image.side])]
     ds.AnatomicRegionSequence = [region]
+    ds.PrimaryAnatomicStructureSequence = [codes.concept(codes.AXILLARY_NODE)]  # what the answer is about; a query key
     if image.modality == "MG":
         _view(ctx, ds, image, source)
     if source.get("FrameOfReferenceUID"):

@@ -18,12 +18,18 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from casework.errors import Defect
-from casework.report import check_header, check_sr
+from casework.report import check_codes, check_header, check_objects, check_sr
 from casework.report.check_header import need
 from casework.report.rendering import Rendered
 from casework.result import CaseResult, HeatImage, Outcome
 
-_CLASSES = {"sr": ("1.2.840.10008.5.1.4.1.1.88.34", "SR", 9001), "capture": ("1.2.840.10008.5.1.4.1.1.7", "OT", 9002)}
+_CLASSES = {
+    "sr": ("1.2.840.10008.5.1.4.1.1.88.34", "SR", 9001),
+    "capture": ("1.2.840.10008.5.1.4.1.1.7", "OT", 9002),
+    "sr-comprehensive": ("1.2.840.10008.5.1.4.1.1.88.33", "SR", 9003),
+    **check_objects.CLASSES,
+}
+_REPORTS = ("sr", "sr-comprehensive")
 _SIDES = {"24028007": "R", "7771000": "L"}
 
 
@@ -71,6 +77,7 @@ def check(
             need(known.get(uid) == sop_class, "references", f"an object outside the case, or its class {_name(item)}")
     _series(objects, sources)
     _links([seen for _, seen in objects])
+    _rooted(objects)
 
 
 def examine(item: Rendered, result: CaseResult, sources: Mapping[str, Dataset]) -> Examined:
@@ -82,17 +89,26 @@ def examine(item: Rendered, result: CaseResult, sources: Mapping[str, Dataset]) 
     try:
         ds = _read(item)
         _frame(item, ds)
-        check_header.check(ds, _reference(item, result, sources))
-        uid, alike, number = str(ds.SOPInstanceUID), _alike(ds), int(ds.InstanceNumber)
-        if item.kind == "sr":
-            refers = check_sr.check(ds, result, sources)
-            return Examined(uid, alike, number, refers=refers, shown=tuple(check_sr.illustrated(ds)))
-        _capture(item, ds, result, sources)
-        return Examined(uid, alike, number, made_from=_sources_of(ds)[0])
+        reference = _reference(item, result, sources)
+        check_header.check(ds, reference)
+        seen = _own_rules(item, ds, result, sources)
+        check_codes.check(item.data, reference)
     except Defect as defect:
         raise Defect(defect.code, f"{defect.detail} {_name(item)}") from defect
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, NotImplementedError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, NotImplementedError, OSError) as error:
         raise Defect("RESULT_SELF_CHECK", f"file: {type(error).__name__} {_name(item)}") from error
+    return seen
+
+
+def _own_rules(item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset]) -> Examined:
+    uid, alike, number = str(ds.SOPInstanceUID), _alike(ds), int(ds.InstanceNumber)
+    if item.kind in check_objects.CLASSES:
+        return Examined(uid, alike, number, refers=check_objects.check(item.kind, ds, result, sources))
+    if item.kind in _REPORTS:
+        refers = check_sr.check(ds, result, sources)
+        return Examined(uid, alike, number, refers=refers, shown=tuple(check_sr.illustrated(ds)))
+    _capture(item, ds, result, sources)
+    return Examined(uid, alike, number, made_from=_sources_of(ds)[0])
 
 
 def _name(item: Rendered) -> str:
@@ -160,12 +176,14 @@ def _result(result: CaseResult, sources: Mapping[str, Dataset]) -> None:
 
 
 def _counts(rendered: Sequence[Rendered], result: CaseResult) -> None:
-    """One report a study, one capture and preview an image, one JSON with the same answers."""
+    """One report a study, of each class that is there; one capture and preview an image; one JSON with the same answers."""
     studies = Counter(i.study_instance_uid for i in result.images)
     kinds = {
-        kind: Counter(r.study_instance_uid for r in rendered if r.kind == kind) for kind in ("sr", "capture", "preview")
+        kind: Counter(r.study_instance_uid for r in rendered if r.kind == kind)
+        for kind in (*_REPORTS, "capture", "preview")
     }
     need(kinds["sr"] == Counter(dict.fromkeys(studies, 1)), "count", "reports")
+    need(kinds["sr-comprehensive"] in ({}, kinds["sr"]), "count", "reports of the other class")
     need(kinds["capture"] == studies and kinds["preview"] == studies, "count", "captures")
     whole = [r for r in rendered if r.kind == "result-json"]
     need(len(whole) == 1, "count", "result")
@@ -218,6 +236,16 @@ def _links(objects: Sequence[Examined]) -> None:
     made = {seen.sop_instance_uid: seen.made_from for seen in objects}
     for region, capture in (pair for seen in objects for pair in seen.shown):
         need(made.get(capture) == region, "region", "illustrated by another image's heat-map")
+
+
+def _rooted(objects: Sequence[tuple[Rendered, Examined]]) -> None:
+    """Every object of a study is in the evidence of its report, which leads to all of them."""
+    for item, seen in objects:
+        if item.kind in _REPORTS:
+            listed = {uid for uid, _ in seen.refers}
+            here = {r.sop_instance_uid for r, _ in objects if r.study_instance_uid == item.study_instance_uid}
+            missing = here - listed - {r.sop_instance_uid for r, _ in objects if r.kind in _REPORTS}
+            need(not missing, "references", f"an object that its report does not name {_name(item)}")
 
 
 def _capture(item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset]) -> None:

@@ -67,7 +67,8 @@ def check(ds: Dataset, reference: Dataset) -> None:
     purposes = [c.CodeValue for e in equipment for c in e.get("PurposeOfReferenceCodeSequence", [])]
     need("109102" in purposes and bool(equipment[0].get("SoftwareVersions")), "origin", "contributing equipment")
     need("AI" in str(ds.get("SeriesDescription", "")), "origin", "series description")
-    day, study_day = str(ds.get("ContentDate") or ""), str(reference.get("StudyDate") or "")
+    made = "PresentationCreationDate" if ds.Modality == "PR" else "ContentDate"
+    day, study_day = str(ds.get(made) or ""), str(reference.get("StudyDate") or "")
     need(len(day) == 8 and (not study_day or day >= study_day), "date", "content before the study")
     need(ds.get("TimezoneOffsetFromUTC") == reference.get("TimezoneOffsetFromUTC"), "date", "time zone")
     _elements(ds)

@@ -3,12 +3,13 @@
 Written apart from what builds the report: codes and expected answers are this check's own.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from casework.report.check_header import need
-from casework.result import CaseResult, Outcome, SideResult
+from casework.result import CaseResult, HeatImage, Outcome, SideResult
 
 _SIDES = {"24028007": "R", "7771000": "L"}
 _PRESENT, _ABSENT, _UNDETERMINED = "52101004", "272519000", "373068000"
@@ -139,7 +140,7 @@ def _answers(ds: Dataset, items: list[Dataset], result: CaseResult, sources: Map
             examined.append(side)
             _examination(group, asked[side])
         else:
-            _region(group)
+            _region(group, side, result)
     need(sorted(examined) == sorted(asked), "side", "not exactly one answer a side")
     _silent(ds, result, analysed)
 
@@ -191,12 +192,26 @@ def _examination(group: Dataset, side: SideResult) -> None:
     need(answers == [_ANSWERS[side.outcome]], "answer", "not the result's")
 
 
-def _region(group: Dataset) -> None:
+def _region(group: Dataset, side: str, result: CaseResult) -> None:
     outlines = [i for i in group.ContentSequence if i.ValueType == "SCOORD"]
     need(len(outlines) == 1 and name(outlines[0]) == "111030", "region", "a group without its one region")
+    on = outlines[0].ContentSequence[0].ReferencedSOPSequence[0]
+    where = (str(on.ReferencedSOPInstanceUID), int(on.get("ReferencedFrameNumber") or 1), side)
+    need(bool(outlined_by(outlines[0].GraphicData, where, result)), "region", "not the result's")
     illustrations = [i for i in group.ContentSequence if name(i) == "121200"]
     need(len(illustrations) == 1, "region", "a group without its heat-map")
     need(not any(name(i) == "111301" and code(i) == _ABSENT for i in group.ContentSequence), "answer", "region")
+
+
+def outlined_by(coordinates: Sequence[float], where: tuple[str, int, str], result: CaseResult) -> list[HeatImage]:
+    """The images at `where` (instance, frame, side) whose region the closed outline x, y, x, y, ... is, to a pixel."""
+    points = np.array(coordinates, float).reshape(-1, 2)[:-1, ::-1] - 0.5
+    here = [i for i in result.images if (i.sources[0], i.frame_number, i.side.value) == where and i.region is not None]
+    return [
+        i
+        for i in here
+        if i.region is not None and len(i.region) == len(points) and bool((np.abs(points - i.region) <= 1).all())
+    ]
 
 
 def _silent(ds: Dataset, result: CaseResult, analysed: Mapping[str, SideResult]) -> None:

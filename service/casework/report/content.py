@@ -29,8 +29,8 @@ Group = sr.MeasurementsAndQualitativeEvaluations | sr.PlanarROIMeasurementsAndQu
 _VIEW_CODES = {"R-10242": "CC", "R-10226": "MLO", "R-10224": "ML", "R-10228": "LM"}  # retired SRT values
 
 
-def tree(ctx: Context) -> Dataset:
-    """The root of the content tree with all its children, in the template's order."""
+def tree(ctx: Context, made: Sequence[Instance]) -> Dataset:
+    """The root of the content tree with all its children, in the template's order. made: our own images of this study."""
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer(ctx)),
         procedure_reported=concept(codes.PROCEDURES[main_modality(ctx)]),
@@ -42,7 +42,7 @@ def tree(ctx: Context) -> Dataset:
     )
     root = report[0]
     children = root.ContentSequence
-    children.insert(len(children) - 1, container(codes.IMAGE_LIBRARY, _library(ctx)))
+    children.insert(len(children) - 1, container(codes.IMAGE_LIBRARY, _library(ctx, made)))
     children.append(container(codes.QUALITATIVE_EVALUATIONS, _evaluations(ctx)))
     separate(root)
     return root
@@ -74,7 +74,7 @@ def used(images: Iterable[HeatImage]) -> list[str]:
 
 
 def main_modality(ctx: Context) -> str:
-    """The modality that most of this study's images have: one procedure is reported per study."""
+    """The modality that most of this study's images have: one procedure is reported per study (TID 1500 row 4)."""
     own = [i.modality for _, i in ctx.images]
     return max(dict.fromkeys(own), key=own.count)
 
@@ -97,8 +97,8 @@ def observer(ctx: Context) -> sr.ObserverContext:
 # --- image library --------------------------------------------------------------------------------------------
 
 
-def _library(ctx: Context) -> list[sr.ContentItem]:
-    """One group per series (TID 1600): this study's whole, of the other studies the reference images.
+def _library(ctx: Context, made: Sequence[Instance]) -> list[sr.ContentItem]:
+    """One group per series (TID 1600): this study's whole, of the other studies the reference images; last our own images.
 
     What a series shares is said once, at its group.
     """
@@ -107,10 +107,9 @@ def _library(ctx: Context) -> list[sr.ContentItem]:
     series: dict[str, list[str]] = {}
     for name in dict.fromkeys([*used(i for _, i in ctx.images), *(i.sources[0] for i in elsewhere)]):
         series.setdefault(ctx.instances[name].series, []).append(name)
-    return [
-        container(codes.IMAGE_LIBRARY_GROUP, _library_group(ctx, names, modality[names[0]]))
-        for names in series.values()
-    ]
+    groups = [_library_group(ctx, names, modality[names[0]]) for names in series.values()]
+    groups.append([_once(ctx, ("made", i.uid), partial(_image, codes.CLASS_ACTIVATION, i)) for i in made])
+    return [container(codes.IMAGE_LIBRARY_GROUP, items) for items in groups]
 
 
 def _library_group(ctx: Context, names: Sequence[str], modality: str) -> list[sr.ContentItem]:

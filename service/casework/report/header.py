@@ -3,7 +3,7 @@
 Text of the patient and study is carried as bytes (see charset.py). Only listed attributes travel; private ones never.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
@@ -86,6 +86,7 @@ class Context:
 
     key: see uid.run_key. instances: every source of the result. reference: the data set whose patient and study they carry. images: (index in result.images, image) of the study.
     language: the one that its character set can say. common, captures: what their objects say alike, encoded. shared: items of several reports. lists: see capture.made_from.
+    wanted: kinds of objects that are made beside reports and captures.
     """
 
     result: CaseResult
@@ -103,6 +104,7 @@ class Context:
     captures: Dataset
     shared: Shared
     lists: Mapping[tuple[tuple[str, ...], int | None], Dataset]
+    wanted: frozenset[str] = frozenset()
 
     @property
     def local(self) -> datetime:
@@ -202,6 +204,12 @@ def series(ctx: Context, ds: Dataset, *, modality: str, uid: str, number: int, d
     ds.SeriesDescriptionCodeSequence = [codes.concept(kind)]
 
 
+def content(ctx: Context, ds: Dataset, label: str, description: str) -> None:
+    """Content Identification (PS3.3 10.9): the creator is the model, in letters that every character set has."""
+    ds.ContentLabel, ds.ContentDescription = label, ctx.say(description[:64])
+    ds.ContentCreatorName = ctx.say(f"{ctx.result.model.name}^AI"[:64])
+
+
 def software(ctx: Context) -> list[str]:
     """Program and model with their versions."""
     model = ctx.result.model
@@ -222,7 +230,7 @@ def _origin(ctx: Context, ds: Dataset) -> None:
         if settings.institution and ctx.charset.fits(settings.institution):
             target.InstitutionName = settings.institution[:64]
     part.PurposeOfReferenceCodeSequence = [codes.concept(codes.PROCESSING_EQUIPMENT)]
-    part.ContributionDateTime = f"{ctx.now:%Y%m%d%H%M%S}+0000"
+    part.ContributionDateTime = f"{ctx.local:%Y%m%d%H%M%S}"  # no zone: dcmtk's checker knows none
     part.ContributionDescription = "AI analysis. Research use, not a medical device."
     part.DeviceUID = model.device_uid
     ds.ContributingEquipmentSequence = [part]
@@ -255,3 +263,31 @@ def reference(instance: Instance, frame_number: int | None = None) -> Dataset:
     if frame_number is not None and instance.frames > 1:
         ds.ReferencedFrameNumber = frame_number
     return ds
+
+
+def hierarchy(ctx: Context, instances: Sequence[tuple[str, str, str, str]]) -> list[Dataset]:
+    """References by study and series (PS3.3 10.3 Hierarchical SOP Instance Reference)."""
+    studies: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    for study, series_uid, sop_class, instance in instances:
+        studies.setdefault(study, {}).setdefault(series_uid, []).append((sop_class, instance))
+    items = []
+    for study, series in studies.items():
+        item = Dataset()
+        item.StudyInstanceUID = study
+        item.ReferencedSeriesSequence = [_series(ctx, name, tuple(found)) for name, found in series.items()]
+        items.append(item)
+    return items
+
+
+def _series(ctx: Context, series_uid: str, instances: tuple[tuple[str, str], ...]) -> Dataset:
+    """One series with its instances: the same item in all reports of the case."""
+
+    def make() -> list[Dataset]:
+        item = Dataset()
+        item.SeriesInstanceUID = series_uid
+        item.ReferencedSOPSequence = [
+            reference(Instance("", series_uid, sop_class, name, 1)) for sop_class, name in instances
+        ]
+        return [item]
+
+    return ctx.shared.once((series_uid, instances), make, Charset())[0]

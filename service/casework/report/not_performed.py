@@ -81,7 +81,7 @@ def _render(result: CaseResult, silent: Silent, settings: config.Report, now: da
     )
     report.document(ctx, ds, codes.PROCEDURES[silent.modality])
     ds.CodingSchemeIdentificationSequence = [_scheme()]
-    ds.CurrentRequestedProcedureEvidenceSequence = report.hierarchy(
+    ds.CurrentRequestedProcedureEvidenceSequence = header.hierarchy(
         ctx, [(silent.study, i.series, i.sop_class, i.uid) for i in silent.instances]
     )
     ds.update(_tree(ctx, silent))

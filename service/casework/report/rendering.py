@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from casework import config
 from casework.errors import Defect
-from casework.report import capture, content, document, header, sr, uid
+from casework.report import capture, content, document, extras, header, sr, uid
 from casework.report.charset import Charset, choose
 from casework.report.encode import Shared, to_file
 from casework.report.header import PROGRAM_VERSION, Context, instances
@@ -22,7 +22,7 @@ from casework.result import CaseResult, HeatImage
 class Rendered:
     """One object, as casework.case.Artefact describes it, with its bytes. Previews carry their capture's UIDs."""
 
-    kind: str  # "sr" | "capture" | "preview" | "result-json"
+    kind: str  # one of config.OBJECTS, "preview" or "result-json"
     media_type: str
     study_instance_uid: str  # "" for the result of the case as a whole
     series_instance_uid: str
@@ -33,24 +33,33 @@ class Rendered:
 
 
 def render(
-    result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime
+    result: CaseResult,
+    sources: Mapping[str, Dataset],
+    settings: config.Report,
+    now: datetime,
+    wanted: frozenset[str] = frozenset(),
 ) -> list[Rendered]:
     """Everything that the result says, as bytes: per study one SR and one series of captures; previews; JSON.
 
     `sources`: every source of the result's images by SOP Instance UID, without pixels. `now` (aware) becomes the
-    content time of all of it. UIDs depend only on the result, the settings and the program.
+    content time of all of it. `wanted`: kinds of config.OBJECTS to be made beside SRs and captures, where the result
+    gives them. UIDs depend only on the result, the settings, the program and what is wanted.
 
     Raises:
         Defect: RESULT_SELF_CHECK when a source is missing, or the result does not fit its sources.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="render") as beside:
-        images = beside.submit(render_images, result, sources, settings, now)
-        reports = render_reports(result, sources, settings, now)
+        images = beside.submit(render_images, result, sources, settings, now, wanted)
+        reports = render_reports(result, sources, settings, now, wanted)
         return [*reports, *images.result()]
 
 
 def render_reports(
-    result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime
+    result: CaseResult,
+    sources: Mapping[str, Dataset],
+    settings: config.Report,
+    now: datetime,
+    wanted: frozenset[str] = frozenset(),
 ) -> list[Rendered]:
     """The SRs, one a study: the part of `render` that needs no pixels (see `without_pixels`).
 
@@ -61,44 +70,51 @@ def render_reports(
     """
     shared = Shared()
     with _refusing():
-        contexts = _contexts(result, sources, settings, now, shared)
-        built = [sr.build(ctx) for ctx in contexts]
+        contexts = _contexts(result, sources, settings, now, shared, wanted)
+        kinds = [kind for kind in sr.KINDS if kind == "sr" or kind in wanted]
+        built = [(kind, ctx, sr.build(ctx, kind)) for kind in kinds for ctx in contexts]
         shared.freeze()
-        return [_report(ctx, ds) for ctx, ds in zip(contexts, built, strict=True)]
+        return [_object(ctx, kind, "SR", ds) for kind, ctx, ds in built]
 
 
 def render_images(
-    result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime
+    result: CaseResult,
+    sources: Mapping[str, Dataset],
+    settings: config.Report,
+    now: datetime,
+    wanted: frozenset[str] = frozenset(),
 ) -> list[Rendered]:
-    """All of `render` but the SRs: captures, their previews, the JSON.
+    """All of `render` but the SRs: captures, their previews, what else is wanted, the JSON.
 
     Raises:
         Defect: as `render`.
     """
     with _refusing():
-        contexts = [_for_captures(ctx) for ctx in _contexts(result, sources, settings, now, Shared())]
+        contexts = [_for_captures(ctx) for ctx in _contexts(result, sources, settings, now, Shared(), wanted)]
         work = [(ctx, number, image) for ctx in contexts for number, (_, image) in enumerate(ctx.images, 1)]
         with ThreadPoolExecutor(2, thread_name_prefix="capture") as threads:
             pairs = list(threads.map(lambda w: _capture(*w), work))
+            more = list(threads.map(lambda w: _extra(*w), [(ctx, e) for ctx in contexts for e in extras.plan(ctx)]))
     numbers = {index: number for ctx in contexts for number, (index, _) in enumerate(ctx.images, 1)}
-    key = uid.run_key(result, settings, PROGRAM_VERSION)
+    key = uid.run_key(result, settings, PROGRAM_VERSION, wanted)
     whole = document.to_json(result, key, numbers, now)
     return [
         *(capture for capture, _ in pairs),
         *(preview for _, preview in pairs),
+        *more,
         Rendered("result-json", "application/json", "", "", "", "", "result", whole),
     ]
 
 
 def without_pixels(result: CaseResult) -> CaseResult:
     """The result as `render_reports` and the check of reports need it: no pictures, of each heat-map its largest value."""
-    empty = np.zeros((0, 0), np.uint8)
-    return replace(
-        result,
-        images=tuple(
-            replace(i, picture=empty, heat=i.heat.max(keepdims=True) if i.heat.size else i.heat) for i in result.images
-        ),
-    )
+    return replace(result, images=tuple(_without_pixels(i) for i in result.images))
+
+
+def _without_pixels(image: HeatImage) -> HeatImage:
+    depths = image.depths and replace(image.depths, depth=np.zeros((0, 0), np.int16))
+    heat = image.heat.max(keepdims=True) if image.heat.size else image.heat
+    return replace(image, picture=np.zeros((0, 0), np.uint8), heat=heat, depths=depths)
 
 
 @contextmanager
@@ -110,8 +126,13 @@ def _refusing() -> Iterator[None]:
         raise Defect("RESULT_SELF_CHECK", str(error)) from error
 
 
-def _contexts(
-    result: CaseResult, sources: Mapping[str, Dataset], settings: config.Report, now: datetime, shared: Shared
+def _contexts(  # noqa: PLR0917 - what `render` was given
+    result: CaseResult,
+    sources: Mapping[str, Dataset],
+    settings: config.Report,
+    now: datetime,
+    shared: Shared,
+    wanted: frozenset[str],
 ) -> list[Context]:
     """What the objects of each study share, in the order of the result's images."""
     missing = [u for i in result.images for u in i.sources if u not in sources]
@@ -120,7 +141,7 @@ def _contexts(
     blank = Context(
         result,
         settings,
-        uid.run_key(result, settings, PROGRAM_VERSION),
+        uid.run_key(result, settings, PROGRAM_VERSION, wanted),
         sources,
         instances(result, sources),
         "",
@@ -133,6 +154,7 @@ def _contexts(
         Dataset(),
         shared,
         {},
+        wanted,
     )
     return [_context(blank, s) for s in _studies(result)]
 
@@ -174,15 +196,19 @@ def _capture(ctx: Context, number: int, image: HeatImage) -> tuple[Rendered, Ren
     )
 
 
-def _report(ctx: Context, ds: Dataset) -> Rendered:
-    """One study's report, encoded."""
+def _extra(ctx: Context, extra: extras.Extra) -> Rendered:
+    return _object(ctx, extra.kind, extra.label, extra.build(ctx, extra.number))
+
+
+def _object(ctx: Context, kind: str, label: str, ds: Dataset) -> Rendered:
+    """One object, encoded."""
     return Rendered(
-        "sr",
+        kind,
         "application/dicom",
         ctx.study,
         str(ds.SeriesInstanceUID),
-        uid.SR_CLASS,
+        str(ds.SOPClassUID),
         str(ds.SOPInstanceUID),
-        "SR",
+        label,
         to_file(ds, ctx.charset, f"CASEWORK_{PROGRAM_VERSION}"),
     )

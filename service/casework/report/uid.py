@@ -1,5 +1,6 @@
 """Identifiers of results: the same analysis gives the same UIDs, whoever renders it and however often. Does no I/O."""
 
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from casework import config
@@ -12,14 +13,25 @@ TEXT_CLASS = "1.2.840.10008.5.1.4.1.1.88.11"  # Basic Text SR
 SR_SERIES_NUMBER = 9001
 SC_SERIES_NUMBER = 9002
 NOT_PERFORMED_SERIES_NUMBER = 9009
+# Kind of object: SOP class, Series Number.
+EXTRA = {
+    "sr-comprehensive": ("1.2.840.10008.5.1.4.1.1.88.33", 9003),
+    "cine": ("1.2.840.10008.5.1.4.1.1.7.4", 9004),
+    "parametric-map": ("1.2.840.10008.5.1.4.1.1.30", 9005),
+    "segmentation": ("1.2.840.10008.5.1.4.1.1.66.4", 9006),
+    "outline": ("1.2.840.10008.5.1.4.1.1.11.1", 9007),
+    "key-object": ("1.2.840.10008.5.1.4.1.1.88.59", 9008),
+}
 
 
-def run_key(result: CaseResult, settings: config.Report, program_version: str) -> str:
+def run_key(result: CaseResult, settings: config.Report, program_version: str, wanted: Iterable[str] = ()) -> str:
     """What series and instances of one run derive from: the analysis, and all that its documents say beside it.
 
-    Other words under the same UID would be two objects with one name, and archives disagree on which they keep.
+    Other words, or a report that names other objects, under the same UID would be two objects with one name, and
+    archives disagree on which they keep.
     """
-    said = (settings.language, settings.institution, settings.manufacturer, settings.serial_number, program_version)
+    said = [settings.language, settings.institution, settings.manufacturer, settings.serial_number, program_version]
+    said += sorted(set(wanted) - {"sr", "capture"})
     return "|".join((result.input_digest, *(quote(word) for word in said)))
 
 

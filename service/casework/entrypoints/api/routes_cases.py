@@ -67,8 +67,10 @@ class CaseRoutes:
 
     def resend_case(self, request: Request, case_id: CaseId) -> schemas.Case:
         """Send the stored results again."""
-        wanted = [place.name for place in self._door.settings.destination if place.send]
-        return self._act(partial(self._ledger.resend_case, destinations=wanted), request, case_id)
+        settings = self._door.settings
+        wanted = [place.name for place in settings.destination if place.send]
+        again = partial(self._ledger.resend_case, destinations=wanted, withheld=settings.withheld)
+        return self._act(again, request, case_id)
 
     def decide_case(self, request: Request, case_id: CaseId, wish: schemas.DecisionRequest) -> schemas.Case:
         """Settle doubts about a case's images; answers with the revision that goes on."""

@@ -48,6 +48,7 @@ from casework.result import CaseResult, Finding, HeatImage, ModelIdentity, Outco
 from casework.spool import Spool
 
 JOB_KIND = "analyse"
+_ON_SLICES = frozenset({"parametric-map", "segmentation"})  # objects that lay an MR projection's heat back on slices
 _FLUSHERS = 8  # threads that wait for the disk
 
 
@@ -279,7 +280,14 @@ class Analyser:
         with watch.stage("ledger"):
             findings = [*result.findings, *rest]
             finished = self._ledger.finish_job(
-                job.job_id, job.fence, document, artefacts, findings, self._destinations(), self._now()
+                job.job_id,
+                job.fence,
+                document,
+                artefacts,
+                findings,
+                self._destinations(),
+                self._now(),
+                withheld=self._settings.withheld,
             )
         if not finished:
             raise _Overtaken
@@ -287,7 +295,7 @@ class Analyser:
     def _results(self, result: CaseResult, sources: Mapping[str, Dataset], watch: Stopwatch) -> list[Rendered]:
         """All objects, made and checked: reports beside, pictures here, then what holds between them."""
         with watch.stage("render"):
-            what = (result, sources, self._settings.report, self._now())
+            what = (result, sources, self._settings.report, self._now(), self._settings.wanted)
             making = self._reports.reports(*what)
             images = render_images(*what)
             reports = making.result()
@@ -334,7 +342,7 @@ class Analyser:
             revision=case.revision,
             model=self._identity,
             sides=results,
-            images=contributions(ready, sides, outputs),
+            images=contributions(ready, sides, outputs, depths=bool(_ON_SLICES & self._settings.wanted)),
             findings=(*told_findings(ready), *self._said_before(case)),
             input_digest=self._digest(case, rows),
             thresholds={"positive_at": spec.positive_at, "negative_below": spec.negative_below},
@@ -362,7 +370,7 @@ class Analyser:
             found = tuple(
                 (a.study_instance_uid, a.series_instance_uid, a.sop_class_uid, a.sop_instance_uid)
                 for a in artefacts
-                if a.kind == "not-performed" or (a.kind == "sr" and older != case.id)
+                if a.kind == "not-performed" or (a.kind in {"sr", "sr-comprehensive"} and older != case.id)
             )
             if found:
                 return found
@@ -430,8 +438,10 @@ def side_inputs(ready: Ready, sides: Sequence[Side], size: int) -> SideInputs:
     return SideInputs(images, masks)
 
 
-def contributions(ready: Ready, sides: Sequence[Side], outputs: SideOutputs) -> tuple[HeatImage, ...]:
-    """Heat-maps of every image that the network saw, by side, modality and slot."""
+def contributions(
+    ready: Ready, sides: Sequence[Side], outputs: SideOutputs, *, depths: bool = False
+) -> tuple[HeatImage, ...]:
+    """Heat-maps of every image that the network saw, by side, modality and slot. depths: see heat_images."""
     shapes = {uid: (f.rows, f.columns) for uid, f in ready.facts.items()}
     places = [(b, s, m, k, slot) for b, s in enumerate(sides) for m in SLOTS for k, slot in enumerate(SLOTS[m])]
     return heat_images(
@@ -441,6 +451,7 @@ def contributions(ready: Ready, sides: Sequence[Side], outputs: SideOutputs) -> 
             if (s, m, slot) in ready.images
         ],
         shapes,
+        depths=depths,
     )
 
 

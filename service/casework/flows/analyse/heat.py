@@ -7,14 +7,15 @@ below `FLOOR_LOGITS`, so that a case without evidence is not painted with its ow
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from casework.errors import Defect
 from casework.geometry import Affine2
-from casework.preprocess.prepared import PreparedImage
-from casework.result import HeatImage
+from casework.preprocess.prepared import PreparedImage, Projection
+from casework.result import Depths, HeatImage
 
 FLOOR_LOGITS = 0.01
 _NOTEWORTHY = 0.2  # of the case's scale: below it an image has neither region nor peak
@@ -23,16 +24,28 @@ _FINE = 64  # grid on which the region is drawn
 
 
 def heat_images(
-    parts: Iterable[tuple[PreparedImage, NDArray[np.float32]]], shapes: Mapping[str, tuple[int, int]]
+    parts: Iterable[tuple[PreparedImage, NDArray[np.float32]]],
+    shapes: Mapping[str, tuple[int, int]],
+    *,
+    depths: bool = False,
 ) -> tuple[HeatImage, ...]:
     """Heat-maps of all images of a case.
 
     parts: each image with its contribution map (h, w) in logits, which covers the image's tensor. shapes: SOP Instance
-    UID -> (rows, columns) of the source.
+    UID -> (rows, columns) of the source. depths: also say where projections were read from.
     """
     parts = list(parts)
     scale = max([FLOOR_LOGITS, *(float(contribution.max()) for _, contribution in parts)])
-    return tuple(_heat_image(image, np.clip(c, 0.0, None) / np.float32(scale), shapes) for image, c in parts)
+    images = (_heat_image(image, np.clip(c, 0.0, None) / np.float32(scale), shapes) for image, c in parts)
+    if not depths:
+        return tuple(images)
+    return tuple(replace(i, depths=_depths(p.projection)) for i, (p, _) in zip(images, parts, strict=True))
+
+
+def _depths(projection: Projection | None) -> Depths | None:
+    if projection is None:
+        return None
+    return Depths(projection.slices, projection.depth, projection.picture_to_grid.matrix, projection.to_voxel)
 
 
 def _heat_image(image: PreparedImage, heat: NDArray[np.float32], shapes: Mapping[str, tuple[int, int]]) -> HeatImage:
