@@ -209,6 +209,7 @@ class _Asker:
         jobs, deliveries = jobs_of(self._connection, case.id), deliveries_of(self._connection, case.id)
         due = [job.next_at for job in jobs if job.state is JobState.RETRY_WAIT and job.next_at]
         due += [row.next_at for row in deliveries if row.next_at]
+        due += [case.waiting_until] if case.waiting_until else []
         code = case.reason or _BY_STATE[case.state]
         stage = self._stage(case, code)
         door = "fetch_worker" if stage is _S.FETCH else _DOOR_OF_STATE.get(case.state, "")
