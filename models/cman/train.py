@@ -85,8 +85,11 @@ def stage_encoders(
             continue
         torch.manual_seed(seed + n)
         model = DenseEncoder(modality, config_of(run))
-        if modality != "MG":
-            _borrow(model, torch.load(run / "encoder-MG.start", weights_only=True, map_location="cpu")["model"])
+        start = run / "encoder-MG.start"
+        if modality != "MG" and start.exists():
+            _borrow(model, torch.load(start, weights_only=True, map_location="cpu")["model"])
+        elif modality != "MG":
+            log(f"encoder {modality} begins from nothing: MG's run was shorter than 100 steps")
         share = preset["encoder_share"][modality]
         schedule = Schedule(preset["encoder_steps"][modality], share * budget_s, **preset["encoder"])
         began, train = time.monotonic(), open_all(train_sets(data))

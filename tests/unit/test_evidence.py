@@ -1,6 +1,7 @@
 """What the evidence is computed with: statistics, heat-map truth, cohorts and committed scores keep their promises."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from casework.engine.bundle import open_package
 from casework.engine.onnxrt import OnnxRunner
 from casework.engine.runner import SideInputs
 from casework.modelspec import SLOTS
-from models.cman import evaluate
+from models.cman import evaluate, manual
 from models.cman.data import open_sides
 from models.cman.evidence import baselines, cohort, heat, stats
 from models.cman.evidence.shipped import Reader, Reading
@@ -204,3 +205,25 @@ def test_folds_of_different_plans_are_not_put_together(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "mg-4.npz", about=np.array(json.dumps(about)), **arrays)
     with pytest.raises(ValueError, match="different plans"):
         baselines.gather(tmp_path, {}, np.arange(30) % 2)
+
+
+def test_the_manual_is_what_the_evaluation_says() -> None:
+    """Both languages, as committed, are written from the package's own numbers; every number of one is in the other."""
+    made = manual.manuals(MODELS / "cman")
+    for language, text in made.items():
+        assert (MODELS / "cman" / f"manual.{language}.md").read_text("utf-8") == text
+    numbers = [sorted(re.findall(r"\d\.\d{3}", text)) for text in made.values()]
+    assert numbers[0] == numbers[1]
+    assert "A negative result does not exclude a metastasis" in made["en"]
+    assert "阴性结果不能排除转移" in made["zh"]
+
+
+def test_the_manuals_outcomes_add_up() -> None:
+    """Of 100 sides of either kind, positive, indeterminate and negative are 100; predictive values follow Bayes."""
+    points = {"sensitivity_at_positive": 0.8, "specificity_at_positive": 0.9}
+    points |= {"sensitivity_at_negative": 0.95, "specificity_at_negative": 0.5}
+    found = manual._points(points, 0.2)
+    assert sum(found[f"{o}_true"] for o in ("pos", "mid", "neg")) == pytest.approx(100)
+    assert sum(found[f"{o}_false"] for o in ("pos", "mid", "neg")) == pytest.approx(100)
+    assert found["ppv"] == pytest.approx(0.16 / 0.24)
+    assert found["npv_miss"] == pytest.approx(0.01 / 0.41)
