@@ -34,7 +34,7 @@ SETS: dict[str, tuple[Draw, ...]] = {
     "full": (*(Draw(f"train-{n}", 500, n) for n in range(101, 109)), *HELD_OUT),
 }
 STUDENT_STEPS = {"quick": 500, "gpu": 3000, "full": 30000}
-BUDGET_MIN = {"quick": 75.0, "gpu": 18.0, "full": 720.0}
+BUDGET_MIN = {"quick": 75.0, "gpu": 10.0, "full": 720.0}
 
 
 def draw(sets: tuple[Draw, ...], data: Path, workers: int) -> None:
