@@ -102,10 +102,10 @@ def test_a_case_with_its_result(page: Page, api: Api, case_id: str) -> None:
     sides = page.locator(".side")
     expect(sides).to_have_count(2)
     expect(sides.nth(0)).to_contain_text("Right axilla")
-    expect(sides.nth(0)).to_contain_text("Positive")
+    expect(sides.nth(0)).to_contain_text("Suspicious, above the threshold")
     expect(sides.nth(0)).to_contain_text("83.0 %")
     expect(sides.nth(0)).to_contain_text("high (80 % or above)")
-    expect(sides.nth(1)).to_contain_text("Not enough images")
+    expect(sides.nth(1)).to_contain_text("Not analysed; not a negative result")
     for n in range(2):
         expect(sides.nth(n)).to_contain_text("AI research output, unverified. Not for diagnosis.")
     pictures = page.locator(".hanging img")
@@ -203,7 +203,7 @@ def test_two_languages(page: Page, api: Api, case_id: str) -> None:
     enter(page, api)
     page.goto(f"{api.base_url}/#/cases/{case_id}")
     page.click("[data-language=zh]")
-    expect(page.locator(".side").first).to_contain_text("阳性")
+    expect(page.locator(".side").first).to_contain_text("可疑，高于阈值")
     expect(page.locator(".side").first).to_contain_text("未经核实")
     expect(page.locator(".reason").first).to_contain_text("结果正在发送")
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
@@ -278,6 +278,18 @@ def test_it_keeps_up(page: Page, api: Api) -> None:
     found = case_of(api, "PAGE-4")
     api.ledger.move_case(found, CaseState.RECEIVING, CaseState.REJECTED, "NO_USABLE_IMAGE", "test", datetime.now(UTC))
     expect(page.locator(".row", has_text="PAGE-4")).to_contain_text("Not performed", timeout=8000)
+
+
+def test_a_long_timeline_is_short(page: Page, api: Api, case_id: str) -> None:
+    """Steps of one kind that follow each other are one line with their sum; all of them are one press away."""
+    for _ in range(5):
+        store(api, mammogram(AccessionNumber="PAGE-9", PatientID="PAGE-T", StudyInstanceUID="1.2.9"))
+    enter(page, api)
+    page.goto(f"{api.base_url}/#/cases/{case_of(api, 'PAGE-9')}")
+    lines = page.locator(".timeline").first.locator("li")
+    expect(lines.filter(has_text="Images accepted: 5")).to_have_count(1)
+    page.click("summary:has-text('steps')")
+    expect(page.locator("details .timeline li", has_text="Images accepted: 1")).to_have_count(5)
 
 
 @pytest.mark.parametrize("width", [390, 800, 1300])

@@ -10,6 +10,7 @@ from html import unescape
 import pytest
 
 from casework.config import Report
+from casework.reasons import REASONS
 from casework.report import describe, render, texts
 from casework.report.describe import said_percent
 from casework.report.stored import parse
@@ -214,6 +215,20 @@ def test_uncertainty_is_said(language: str) -> None:
         assert texts.say("uncertain.fewer", language, register, axilla=axilla, modalities=names) in page
         other = tuple(replace(f, detail="R") for f in missing)
         assert names not in to_text(summarise(replace(far, sides=(fewer,), findings=other), ABOUT, language, register))
+
+
+@pytest.mark.parametrize(("language", "register"), PAGES)
+def test_a_case_that_was_not_performed(language: str, register: str) -> None:
+    """The page of a case that was stopped says why and what to do (in plain words: that there is no answer), never more."""
+    sides = tuple(SideResult(side, Outcome.INSUFFICIENT, None, {}, ()) for side in Side)
+    stopped = replace(BASE, sides=sides, images=(), findings=(), stopped=("NO_USABLE_IMAGE",))
+    page = summarise(stopped, replace(ABOUT, reason="-"), language, register)
+    answer = "\n".join(page.blocks[0].lines)
+    row = REASONS["NO_USABLE_IMAGE"]
+    assert (row.zh if language == "zh" else row.en) in answer or register == "plain"
+    assert {"en": "not a negative result", "zh": "不是阴性结果"}[language] in answer or register == "plain"
+    assert register == "radiologist" or texts.say("summary.none", language, "plain") in answer
+    assert too_strong(answer, Outcome.INSUFFICIENT, 0.5, register) == []
 
 
 def test_an_older_revision_says_that_it_was_replaced() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from casework.reasons import REASONS, reason
 from casework.report import texts
-from casework.result import CaseResult, Finding, ModelIdentity, Outcome, Side, SideResult
+from casework.result import CaseResult, Finding, HeatImage, ModelIdentity, Outcome, Side, SideResult
 
 LIMIT = 0.01  # a share below it, or above 1 minus it, is said as "<1" or ">99": no model knows more
 NEAR_POINTS = 3  # percentage points from a threshold within which a result says that it is close
@@ -109,10 +109,10 @@ def _missed(result: CaseResult, side: SideResult, modality: str) -> bool:
 def side_lines(result: CaseResult, side: SideResult, language: str, register: str = "radiologist") -> list[str]:
     """One side's answer, how sure it is, its images and what each modality said."""
     axilla = texts.axilla(side.side, language, register)
-    images = ", ".join(
-        f"{texts.modality(i.modality, language)} {texts.view_mark(i.modality, i.view)}"
-        for i in result.images
-        if i.side is side.side
+    images = "; ".join(
+        f"{texts.modality(m, language)} {', '.join(dict.fromkeys(_mark(i) for i in own))}"
+        for m in dict.fromkeys(i.modality for i in result.images)
+        if (own := [i for i in result.images if i.side is side.side and i.modality == m])
     )
     lines = [side_line(side, language, register), *certainty_lines(result, side, language, register)]
     lines.append(texts.say("used" if images else "used.none", language, register, axilla=axilla, images=images))
@@ -120,6 +120,11 @@ def side_lines(result: CaseResult, side: SideResult, language: str, register: st
         shares = ", ".join(f"{texts.modality(m, language)} {v:+.2f}" for m, v in side.evidence.items())
         lines.append(texts.say("evidence", language, axilla=axilla, shares=shares))
     return lines
+
+
+def _mark(image: HeatImage) -> str:
+    """A view after its modality's name: the number alone for ultrasound."""
+    return image.view if image.modality == "US" else texts.view_mark(image.modality, image.view)
 
 
 def limit_lines(result: CaseResult, language: str, register: str = "radiologist") -> list[str]:

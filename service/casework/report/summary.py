@@ -12,7 +12,7 @@ from html import escape
 from importlib.resources import files
 
 from casework.report import texts
-from casework.report.describe import limit_lines, method_lines, side_lines, training_line
+from casework.report.describe import limit_lines, method_lines, side_lines, stopped_sections, training_line
 from casework.result import CaseResult
 
 STYLE = files(__package__).joinpath("summary.css").read_text("utf-8")
@@ -83,6 +83,10 @@ def summarise(result: CaseResult | None, about: About, language: str, register: 
             Block(say("summary.limits"), tuple(limit_lines(result, language, register))),
             Block(say("summary.method"), tuple(_method(result, language, register))),
         ]
+    elif result is not None and register != "plain":
+        told = stopped_sections(result, language)
+        answer = (*told["impression"], *told["finding"], *told["recommendation"], say("summary.next"))
+        blocks = [Block(say("summary.answer"), answer), Block(say("summary.method"), tuple(told["comment"]))]
     made = say("summary.made", at=f"{about.made_at:%Y-%m-%d %H:%M} UTC")
     return Summary(
         language,

@@ -20,7 +20,7 @@ export async function loadCase(id) {
 }
 
 export function caseView(data, reload) {
-  return [head(data.found, reload), result(data.found), reading(data.artefacts), summaryPanel(data.found, data.summary, reload), decisions(data.found, reload), notes(data.found), studies(data.found),
+  return [head(data.found, reload), result(data.found), decisions(data.found, reload), notes(data.found), reading(data.artefacts), summaryPanel(data.found, data.summary, reload), studies(data.found),
     where(data.deliveries), files(data.artefacts), timeline(data.events), details(data.found)];
 }
 
@@ -162,8 +162,21 @@ function files(artefacts) {
 function timeline(events) {
   const all = [...events].reverse();
   const main = all.filter((event) => !(event.event === "job.moved" || event.event === "job.made" || (event.event === "delivery.moved" && ["sending", "pending"].includes(event.detail.to))));
-  return h("section", { class: "panel" }, h("h3", {}, t("timeline")), h("ol", { class: "timeline" }, main.map(step)),
-    all.length > main.length && h("details", { data: { key: "steps" } }, h("summary", {}, t("steps", { n: all.length })), h("ol", { class: "timeline" }, all.map(step))));
+  const lines = together(main);
+  return h("section", { class: "panel" }, h("h3", {}, t("timeline")), h("ol", { class: "timeline" }, lines.map(step)),
+    all.length > lines.length && h("details", { data: { key: "steps" } }, h("summary", {}, t("steps", { n: all.length })), h("ol", { class: "timeline" }, all.map(step))));
+}
+
+// Steps of one kind that follow each other are one line: its last time, and how many.
+function together(events) {
+  const kind_ = (event) => JSON.stringify([event.event, event.detail.to, event.detail.destination, event.reason?.code, event.actor]);
+  const lines = [];
+  for (const event of events) {
+    const before = lines.at(-1);
+    if (!before || before.kind !== kind_(event)) lines.push({ kind: kind_(event), event, times: 1, count: event.detail.count });
+    else { before.times += 1; before.count += event.detail.count; }
+  }
+  return lines.map(({ event, times, count }) => (times === 1 ? event : { ...event, times, detail: { ...event.detail, ...(Number.isFinite(count) ? { count } : {}) } }));
 }
 
 function step(event) {
@@ -172,7 +185,7 @@ function step(event) {
   const word = (value) => (typeof value === "string" && known(prefix + value) ? t(prefix + value) : value);
   const name = `e_${event.event}`;
   const words = known(name) ? t(name, { ...detail, from: word(detail.from), to: word(detail.to) }) : event.event;
-  const more = [event.reason?.text, typeof detail.detail === "string" ? detail.detail : "", detail.status, detail.attempt ? t("try_", { n: detail.attempt }) : ""].filter(Boolean);
+  const more = [event.reason?.text, typeof detail.detail === "string" ? detail.detail : "", detail.status, detail.attempt && !event.times ? t("try_", { n: detail.attempt }) : "", event.times && !Number.isFinite(detail.count) ? `× ${event.times}` : ""].filter(Boolean);
   const colour = event.event === "case.moved" || event.event === "delivery.moved" ? tone(detail.to) : event.reason ? familyTone(event.reason.family) : "";
   return h("li", { class: colour }, time(event.at), h("div", {}, h("span", {}, words), more.length ? h("div", { class: "muted small" }, more.join(" · ")) : null), h("span", { class: "code muted" }, event.actor));
 }
