@@ -38,12 +38,14 @@ def thresholds_of(package: ModelPackage) -> dict[str, float]:
     return {"positive_at": package.spec.positive_at, "negative_below": package.spec.negative_below}
 
 
-def subsets(logits: Mapping[str, Floats], sides: Sides, package: ModelPackage, seed: int) -> dict[str, Any]:
+def subsets(
+    logits: Mapping[str, Floats], sides: Sides, package: ModelPackage, seed: int, rounds: int = 1000
+) -> dict[str, Any]:
     """A row a subset, with what all three gain over it."""
     cut, temperature, full = thresholds_of(package), package.spec.temperature, "+".join(MODALITIES)
     result = {}
     for name, logit in logits.items():
-        numbers = stats.row(logit, sides.label, sides.case, temperature, cut, seed=seed)
+        numbers = stats.row(logit, sides.label, sides.case, temperature, cut, seed=seed, rounds=rounds)
         if name != full:
             numbers["all_minus_this"] = stats.paired(sides.label, logits[full], logit, sides.case)
         result[name] = numbers
