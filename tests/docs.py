@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from casework import case, config, reasons
+from casework.entrypoints.moments import STAGES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -18,7 +19,12 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 def main() -> int:
     """Write or check every generated document."""
     stale = []
-    documents = {"reasons.md": reason_page(), "configuration.md": configuration_page(), "states.md": states_page()}
+    documents = {
+        "reasons.md": reason_page(),
+        "configuration.md": configuration_page(),
+        "states.md": states_page(),
+        "why.md": why_page(),
+    }
     for name, text in documents.items():
         path = DOCS / name
         if "--check" in sys.argv:
@@ -123,6 +129,31 @@ def states_page() -> str:
         ]
         lines += ["```", ""]
     return "\n".join(lines)
+
+
+def why_page() -> str:
+    """What `casework why` says in each situation of the table that its tests bring about."""
+    from tests.why.table import SITUATIONS
+
+    lines = [
+        "# Why did my study not run?",
+        "",
+        "Generated from `tests/why/table.py` by `make docs`; `tests/why/test_situations.py` brings each situation about and asks.",
+        "",
+        "`casework why QUERY` (accession number, Study Instance UID, Patient ID, SOP Instance UID or case id), `--json`,",
+        "`--language zh`; `GET` or `POST /v1/why`; the box on the status page. The answer holds where it stands, what happened",
+        "in order with times, and what to do. When nothing is known here, the command asks the PACS (`--no-ask`: it doesn't; by",
+        "the API with `ask_pacs`), within eight seconds.",
+        "",
+        "| situation | stands at | code | what it says | next | 情形 | 说明 | 操作 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in SITUATIONS.values():
+        says = reasons.REASONS[row.code]
+        stage = STAGES[row.stage][0]
+        cells = (row.en, stage, row.code, says.en, says.next_en, row.zh, says.zh, says.next_zh)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
 
 
 def _comments(kind: type) -> dict[str, str]:

@@ -225,13 +225,13 @@ def test_the_command_line_answers(hospital: Hospital, tmp_path: Path) -> None:
 
     why = run("why", truth.accessions["MG"])
     assert why.returncode == 0, why.stderr
-    assert "delivered" in why.stdout
+    assert "Delivered" in why.stdout
     assert case["id"] in why.stdout
     assert truth.patient_name not in why.stdout
     assert "已送达" in run("why", truth.accessions["MG"], "--language", "zh").stdout
     nothing = run("why", "NO-SUCH-ACCESSION")
     assert nothing.returncode == 1
-    assert "Nothing here" in nothing.stdout
+    assert "Nothing under this identifier" in nothing.stdout
     assert case["id"] in run("cases", "--query", truth.patient_id).stdout
     assert "PACS" in run("associations").stdout
     verified = run("verify-ledger", "--objects")

@@ -52,6 +52,7 @@ def test_generated_documents_are_current() -> None:
         ("reasons.md", docs.reason_page()),
         ("configuration.md", docs.configuration_page()),
         ("states.md", docs.states_page()),
+        ("why.md", docs.why_page()),
     ):
         assert (docs.DOCS / name).read_text("utf-8") == text
 

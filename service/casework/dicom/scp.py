@@ -225,6 +225,8 @@ class Server:
         finally:
             if association.sink is not None:
                 association.sink.abandon()
+            if not contexts:  # how it ended says less: nothing that the sender offered is taken here
+                code = "SOP_CLASS_NOT_ACCEPTED"
             log.info("association.closed", association_id=association.id, kind=end, code=code, **_sum(association))
             with contextlib.suppress(CaseworkError):  # the next start closes the row
                 self._store.closed(association.id, end, code, association.counts)

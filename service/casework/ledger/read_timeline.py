@@ -12,6 +12,7 @@ from casework.ledger.schema import audit
 from casework.ledger.types import AssociationRow, Event, ReceiptRow
 from casework.ledger.types_fetch import OrderRow
 from casework.ledger.types_why import Moment, Stage
+from casework.reasons import REASONS, Family
 
 MOMENTS = 500
 _C, _D, _J, _S = CaseState, DeliveryState, JobState, Stage
@@ -147,6 +148,11 @@ def stage_of_move(detail: Mapping[str, object]) -> Stage:
     before, to = str(detail.get("from", "")), str(detail.get("to", ""))
     if to == _C.REJECTED:
         return _S.GATE if before == _C.RUNNING else _S.CASE
+    about_images = (
+        REASONS[code].family in (Family.REFUSED, Family.NOTE) if (code := str(detail.get("code"))) in REASONS else False
+    )
+    if to == _C.NEEDS_ATTENTION and before == _C.RUNNING and about_images:
+        return _S.GATE
     if to == _C.NEEDS_ATTENTION:
         return _S.COMMIT if before == _C.DELIVERED else STAGE_OF_STATE.get(before, _S.CASE)
     return STAGE_OF_STATE.get(to, _S.CASE)

@@ -19,7 +19,7 @@ from casework.ledger.store_process import ProcessRow, processes
 from casework.ledger.types import AssociationRow, CaseRow, ReceiptRow
 from casework.ledger.types_fetch import OrderRow
 from casework.ledger.types_why import Queue, Stage, Why, WhyCase
-from casework.reasons import REASONS
+from casework.reasons import REASONS, Family
 
 _CASES, _RECEIPTS, _ASSOCIATIONS, _TIMELINES = 20, 200, 50, 5
 _EVENTS = 2000
@@ -94,7 +94,10 @@ def _nothing(connection: Connection, query: str, alive: Sequence[ProcessRow], no
             select(association).where(*lately).order_by(association.c.opened_at.desc()).limit(1000)
         )
         turned_away = tuple(row for row in map(association_row, rows) if _brought_nothing(row))[:_ASSOCIATIONS]
-        code = code or next((row.code for row in turned_away if row.code in REASONS), "")
+        telling = (
+            row.code for row in turned_away if row.code in REASONS and REASONS[row.code].family is not Family.NOTE
+        )
+        code = code or next(telling, "")
     seen = timeline.moments((), (), turned_away, ())
     told = code or "NEVER_ARRIVED"
     return Why(query, "", (), (), {}, (), told, timeline=seen, processes=tuple(alive), turned_away=turned_away)
