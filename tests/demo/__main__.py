@@ -198,8 +198,7 @@ def _tell(service: Service, case: dict[str, Any], stages: list[tuple[str, float]
     table = Table("stage", "seconds", title="time per stage")
     for name, seconds in stages:
         table.add_row(name, f"{seconds:.2f}")
-    result = json.loads((OUT / "result.json").read_text("utf-8")) if (OUT / "result.json").exists() else {}
-    for name, seconds in result.get("seconds", {}).items():
+    for name, seconds in case["stage_seconds"].items():
         table.add_row(f"  analysis: {name}", f"{seconds:.3f}")
     for name, seconds in _timeline(service, case):
         table.add_row(f"  case: {name}", f"{seconds:.2f}")

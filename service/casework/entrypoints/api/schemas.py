@@ -262,6 +262,7 @@ class Case(CaseSummary):
     sides: list[SideResult]
     model: Model | None
     report: str
+    stage_seconds: dict[str, float]
     findings: list[Finding]
     doubts: list[Doubt]
     exclusions: list[Exclusion]

@@ -123,7 +123,7 @@ def _summary_of(view: CaseView, language: Language) -> dict[str, Any]:
 
 def case(view: CaseView, language: Language) -> schemas.Case:
     """One case in full."""
-    sides, model, report = _result(view.result_json, language)
+    sides, model, report, seconds = _result(view.result_json, language)
     return schemas.Case(
         **_summary_of(view, language),
         newest_id=view.newest_id,
@@ -131,6 +131,7 @@ def case(view: CaseView, language: Language) -> schemas.Case:
         sides=sides,
         model=model,
         report=report,
+        stage_seconds=seconds,
         findings=[finding(row, language) for row in view.findings],
         doubts=[doubt(row, language) for row in view.doubts],
         exclusions=[exclusion(row, language) for row in view.exclusions],
@@ -139,10 +140,12 @@ def case(view: CaseView, language: Language) -> schemas.Case:
     )
 
 
-def _result(text: str, language: Language) -> tuple[list[schemas.SideResult], schemas.Model | None, str]:
-    """Sides, model and words of a stored result; nothing before there is one, or from a form that is not known."""
+def _result(
+    text: str, language: Language
+) -> tuple[list[schemas.SideResult], schemas.Model | None, str, dict[str, float]]:
+    """Sides, model, words and times of a stored result; nothing before there is one, or from a form that is not known."""
     if not text:
-        return [], None, ""
+        return [], None, "", {}
     try:
         document = json.loads(text)
         sides, model = _SIDES.validate_python(document["sides"]), schemas.Model(**document["model"])
@@ -150,9 +153,10 @@ def _result(text: str, language: Language) -> tuple[list[schemas.SideResult], sc
             if side.probability is not None:
                 side.shown = said_percent(side.probability, language)
                 side.band = texts.say(f"band.{band(side.probability)}", language)
-        return sides, model, str(document["words"][language])
+        seconds = {str(stage): float(value) for stage, value in document.get("seconds", {}).items()}
+        return sides, model, str(document["words"][language]), seconds
     except (ValueError, KeyError, TypeError):
-        return [], None, ""
+        return [], None, "", {}
 
 
 def study(row: StudyRow) -> schemas.Study:
