@@ -198,3 +198,11 @@ def test_a_swap_is_refused(case: Case, good: list[Rendered], kind: str, control:
     """Each swap stops the result before anything is sent, and the refusal names the object."""
     with pytest.raises(Defect, match=rf"RESULT_SELF_CHECK.*\[{kind} "):
         check(seeded(good, kind, swap, case), case.result, case.sources)
+
+
+@pytest.mark.parametrize("probability", [0.99996, 0.00001])
+def test_a_number_next_to_certain_is_shown_and_checked_alike(case: Case, probability: float) -> None:
+    """The outline's words round as the report does, never to 0 or 100 %, and pass the check."""
+    sides = tuple(replace(s, probability=probability) for s in case.result.sides)
+    result = replace(case.result, sides=sides)
+    check(render(result, case.sources, Report(), NOW, frozenset(OBJECTS)), result, case.sources)

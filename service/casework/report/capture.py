@@ -102,7 +102,6 @@ def _note(image: HeatImage, source: Dataset) -> str:
         words.insert(1, texts.say("projection", "en", count=len(image.sources)))
     elif int(source.get("NumberOfFrames") or 1) > 1:
         words.insert(1, f"frame {image.frame_number}")
-    words.append(f"colour up to {heat.OPACITY:.0%} opaque over the source as its window shows it")
     return "   ".join(words)
 
 

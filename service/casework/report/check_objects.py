@@ -251,9 +251,8 @@ def _outline(ds: Dataset, result: CaseResult, sources: Sources) -> tuple[tuple[s
     need(f" {side} " in f" {ds.ContentDescription} ", "side", "description")
     need((ds.get("Laterality") or "") in ("", side), "side", "series")
     answer = next(s for s in result.sides if s.side.value == side)
-    need(
-        f" {100 * float(answer.probability or 0):.1f} %" in text.UnformattedTextValue, "probability", "not the result's"
-    )
+    number = min(max(100 * float(answer.probability or 0), 0.1), 99.9)  # no model knows 0 or 100 %
+    need(f" {number:.1f} %" in text.UnformattedTextValue, "probability", "not the result's")
     return (_pair(shown),)
 
 

@@ -26,7 +26,7 @@ _ANCHORS = (
     (0.85, (253, 172, 44)),
     (1.0, (255, 244, 120)),
 )
-LEGEND = 272  # width of the column beside the picture, pixels
+LEGEND = 268  # width of the column beside the picture, pixels
 _MARGIN, _TOP, _BOTTOM, _MIN_WIDTH = 28, 88, 78, 790
 _PLAIN = 236  # side of the piece that is shown without colour, pixels
 _WHITE, _GREY, _AMBER, _OUTLINE = (240, 240, 240), (170, 170, 170), (255, 190, 60), (70, 220, 255)
@@ -125,7 +125,7 @@ def _legend(height: int) -> Image.Image:
     bar = (colours()[steps] * alpha + 70 * (1 - alpha)).round().astype(np.uint8)
     panel.paste(Image.fromarray(np.repeat(bar[:, None, :], 24, axis=1)), (18, top))
     draw.rectangle((17, top - 1, 42, bottom), outline=_GREY)
-    for line, text in enumerate(("AI evidence,", "% of the case's largest")):
+    for line, text in enumerate(("AI evidence, % of the case's largest", f"colour at most {OPACITY:.0%} opaque")):
         draw.text((14, 8 + 20 * line), text, font=font(15), fill=_GREY)
     words = {0: "not coloured", 100: "strongest"}
     for share in (0, 25, 50, 75, 100):
@@ -133,6 +133,14 @@ def _legend(height: int) -> Image.Image:
         draw.line((42, y, 48, y), fill=_GREY)
         draw.text((54, y), str(share), font=font(16), fill=_WHITE, anchor="lm")
         draw.text((92, y), words.get(share, ""), font=font(14), fill=_GREY, anchor="lm")
+    return panel
+
+
+@cache
+def _caption(words: str) -> Image.Image:
+    """Small words that many captures have, drawn once."""
+    panel = Image.new("RGB", (LEGEND - 14, 20), (0, 0, 0))
+    ImageDraw.Draw(panel).text((0, 0), words, font=font(15), fill=_GREY)
     return panel
 
 
@@ -195,14 +203,13 @@ def _beside(
     legend = height - _PLAIN - 46
     canvas.paste(_legend(max(legend, 200)), (left, top))
     if not _warm(heat):
-        words = f"no place here reaches {FLOOR:.0%}"
-        draw.text((left + 14, top + max(legend, 200) + 8), words, font=font(15), fill=_GREY)
-    if _warm(heat) and legend >= 200:
+        canvas.paste(_caption(f"no place here reaches {FLOOR:.0%}"), (left + 14, top + max(legend, 200) + 8))
+    elif legend >= 200:
         plain = _without_colour(grey, heat)
         at = (left + 18, top + height - _PLAIN)
         canvas.paste(plain, at)
         draw.rectangle((at[0] - 1, at[1] - 1, at[0] + plain.width, at[1] + plain.height), outline=_GREY)
-        draw.text((left + 14, at[1] - 26), "hottest place without colour", font=font(15), fill=_GREY)
+        canvas.paste(_caption("hottest place without colour"), (left + 14, at[1] - 26))
 
 
 def _write(
