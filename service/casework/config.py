@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from casework import hours
+from casework.checks import severities
 from casework.errors import Defect
 
 _SYSTEM_FOLDERS = frozenset(
@@ -211,6 +212,15 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
+class Gate:
+    """How severe the findings of the input gate are: docs/gate.md has the checks and their defaults."""
+
+    severity: tuple[
+        str, ...
+    ] = ()  # e.g. ["VIEW_MISSING=stop", "IMPLANT_PRESENT=warn"]; conflicts of side or patient always stop
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """Workers, leases and retries."""
 
@@ -260,6 +270,7 @@ class Settings:
     storage: Storage = field(default_factory=Storage)
     assembly: Assembly = field(default_factory=Assembly)
     policy: Policy = field(default_factory=Policy)
+    gate: Gate = field(default_factory=Gate)
     work: Work = field(default_factory=Work)
     report: Report = field(default_factory=Report)
     metrics: Metrics = field(default_factory=Metrics)
@@ -341,6 +352,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     _check(settings)
     _check_profiles(settings)
     _check_work(settings.work)
+    severities(settings.gate.severity)
     _check_policy(settings.policy, settings.assembly)
     _check_fetch(settings)
     return settings

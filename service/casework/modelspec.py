@@ -5,7 +5,7 @@ manifest with its sha256. Slots are the images of ONE side (one breast and its a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from casework.errors import Defect
@@ -28,6 +28,29 @@ CHANNELS: Mapping[str, int] = {"MG": 1, "MR": 3, "US": 1}
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """What the training images covered, as far as the manifest says; empty where it doesn't.
+
+    spacing_mm: "MG" (pixels of a mammogram), "MR" (planes of an MRI) -> (least, largest).
+    """
+
+    age_years: tuple[float, float] | None = None
+    sexes: tuple[str, ...] = ()
+    manufacturers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    spacing_mm: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    implants: bool = False
+    synthetic: bool = False  # whether mammograms computed from tomosynthesis may be read where there is no other
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Two thresholds on a probability: positive at or above one, negative below the other."""
+
+    positive_at: float
+    negative_below: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """The part of a manifest that the service acts on."""
 
@@ -45,6 +68,10 @@ class ModelSpec:
     temperature: float  # logits are divided by it before the sigmoid
     requires: tuple[tuple[str, ...], ...]  # any one of these sets of modalities is enough for a side
     raw: Mapping[str, Any]
+    subsets: Mapping[tuple[str, ...], Cut]  # modalities that are there, in the order of SLOTS -> their own thresholds
+    spread_limit: float | None  # a probability that moves further when one modality is left out decides nothing
+    reference: str  # relative path of reference.npz, "" when the package has none
+    trained_on: TrainedOn
 
     @staticmethod
     def from_manifest(manifest: Mapping[str, Any]) -> "ModelSpec":
@@ -69,6 +96,10 @@ class ModelSpec:
                 temperature=float(manifest["temperature"]),
                 requires=tuple(tuple(str(m) for m in group) for group in manifest["requires"]),
                 raw=manifest,
+                subsets={_modalities(k): _cut(v) for k, v in manifest.get("subset_thresholds", {}).items()},
+                spread_limit=None if manifest.get("spread_limit") is None else float(manifest["spread_limit"]),
+                reference=str(manifest.get("reference", "")),
+                trained_on=_trained_on(manifest.get("trained_on", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Defect("MODEL_INVALID", f"manifest: {error!r}") from error
@@ -78,6 +109,37 @@ class ModelSpec:
         return spec
 
 
+def _modalities(name: str) -> tuple[str, ...]:
+    """Modalities in the order of SLOTS from a name such as MG+US."""
+    found = tuple(m for m in SLOTS if m in name.split("+"))
+    if "+".join(found) != name:
+        raise ValueError(f"subset_thresholds {name!r}")
+    return found
+
+
+def _cut(values: Mapping[str, Any]) -> Cut:
+    cut = Cut(float(values["positive_at"]), float(values["negative_below"]))
+    if not 0.0 <= cut.negative_below <= cut.positive_at <= 1.0:
+        raise ValueError("subset_thresholds")
+    return cut
+
+
+def _trained_on(values: Mapping[str, Any]) -> TrainedOn:
+    def span(pair: Any) -> tuple[float, float]:
+        least, largest = pair
+        return float(least), float(largest)
+
+    age = values.get("age_years")
+    return TrainedOn(
+        age_years=None if age is None else span(age),
+        sexes=tuple(str(s) for s in values.get("sexes", ())),
+        manufacturers={str(k): tuple(str(m) for m in v) for k, v in values.get("manufacturers", {}).items()},
+        spacing_mm={str(k): span(v) for k, v in values.get("spacing_mm", {}).items()},
+        implants=values.get("implants") is True,
+        synthetic=values.get("synthetic") is True,
+    )
+
+
 def _senseless(spec: ModelSpec) -> tuple[tuple[bool, str], ...]:
     """Checks of values; written so that a NaN fails them."""
     return (
@@ -85,5 +147,6 @@ def _senseless(spec: ModelSpec) -> tuple[tuple[bool, str], ...]:
         (not 0.0 < spec.temperature < 100.0, "temperature"),
         (not 0.0 < spec.negative_below <= spec.positive_at < 1.0, "thresholds"),
         (not 0.0 < spec.golden_tolerance <= 0.1, "golden_tolerance"),
+        (spec.spread_limit is not None and not 0.0 < spec.spread_limit <= 1.0, "spread_limit"),
         (not spec.requires or not all(group and set(group) <= set(SLOTS) for group in spec.requires), "requires"),
     )

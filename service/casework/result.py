@@ -1,7 +1,7 @@
 """What an analysis says before it is rendered: sides, heat-maps, findings, the model's identity. Does no I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -31,6 +31,27 @@ class Finding:
     code: str
     subject: str = ""
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one check of the input gate came to. severity: as casework.checks names it; value: what was measured, as data."""
+
+    code: str
+    severity: str
+    value: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Images of one series that share a fate. code "": used; detail: rank, phase or kind, as data."""
+
+    modality: str
+    series_instance_uid: str
+    code: str
+    detail: str
+    instances: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +100,24 @@ class HeatImage:
 
 @dataclass(frozen=True, slots=True)
 class SideResult:
-    """The analysis of one side. probability is None when the outcome is INSUFFICIENT; evidence: modality -> logit share."""
+    """The analysis of one side. probability is None when the outcome is INSUFFICIENT; evidence: modality -> logit share.
+
+    without: modality -> probability when it is left out. spread: between the largest and the least of these and the
+    probability, None with one modality. distance: modality -> distance to the training images, above 1.0 unusual. cut:
+    positive at, negative below, for the modalities that are there. held_back: codes for which there is no decision
+    although the number alone would give one.
+    """
 
     side: Side
     outcome: Outcome
     probability: float | None
     evidence: Mapping[str, float]
     modalities: tuple[str, ...]
+    without: Mapping[str, float] = field(default_factory=dict)
+    spread: float | None = None
+    distance: Mapping[str, float] = field(default_factory=dict)
+    cut: tuple[float, float] | None = None
+    held_back: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +148,7 @@ class CaseResult:
     findings: tuple[Finding, ...]
     input_digest: str  # see input_digest()
     thresholds: Mapping[str, float]
+    checks: tuple[Check, ...] = ()
+    choices: tuple[Choice, ...] = ()
     stopped: tuple[str, ...] = ()  # codes for which nothing was analysed, the gravest first
     predecessors: tuple[tuple[str, str, str, str], ...] = ()  # (study, series, sop class, sop instance) of older SRs

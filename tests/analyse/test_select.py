@@ -61,7 +61,7 @@ def test_four_views_fill_four_slots() -> None:
         ({"view_modifiers": ("spot",)}, "IMAGE_KIND_NOT_USED"),
         ({"view_modifiers": ("partial",)}, "IMAGE_KIND_NOT_USED"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "STEREO_SCOUT")}, "IMAGE_KIND_NOT_USED"),
-        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.13.1.3", "frame_count": 60}, "IMAGE_KIND_NOT_USED"),
+        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.13.1.3", "frame_count": 60}, "SYNTHETIC_ONLY"),
         ({"rows": 64, "columns": 64}, "IMAGE_KIND_NOT_USED"),
         ({"samples": 3}, "IMAGE_KIND_NOT_USED"),
         ({"presentation": "FOR PROCESSING"}, "ONLY_FOR_PROCESSING"),
@@ -212,7 +212,7 @@ def test_other_series_are_not_part_of_it() -> None:
     plan = choose([*base, *t2, *dwi, *sub])
     assert plan.mri is not None
     assert plan.mri.instances == {f.sop_instance_uid for f in base}
-    assert {plan.reasons[f.sop_instance_uid] for f in [*t2, *dwi, *sub]} == {"IMAGE_NOT_CHOSEN"}
+    assert {plan.reasons[f.sop_instance_uid] for f in [*t2, *dwi, *sub]} == {"MR_NOT_DYNAMIC"}
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("enhanced", "pre and post")])

@@ -123,12 +123,29 @@ def mirrored(ds: Dataset) -> None:
     ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OW", False
 
 
+def test_a_mammogram_of_the_other_side_stops_the_case(
+    rig: Rig, run: Callable[[str], CaseView], truth: CaseTruth, tmp_path: Path
+) -> None:
+    """The chest wall at the other edge than side and orientation both say: no answer, a person is asked, the study told."""
+    (first, second) = pick(truth, "mg_R")
+    view = run(rig.arrive([changed(first, tmp_path / "x.dcm", mirrored), second]))
+    uid = dcmread(first, stop_before_pixels=True).SOPInstanceUID
+    assert (view.case.state, view.case.reason) == (CaseState.NEEDS_ATTENTION, "SIDE_PIXELS_CONFLICT")
+    assert ("SIDE_PIXELS_CONFLICT", uid) in {(f.code, f.subject) for f in view.findings}
+    assert [a.artefact.kind for a in view.artefacts] == ["not-performed"]
+
+
 def test_a_mammogram_that_looks_like_the_other_side_stands_in_the_report(
     rig: Rig, run: Callable[[str], CaseView], truth: CaseTruth, tmp_path: Path
 ) -> None:
-    """The chest wall at the other edge than header and side say: the reader is told to check the side."""
+    """The chest wall at the unusual edge, and no orientation stated: the reader is told to check the side."""
+
+    def unstated(ds: Dataset) -> None:
+        mirrored(ds)
+        del ds.PatientOrientation
+
     (first, second) = pick(truth, "mg_R")
-    view = run(rig.arrive([changed(first, tmp_path / "x.dcm", mirrored), second]))
+    view = run(rig.arrive([changed(first, tmp_path / "x.dcm", unstated), second]))
     uid = dcmread(first, stop_before_pixels=True).SOPInstanceUID
     assert [f.subject for f in view.findings if f.code == "ORIENTATION_UNEXPECTED"] == [uid]
     assert REASONS["ORIENTATION_UNEXPECTED"].en in report(rig, view)
@@ -147,7 +164,8 @@ def test_an_mri_of_uncertain_sides_is_left_out_and_told(
     words = report(rig, view)
     assert REASONS["SIDES_UNCERTAIN"].en in words
     assert REASONS["MODALITY_MISSING"].en in words
-    assert not [i for i in view.artefacts if i.artefact.study_instance_uid == truth.studies["MR"]]
+    told = [i.artefact.kind for i in view.artefacts if i.artefact.study_instance_uid == truth.studies["MR"]]
+    assert told == ["not-performed"], "silence would read as negative"
 
 
 @pytest.mark.parametrize("windowed", [True, False])

@@ -11,7 +11,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -35,6 +35,24 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """Where the training images of one modality lie in the encoder's pooled features, one cloud a slot.
+
+    mean (slots, d); inverse (slots, d, d), of the covariance divided by d; limit: the distance that is just still usual.
+    """
+
+    mean: NDArray[np.float32]
+    inverse: NDArray[np.float32]
+    limit: float
+
+    def distance(self, features: NDArray[np.float32]) -> float:
+        """How far the furthest of some images (n, d) is from the nearest cloud, in units of the limit."""
+        apart = features[:, None] - self.mean[None]
+        squared = np.einsum("nsd,sde,nse->ns", apart, self.inverse, apart)
+        return float(np.sqrt(np.maximum(squared, 0.0)).min(axis=1).max() / self.limit)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPackage:
     """An opened package. sha256: of manifest.json, which names the digests of everything else."""
 
@@ -42,6 +60,7 @@ class ModelPackage:
     sha256: str
     graphs: Mapping[str, bytes]  # role (MG, MR, US, fusion) -> serialised ONNX
     golden: tuple[Golden, ...]
+    reference: Mapping[str, Reference] = field(default_factory=dict)  # by modality; empty when the package has none
 
 
 def _read(root: int, relative: str, limit: int) -> bytes:
@@ -94,6 +113,26 @@ def _golden(relative: str, data: bytes) -> Golden:
         raise Defect("MODEL_INVALID", f"{relative}: not a readable golden sample") from error
 
 
+def _reference(relative: str, data: bytes) -> dict[str, Reference]:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            found = {
+                m: Reference(
+                    archive[f"{m}_mean"].astype(np.float32),
+                    archive[f"{m}_inverse"].astype(np.float32),
+                    float(archive[f"{m}_limit"]),
+                )
+                for m in SLOTS
+            }
+    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise Defect("MODEL_INVALID", f"{relative}: not a readable reference") from error
+    for one in found.values():
+        slots, width = one.mean.shape if one.mean.ndim == 2 else (0, 0)
+        if one.inverse.shape != (slots, width, width) or not slots or not 0.0 < one.limit < np.inf:
+            raise Defect("MODEL_INVALID", f"{relative}: its shapes do not fit")
+    return found
+
+
 def _manifest(data: bytes) -> ModelSpec:
     try:
         manifest = json.loads(data)
@@ -106,8 +145,9 @@ def _manifest(data: bytes) -> ModelSpec:
         raise Defect("MODEL_INVALID", f"manifest.json: graphs must be {', '.join(ROLES)}")
     if not spec.golden:
         raise Defect("MODEL_INVALID", "manifest.json: no golden sample")
-    if not {*spec.graphs.values(), *spec.golden} <= set(spec.files):
-        raise Defect("MODEL_INVALID", "manifest.json: a graph or golden sample has no sha256")
+    named = {*spec.graphs.values(), *spec.golden} | ({spec.reference} - {""})
+    if not named <= set(spec.files):
+        raise Defect("MODEL_INVALID", "manifest.json: a graph, golden sample or reference has no sha256")
     return spec
 
 
@@ -128,6 +168,7 @@ def open_package(path: Path) -> ModelPackage:
         data = {relative: _verified(root, spec, relative) for relative in spec.files}
         graphs = {role: _graph(role, data[relative]) for role, relative in spec.graphs.items()}
         golden = tuple(_golden(relative, data[relative]) for relative in spec.golden)
-        return ModelPackage(spec, hashlib.sha256(manifest).hexdigest(), graphs, golden)
+        reference = _reference(spec.reference, data[spec.reference]) if spec.reference else {}
+        return ModelPackage(spec, hashlib.sha256(manifest).hexdigest(), graphs, golden, reference)
     finally:
         os.close(root)

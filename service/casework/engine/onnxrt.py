@@ -4,8 +4,11 @@ Owns ONNX Runtime. Graphs come from memory, already digested. An absent image co
 encoder. Threads of two encoders never compete: the graphs run one after the other, each on all threads.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from casework.engine.bundle import ModelPackage
@@ -48,7 +51,7 @@ class OnnxRunner:
     """A package, ready to run. threads: 0 = number of cores."""
 
     def __init__(self, package: ModelPackage, threads: int = 0) -> None:
-        self._spec = package.spec
+        self._spec, self._reference = package.spec, package.reference
         self._sessions = {role: _session(role, graph, threads) for role, graph in package.graphs.items()}
         self._check_names()
         shape = self._sessions["fusion"].get_inputs()[0].shape
@@ -86,12 +89,15 @@ class OnnxRunner:
         """
         inputs = inputs.checked(self._spec.input_size)
         feeds: dict[str, Floats] = {}
+        distance: dict[str, Floats] = {}
         for modality, mask in inputs.masks.items():
             tokens = np.zeros((*mask.shape, *self._token_shape), np.float32)
             there = mask > 0
             tokens[there] = self.encode(modality, np.ascontiguousarray(inputs.images[modality][there]))
             feeds[modality.lower()] = tokens
             feeds[f"{modality.lower()}_mask"] = mask
+            if modality in self._reference:
+                distance[modality] = self._distance(modality, tokens, there)
         logit, evidence, *heat = self._run("fusion", FUSION_OUTPUTS, feeds)
         if not all(np.isfinite(a).all() for a in (logit, evidence, *heat)):
             raise Defect("INTERNAL", "engine: an output is not finite")
@@ -101,4 +107,34 @@ class OnnxRunner:
             evidence={m: evidence[:, n] for n, m in enumerate(SLOTS)},
             heat=dict(zip(SLOTS, heat, strict=True)),
             present=tuple(tuple(m for m in SLOTS if inputs.masks[m][n].any()) for n in range(len(logit))),
+            without=self._without(feeds),
+            distance=distance,
         )
+
+    def _distance(self, modality: str, tokens: Floats, there: NDArray[np.bool_]) -> Floats:
+        """Per side, how far the modality's images lie from the training's; NaN without an image."""
+        pooled = tokens.mean(axis=(3, 4))
+        reference = self._reference[modality]
+        found = [reference.distance(p[t]) if t.any() else np.nan for p, t in zip(pooled, there, strict=True)]
+        return np.array(found, np.float32)
+
+    def _without(self, feeds: Mapping[str, Floats]) -> dict[str, Floats]:
+        """The logit of every side with each of its modalities left out in turn: the fusion alone, in one batch.
+
+        A modality that is the side's only one can't be left out: there would be nothing to answer from.
+        """
+        there = np.stack([feeds[f"{m.lower()}_mask"].any(axis=1) for m in SLOTS], axis=1)  # (B, modalities)
+        cases = [(b, n) for b, n in zip(*np.nonzero(there), strict=True) if there[b].sum() > 1]
+        left = {m: np.full(len(there), np.nan, np.float32) for m in SLOTS}
+        if not cases:
+            return left
+        sides = [b for b, _ in cases]
+        batch = {name: np.ascontiguousarray(values[sides]) for name, values in feeds.items()}
+        for row, (_, n) in enumerate(cases):
+            batch[f"{list(SLOTS)[n].lower()}_mask"][row] = 0.0
+        (logit,) = self._run("fusion", ("logit",), batch)
+        if not np.isfinite(logit).all():
+            raise Defect("INTERNAL", "engine: an output is not finite")
+        for row, (b, n) in enumerate(cases):
+            left[list(SLOTS)[n]][b] = logit[row]
+        return left

@@ -1,7 +1,7 @@
 """The contract of an engine: sides in, logits, evidence and heat-maps out. Does no I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -55,7 +55,9 @@ class SideOutputs:
 
     logit: (B,). prob: (B,), sigmoid of logit / temperature. evidence: modality -> (B,), shares that sum with `bias`
     (0 for CMAN) to the logit. heat: modality -> (B, slots, h, w), whose sum over an image is that image's share.
-    present: per side, the modalities that gave at least one image.
+    present: per side, the modalities that gave at least one image. without: modality -> (B,) logit when that modality is
+    left out, NaN where it is not there or nothing else is. distance: modality -> (B,) distance of its images to the
+    training's in units of the limit (above 1.0: unusual), NaN where there are none or the package says nothing of it.
     """
 
     logit: Floats
@@ -64,6 +66,8 @@ class SideOutputs:
     heat: Mapping[str, Floats]
     present: tuple[tuple[str, ...], ...]
     bias: float = 0.0
+    without: Mapping[str, Floats] = field(default_factory=dict)
+    distance: Mapping[str, Floats] = field(default_factory=dict)
 
 
 class Runner(Protocol):

@@ -3,6 +3,7 @@
 Free text of tags never appears here: only counts, times, codes, words of the catalogue and the identifiers asked for.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -47,6 +48,13 @@ _WORDS = {
     "estimate": ("results in about", "预计等待"),
     "no_estimate": ("no estimate: no worker, or nothing measured yet", "无法估计：没有分析进程或尚无测量数据"),
     "runs": ("runs measured", "次实测"),
+    "check": ("check", "检查项"),
+    "pass": ("pass", "通过"),
+    "warn": ("WARN", "警告"),
+    "stop": ("STOP", "停止"),
+    "not_available": ("not available", "不可用"),
+    "image": ("image", "图像"),
+    "used": ("used", "已使用"),
 }
 
 
@@ -177,6 +185,7 @@ def _case(item: WhyCase, say: _Speaker, now: datetime) -> Iterator[str]:
         yield f"  {study.study_uid}: {numbers or 0}{expected}"
     for finding in item.findings:
         yield f"  {say.word('note')}: {finding.code} {finding.subject}: {say.what(finding.code)}"
+    yield from _gate(item.result_json, say)
     for delivery in item.deliveries:
         status = f" {delivery.status}" if delivery.status else ""
         again = f", {say.word('due')} {delivery.next_at:%H:%M:%S}" if delivery.next_at else ""
@@ -193,6 +202,26 @@ def _queue(queue: Queue, say: "_Speaker") -> str:
         return f"{words}; {say.word('no_estimate')}"
     low, high = queue.estimate_s
     return f"{words}; {say.word('estimate')} {_age(low)} - {_age(high)} ({queue.runs} {say.word('runs')})"
+
+
+def _gate(result_json: str, say: _Speaker) -> Iterator[str]:
+    """What every check of the input gate came to, and every image with its reason, those of a series together."""
+    try:
+        document = json.loads(result_json) if result_json else {}
+        checks, choices = document.get("gate", []), document.get("choices", [])
+    except (ValueError, AttributeError):
+        return
+    for check in checks:
+        value = f" ({check['value']})" if check["value"] else ""
+        severity = say.word(check["severity"])
+        words = f": {say.what(check['code'])}" if check["severity"] in ("warn", "stop") else ""
+        yield f"  {say.word('check')} {severity} {check['code']}{value}{words}"
+    for choice in choices:
+        count, series = len(choice["instances"]), choice["series_instance_uid"]
+        uids = choice["instances"][0] if count == 1 else f"{count} x {series}"
+        words = f"{choice['code']}: {say.what(choice['code'])}" if choice["code"] else say.word("used")
+        detail = f" ({choice['detail']})" if choice["detail"] else ""
+        yield f"  {say.word('image')} {choice['modality']} {uids}: {words}{detail}"
 
 
 def _age(seconds: float) -> str:

@@ -62,7 +62,8 @@ class Worker:
             self.pool.close()
             raise
         self.spool = spool = Spool(settings.root, fsync=settings.storage.fsync)
-        inputs = Inputs(spool, self.pool, self.package.spec.input_size, work)
+        spec = self.package.spec
+        inputs = Inputs(spool, self.pool, spec.input_size, work, synthetic=spec.trained_on.synthetic)
         self.ahead = PrepareAhead(self.ledger, spool, inputs, settings, _now)
         self.analyser = Analyser(
             self.ledger,

@@ -216,6 +216,7 @@ class _Asker:
         code = case.reason or _BY_STATE[case.state]
         stage = self._stage(case, code)
         door = "fetch_worker" if stage is _S.FETCH else _DOOR_OF_STATE.get(case.state, "")
+        stored = select(case_revision.c.result_json).where(case_revision.c.id == case.id)
         return WhyCase(
             case=case,
             studies=tuple(studies_of(self._connection, case)),
@@ -226,6 +227,7 @@ class _Asker:
             waiting_until=min(due, default=None),
             stage=stage,
             blocked=blocked_by(door, self._alive, self._now) if door else "",
+            result_json=self._connection.execute(stored).scalar_one(),
             queue=self._queue(case) if case.state is CaseState.QUEUED else None,
         )
 

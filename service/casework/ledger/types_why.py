@@ -86,6 +86,7 @@ class WhyCase:
     stage: Stage = Stage.CASE
     blocked: str = ""  # the code why nothing moves at this stage although it could: a process is not there
     queue: Queue | None = None
+    result_json: str = ""  # the stored verdict, with the input gate's checks and the choice of images
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,12 +101,27 @@ def find_dynamic(facts: Sequence[InstanceFacts]) -> Dynamic | None:
     return max(found, key=lambda d: (date[d.study_instance_uid], len(d.phases), len(d.phases[0]), d.phases))
 
 
+def why_not(instance: InstanceFacts) -> str:
+    """Why an instance can't be part of a dynamic series, whatever else there is; "" when it can."""
+    kinds = sorted(_OTHER_KINDS & set(instance.image_type[2:]))
+    b_values = sorted({f.b_value for f in instance.frames if f.b_value})
+    if "DERIVED" in instance.image_type[:1] or kinds:
+        return f"image type {' '.join(kinds) or 'DERIVED'}"
+    if instance.samples != 1:
+        return "colour"
+    if b_values and all(f.b_value for f in instance.frames):
+        return f"diffusion, b {b_values[-1]:g}"
+    if "EP" in instance.scanning_sequence:  # many vendors state the b-value of diffusion in private attributes only
+        return "echo planar"
+    if (instance.echo_time_ms or 0.0) > _LONGEST_ECHO_MS:
+        return f"echo time {instance.echo_time_ms:g} ms"
+    return "" if any(len(f.position) == 3 and len(f.orientation) == 6 for f in instance.frames) else "no plane"
+
+
 def _usable(instance: InstanceFacts) -> Iterable[_Frame]:
     """Original grey frames of a short gradient echo, with a plane and without diffusion weighting."""
-    if "DERIVED" in instance.image_type[:1] or _OTHER_KINDS & set(instance.image_type[2:]) or instance.samples != 1:
+    if why_not(instance):
         return
-    if "EP" in instance.scanning_sequence or (instance.echo_time_ms or 0.0) > _LONGEST_ECHO_MS:
-        return  # many vendors state the b-value of diffusion in private attributes only
     for n, own in enumerate(instance.frames[: instance.frame_count]):
         if len(own.position) == 3 and len(own.orientation) == 6 and not own.b_value:
             across = np.cross(own.orientation[:3], own.orientation[3:])

@@ -39,6 +39,22 @@ _MODIFIERS: Mapping[str, str] = {  # PS3.16 CID 4015: views that show only a par
     "399226006": "rolled", "399197002": "rolled", "414493004": "rolled", "415670009": "rolled",
 }  # fmt: skip
 _KNOWN_VIEWS = frozenset(_VIEWS.values())
+TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1."  # volumes and projections (PS3.4 B.5)
+_SYNTHETIC = frozenset(
+    {
+        "TOMOSYNTHESIS",
+        "GENERATED_2D",
+        "TOMO_2D",
+        "TOMO2D",
+        "C_VIEW",
+        "CVIEW",
+        "S_VIEW",
+        "SVIEW",
+        "V_PREVIEW",
+        "VPREVIEW",
+    }
+    | {"INSIGHT_2D", "INSIGHT2D", "SYNTHESIZED_2D", "SYNTHETIC_2D", "SYNTHETIC", "SYNTHESIZED"}
+)
 _BREAST = frozenset({"BREAST", "AXILLA", "76752008", "T-04000", "91470000", "T-D8104"})  # PS3.16 CID 4, annex L
 _CHEST = frozenset({"CHEST", "THORAX", "CHESTABDOMEN", "43799004", "T-D3000", "51185008", "816094009"})
 _LATERALITY_CODES = {"24028007": "R", "G-A100": "R", "7771000": "L", "G-A101": "L", "51440002": "B", "G-A102": "B"}
@@ -154,6 +170,7 @@ class InstanceFacts:
     lossy: bool
     extra: Mapping[str, str] = field(default_factory=dict)
     patient_name: str = ""
+    synthetic: bool = False  # a two-dimensional mammogram computed from tomosynthesis
     breast: bool | None = None  # whether the header names breast or axilla as what is shown; None: it doesn't say
 
     @staticmethod
@@ -216,6 +233,7 @@ class InstanceFacts:
             patient_age_years=age_years(text(ds, "PatientAge"), text(ds, "PatientBirthDate"), text(ds, "StudyDate")),
             lossy=code(ds, "LossyImageCompression") == "01",
             patient_name=text(ds, "PatientName"),
+            synthetic=_synthetic(ds),
             breast=_breast(ds, groups),
         )
 
@@ -246,6 +264,18 @@ def _views(ds: Dataset) -> Iterable[str]:
     found = [code(ds, "ViewPosition"), code(ds, "PatientOrientation")]
     found += [_VIEWS.get(text(v, "CodeValue"), "") for v in items(ds, "ViewCodeSequence")]
     return [v for v in found if v in _KNOWN_VIEWS]
+
+
+def _synthetic(ds: Dataset) -> bool:
+    """Whether one frame was computed from tomosynthesis: by Image Type (C-View, S-View, V-Preview, Insight 2D), or by its source.
+
+    Image Type value 3 TOMOSYNTHESIS with value 4 GENERATED_2D is PS3.3 C.8.31.1's; vendors have their own words.
+    """
+    if whole(ds, "NumberOfFrames", 1) > 1 or text(ds, "SOPClassUID").startswith(TOMOSYNTHESIS):
+        return False
+    kinds = {v.upper().replace("-", "_").replace(" ", "_") for v in texts(ds, "ImageType")[2:]}
+    sources = [text(s, "ReferencedSOPClassUID") for s in items(ds, "SourceImageSequence")]
+    return bool(kinds & _SYNTHETIC) or any(s.startswith(TOMOSYNTHESIS) for s in sources)
 
 
 def _breast(ds: Dataset, groups: tuple[Dataset, ...]) -> bool | None:

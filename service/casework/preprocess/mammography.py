@@ -24,6 +24,7 @@ from casework.preprocess.grid import (
     to_bytes8,
 )
 from casework.preprocess.prepared import VERSION, PreparedImage
+from casework.preprocess.quality import share_at_end
 from casework.result import Side
 
 PICTURE_PIXELS = 1024
@@ -56,7 +57,7 @@ def prepare(pixels: NDArray[np.generic], facts: InstanceFacts, size: int, *, red
     if not np.isfinite(grey).all():
         raise Refused("PIXELS_UNDECODABLE", "the header's grey scale is not finite")
     breast, box = _find_breast(grey)
-    wall = _chest_wall(breast)
+    wall, ratio = _chest_wall(breast)
     tensor, to_grid = _tensor(grey, breast, box, size, mirror=wall == "right")
     usual = "right" if side is Side.RIGHT else "left"
     return PreparedImage(
@@ -75,6 +76,8 @@ def prepare(pixels: NDArray[np.generic], facts: InstanceFacts, size: int, *, red
             "reduce": f"{reduce}+{rest}",
             "crop": ",".join(map(str, box)),
             "chest_wall": wall,
+            "wall_ratio": f"{ratio:.2f}",
+            "clipped": f"{share_at_end(grey[breast], 0.995):.4f}",
             "orientation": "as usual" if wall == (facts.chest_wall or usual) else "unexpected",
         },
     )
@@ -188,12 +191,13 @@ def _threshold(coarse: NDArray[np.float32]) -> float:
     return air + 0.08 * (high - air) + 0.01
 
 
-def _chest_wall(breast: NDArray[np.bool_]) -> str:
-    """The edge, "left" or "right", at which the breast is tallest: there it leaves the image."""
+def _chest_wall(breast: NDArray[np.bool_]) -> tuple[str, float]:
+    """The edge, "left" or "right", at which the breast is tallest, and how many times as tall as at the other one."""
     heights = breast.sum(axis=0)
     cols = np.flatnonzero(heights)
     band = max(1, cols.size // 8)
-    return "left" if heights[cols[:band]].sum() >= heights[cols[-band:]].sum() else "right"
+    left, right = float(heights[cols[:band]].sum()), float(heights[cols[-band:]].sum())
+    return "left" if left >= right else "right", max(left, right) / max(1.0, min(left, right))
 
 
 def _tensor(

@@ -20,6 +20,7 @@ from casework.preprocess.facts import InstanceFacts
 from casework.preprocess.grid import resize, square, to_bytes8
 from casework.preprocess.planes import Plane, Series, arrange
 from casework.preprocess.prepared import VERSION, Preparation, PreparedImage, Projection
+from casework.preprocess.quality import motion_mm, share_at_end
 from casework.result import Finding, Side
 
 _EARLY_S, _LATE_S = 120.0, 420.0  # after the first phase
@@ -86,8 +87,11 @@ def _volumes(series: Series) -> _Volumes | None:
     reference = _reference(pre)
     if not reference > 0 or not all(np.isfinite(v).all() for v in (pre, first, last)):
         return None
+    body = pre[::2, ::2, ::2] > 0.15 * np.percentile(pre[::2, ::4, ::4], 99)
     notes = {
         "version": VERSION,
+        "motion_mm": f"{motion_mm(pre, (first, last), spacing):.1f}",
+        "clipped": f"{max(share_at_end(v[::2, ::2, ::2][body], float(v.max())) for v in (pre, first, last)):.4f}",
         "phases": str(len(series.phases)),
         "early_late": f"{early},{late}",
         "times_s": ",".join("?" if t is None else f"{t:.0f}" for t in times),

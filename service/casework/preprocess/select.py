@@ -6,19 +6,19 @@ side is worse than no answer: an image that states two sides stops the case.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from casework.modelspec import SLOTS
-from casework.preprocess.dynamic import Dynamic, find_dynamic
-from casework.preprocess.facts import InstanceFacts
+from casework.preprocess.dynamic import Dynamic, find_dynamic, why_not
+from casework.preprocess.facts import TOMOSYNTHESIS, InstanceFacts
 from casework.preprocess.names import contradict
 from casework.result import Finding, Side
 
 CHOSEN = ""
-_TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1."  # volumes and projections (PS3.4 B.5)
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
 _NO_VIEW = frozenset({"STEREO_SCOUT", "SCOUT", "TOMO_SCOUT", "SPECIMEN", "STEREO", "LOCALIZER"})
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _MIN_PIXELS = 96  # shorter side; smaller ones are icons
 _SOURCES_PER_SIDE = len(SLOTS["US"])
 
@@ -29,7 +29,8 @@ class Plan:
 
     mammograms: (side, slot) -> SOP Instance UID. ultrasound: side -> SOP Instance UIDs, the best first. mri: the dynamic
     series, or None. reasons: every SOP Instance UID -> "" when it is used, else a code of casework.reasons. stop: the
-    code for which the case must not run at all, else "".
+    code for which the case must not run at all, else "". details: SOP Instance UID -> what decided, as data: its rank
+    among those that could fill the place, its phase, or what it is instead.
     """
 
     mammograms: Mapping[tuple[Side, str], str]
@@ -37,6 +38,7 @@ class Plan:
     mri: Dynamic | None
     reasons: Mapping[str, str]
     stop: str
+    details: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -48,20 +50,37 @@ class Plan:
         return tuple(Finding(code, uid) for uid, code in sorted(self.reasons.items()) if code != CHOSEN)
 
 
-def choose(facts: Sequence[InstanceFacts], without: Mapping[str, str] | None = None) -> Plan:
+def choose(
+    facts: Sequence[InstanceFacts], without: Mapping[str, str] | None = None, *, synthetic: bool = False
+) -> Plan:
     """Choose the images of one patient.
 
-    without: SOP Instance UID -> code of images that turned out to be unusable (undecodable, blank); the next best takes
+    synthetic: whether mammograms computed from tomosynthesis may stand in where there is no other. without: SOP Instance UID -> code of images that turned out to be unusable (undecodable, blank); the next best takes
     their place and their code is their reason.
     """
     without = without or {}
     reasons = {f.sop_instance_uid: without.get(f.sop_instance_uid, "IMAGE_KIND_NOT_USED") for f in facts}
     usable = [f for f in facts if f.sop_instance_uid not in without]
     stop = _conflict(usable)
-    mammograms = _choose_mammograms([f for f in usable if f.modality == "MG"], reasons)
-    ultrasound = _choose_ultrasound([f for f in usable if f.modality == "US"], reasons)
-    mri = _choose_mri([f for f in usable if f.modality == "MR"], reasons)
-    return Plan(mammograms, ultrasound, mri, reasons, stop)
+    notes = _Notes(reasons, {})
+    mammograms = _choose_mammograms([f for f in usable if f.modality == "MG"], notes, synthetic=synthetic)
+    ultrasound = _choose_ultrasound([f for f in usable if f.modality == "US"], notes)
+    mri = _choose_mri([f for f in usable if f.modality == "MR"], notes)
+    return Plan(mammograms, ultrasound, mri, reasons, stop, notes.details)
+
+
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    """Why each image is used or not, while the choice is made."""
+
+    reasons: dict[str, str]
+    details: dict[str, str]
+
+    def put(self, f: InstanceFacts, code: str, detail: str = "") -> None:
+        """Say it of one image."""
+        self.reasons[f.sop_instance_uid] = code
+        if detail:
+            self.details[f.sop_instance_uid] = detail
 
 
 def _conflict(facts: Sequence[InstanceFacts]) -> str:
@@ -92,57 +111,89 @@ def _two_names(facts: Sequence[InstanceFacts]) -> bool:
 # --- mammography --------------------------------------------------------------------------------------------------
 
 
-def _choose_mammograms(facts: Sequence[InstanceFacts], reasons: dict[str, str]) -> dict[tuple[Side, str], str]:
+def _choose_mammograms(
+    facts: Sequence[InstanceFacts], notes: _Notes, *, synthetic: bool
+) -> dict[tuple[Side, str], str]:
+    """The best image of each place: full field for presentation, else computed from tomosynthesis where that may be."""
     slots: dict[tuple[Side, str], list[InstanceFacts]] = defaultdict(list)
+    volumes: list[InstanceFacts] = []
     for f in facts:
-        reasons[f.sop_instance_uid] = _mammogram_fault(f)
-        if reasons[f.sop_instance_uid] == CHOSEN:
+        code, detail = _mammogram_fault(f)
+        notes.put(f, code, detail)
+        if code == CHOSEN:
             slots[Side(f.laterality), f.view].append(f)
+        elif code == "TOMOSYNTHESIS_NOT_USED":
+            volumes.append(f)
     chosen: dict[tuple[Side, str], str] = {}
     for slot, candidates in sorted(slots.items()):
-        presented = [f for f in candidates if not _for_processing(f)]
-        best = _best_mammogram(presented)
-        for f in candidates:
-            twin = best is not None and best.study_date >= f.study_date  # an older day's image is none of a raw one
-            raw_code = "NOT_FOR_PRESENTATION" if twin else "ONLY_FOR_PROCESSING"
-            reasons[f.sop_instance_uid] = raw_code if _for_processing(f) else "IMAGE_NOT_CHOSEN"
+        best = _fill(candidates, notes, synthetic=synthetic)
         if best is not None:
-            reasons[best.sop_instance_uid] = CHOSEN
             chosen[slot] = best.sop_instance_uid
+    for f in volumes:  # a view of which there is nothing else must not vanish
+        if f.laterality in ("R", "L") and f.view in SLOTS["MG"] and (Side(f.laterality), f.view) not in slots:
+            notes.put(f, "SYNTHETIC_ONLY", "tomosynthesis")
     return chosen
 
 
-def _mammogram_fault(f: InstanceFacts) -> str:
-    """Why a mammogram can't be used at all, "" when it can."""
-    if f.sop_class_uid.startswith(_TOMOSYNTHESIS) or f.frame_count != 1 or f.samples != 1:
-        return "IMAGE_KIND_NOT_USED"
-    if f.view_modifiers or _NO_VIEW & set(f.image_type) or min(f.rows, f.columns) < _MIN_PIXELS:
-        return "IMAGE_KIND_NOT_USED"
+def _fill(candidates: Sequence[InstanceFacts], notes: _Notes, *, synthetic: bool) -> InstanceFacts | None:
+    """The image for one place, with a word on each of the candidates."""
+    presented = [f for f in candidates if not _for_processing(f)]
+    full = [f for f in presented if not f.synthetic]
+    ranked = _ranked(full or (presented if synthetic else []))
+    best = ranked[0] if ranked else None
+    for f in candidates:
+        if _for_processing(f):
+            twin = best is not None and best.study_date >= f.study_date  # an older day's image is none of a raw one
+            notes.put(f, "NOT_FOR_PRESENTATION" if twin else "ONLY_FOR_PROCESSING", "for processing")
+        elif f.synthetic and f not in ranked:
+            notes.put(f, "SYNTHETIC_NOT_USED" if full else "SYNTHETIC_ONLY", "computed from tomosynthesis")
+    for n, f in enumerate(ranked, 1):
+        kind = "computed from tomosynthesis" if f.synthetic else "full field"
+        rank = f"rank {n} of {len(ranked)}, {kind}, {f.study_date or 'no date'}, {f.rows} x {f.columns}"
+        notes.put(f, CHOSEN if n == 1 else "IMAGE_NOT_CHOSEN", rank)
+    return best
+
+
+def _mammogram_fault(f: InstanceFacts) -> tuple[str, str]:
+    """Why a mammogram can't be used at all, ("", "") when it can; and what it is instead."""
+    if f.sop_class_uid.startswith(TOMOSYNTHESIS) or (f.frame_count > 1 and "TOMOSYNTHESIS" in f.image_type):
+        return "TOMOSYNTHESIS_NOT_USED", f"{f.frame_count} frames"
+    copied = f.sop_class_uid.startswith(_SECONDARY_CAPTURE) and (f.burned_in == "YES" or f.samples != 1)
+    if copied:
+        return "SCREEN_COPY", "secondary capture"
+    kinds = [*f.view_modifiers, *sorted(_NO_VIEW & set(f.image_type))]
+    if f.frame_count != 1 or f.samples != 1 or kinds or min(f.rows, f.columns) < _MIN_PIXELS:
+        return "IMAGE_KIND_NOT_USED", ", ".join(kinds) or f"{f.frame_count} x {f.rows} x {f.columns} x {f.samples}"
     if f.laterality_conflict:
-        return "LATERALITY_CONFLICT"
+        return "LATERALITY_CONFLICT", ""
     if f.laterality not in ("R", "L"):
-        return "LATERALITY_UNKNOWN"
+        return "LATERALITY_UNKNOWN", ""
     if f.view in SLOTS["MG"]:
-        return CHOSEN
-    return "IMAGE_KIND_NOT_USED" if f.view else "VIEW_UNKNOWN"
+        return CHOSEN, ""
+    if f.view:
+        return "IMAGE_KIND_NOT_USED", f"view {f.view}"
+    return "VIEW_CONFLICT" if f.view_conflict else "VIEW_UNKNOWN", ""
 
 
 def _for_processing(f: InstanceFacts) -> bool:
     return f.presentation == "FOR PROCESSING" or f.sop_class_uid == _FOR_PROCESSING
 
 
-def _best_mammogram(candidates: Sequence[InstanceFacts]) -> InstanceFacts | None:
-    """The newest of those that are not much smaller than the largest (a repeat with a small field is a detail).
+def _ranked(candidates: Sequence[InstanceFacts]) -> list[InstanceFacts]:
+    """The best first: the newest of those that are not much smaller than the largest (a repeat with a small field is a detail).
 
     Between days the detector may have changed, so only a far smaller image is a detail there.
     """
     if not candidates:
-        return None
+        return []
     largest = max(f.rows * f.columns for f in candidates)
     day = max(f.study_date for f in candidates if 4 * f.rows * f.columns >= largest)
-    of_day = [f for f in candidates if f.study_date == day]
-    largest = max(f.rows * f.columns for f in of_day)
-    return max((f for f in of_day if 2 * f.rows * f.columns >= largest), key=_newness)
+    whole = max(f.rows * f.columns for f in candidates if f.study_date == day)
+
+    def order(f: InstanceFacts) -> tuple[bool, bool, tuple[str, float, int, str]]:
+        return f.study_date == day, 2 * f.rows * f.columns >= whole, _newness(f)
+
+    return sorted(candidates, key=order, reverse=True)
 
 
 def _newness(f: InstanceFacts) -> tuple[str, float, int, str]:
@@ -152,26 +203,29 @@ def _newness(f: InstanceFacts) -> tuple[str, float, int, str]:
 # --- ultrasound ---------------------------------------------------------------------------------------------------
 
 
-def _choose_ultrasound(facts: Sequence[InstanceFacts], reasons: dict[str, str]) -> dict[Side, tuple[str, ...]]:
+def _choose_ultrasound(facts: Sequence[InstanceFacts], notes: _Notes) -> dict[Side, tuple[str, ...]]:
     """Up to three images of the newest study that shows the side; grey tissue images before colour flow, stills first."""
     sides: dict[Side, list[InstanceFacts]] = defaultdict(list)
     for f in facts:
         if min(f.rows, f.columns) < _MIN_PIXELS:
-            continue
-        if f.laterality_conflict:
-            reasons[f.sop_instance_uid] = "LATERALITY_CONFLICT"
+            notes.put(f, "IMAGE_KIND_NOT_USED", f"{f.rows} x {f.columns}")
+        elif f.laterality_conflict:
+            notes.put(f, "LATERALITY_CONFLICT")
         elif f.laterality not in ("R", "L"):
-            reasons[f.sop_instance_uid] = "LATERALITY_UNKNOWN"
+            notes.put(f, "LATERALITY_UNKNOWN")
         else:
-            reasons[f.sop_instance_uid] = "IMAGE_NOT_CHOSEN"
+            notes.put(f, "IMAGE_NOT_CHOSEN", f"study of {f.study_date or 'no date'}")
             sides[Side(f.laterality)].append(f)
     chosen: dict[Side, tuple[str, ...]] = {}
     for side, candidates in sorted(sides.items()):
         study = max((f.study_date, f.study_instance_uid) for f in candidates)
         of_study = [f for f in candidates if (f.study_date, f.study_instance_uid) == study]
-        best = sorted(of_study, key=_ultrasound_rank)[:_SOURCES_PER_SIDE]
-        chosen[side] = tuple(f.sop_instance_uid for f in best)
-        reasons.update(dict.fromkeys(chosen[side], CHOSEN))
+        ranked = sorted(of_study, key=_ultrasound_rank)
+        chosen[side] = tuple(f.sop_instance_uid for f in ranked[:_SOURCES_PER_SIDE])
+        for n, f in enumerate(ranked, 1):
+            kind = "colour flow" if _ultrasound_rank(f)[0] else "cine" if f.frame_count > 1 else "still"
+            code = CHOSEN if n <= _SOURCES_PER_SIDE else "IMAGE_NOT_CHOSEN"
+            notes.put(f, code, f"rank {n} of {len(ranked)}, {kind}")
     return chosen
 
 
@@ -183,12 +237,23 @@ def _ultrasound_rank(f: InstanceFacts) -> tuple[bool, bool, int, int, str]:
 # --- MRI ----------------------------------------------------------------------------------------------------------
 
 
-def _choose_mri(facts: Sequence[InstanceFacts], reasons: dict[str, str]) -> Dynamic | None:
+def _choose_mri(facts: Sequence[InstanceFacts], notes: _Notes) -> Dynamic | None:
     dynamic = find_dynamic(facts)
-    used = dynamic.instances if dynamic is not None else frozenset()
+    used: dict[str, int] = {}
+    for n, phase in enumerate(dynamic.phases if dynamic is not None else (), 1):
+        for ref in phase:
+            used.setdefault(ref.sop_instance_uid, n)
     day = max((f.study_date for f in facts if f.sop_instance_uid in used), default="")
     for f in facts:
-        # A newer study without a dynamic series of its own must not vanish behind an older one's.
-        rest = "IMAGE_NOT_CHOSEN" if dynamic is not None and f.study_date <= day else "PHASES_INCOMPLETE"
-        reasons[f.sop_instance_uid] = CHOSEN if f.sop_instance_uid in used else rest
+        other = why_not(f)
+        if f.sop_instance_uid in used and dynamic is not None:
+            notes.put(
+                f, CHOSEN, f"phase {used[f.sop_instance_uid]} of {len(dynamic.phases)}" if len(f.frames) == 1 else ""
+            )
+        elif other:
+            notes.put(f, "MR_NOT_DYNAMIC", other)
+        elif dynamic is not None and f.study_date <= day:
+            notes.put(f, "IMAGE_NOT_CHOSEN", "another dynamic series was preferred, or it has fewer phases")
+        else:  # a newer study without a dynamic series of its own must not vanish behind an older one's
+            notes.put(f, "PHASES_INCOMPLETE")
     return dynamic

@@ -19,6 +19,7 @@ from casework.modelspec import SLOTS
 from casework.preprocess.facts import InstanceFacts, Region
 from casework.preprocess.grid import Box, bounding_box, grow, largest_component, resize, square, to_bytes8
 from casework.preprocess.prepared import VERSION, Preparation, PreparedImage
+from casework.preprocess.quality import EVEN, even_share, share_at_end
 from casework.result import Finding, Side
 
 FRAMES_LOOKED_AT = 16
@@ -56,6 +57,8 @@ def prepare(
     cut = grey[:, box[0] : box[2], box[1] : box[3]]
     if float(np.ptp(cut)) < 8:
         raise Refused("IMAGE_BLANK")
+    if min(even_share(frame) for frame in cut) > EVEN:
+        raise Refused("SCREEN_COPY")
     chosen = _key_frames(cut, min(limit, len(SLOTS["US"])))
     images = {
         (side, slot): _one(cut[n], facts, size, number=numbers[n], box=box, mm=mm, place=(side, slot))
@@ -201,5 +204,10 @@ def _one(
         picture_to_source=Affine2.crop(box[0], box[1]),
         sources=(facts.sop_instance_uid,),
         frame_number=number,
-        notes={"version": VERSION, "region": ",".join(map(str, box)), "mm": f"{mm[0]:.4f},{mm[1]:.4f}"},
+        notes={
+            "version": VERSION,
+            "region": ",".join(map(str, box)),
+            "mm": f"{mm[0]:.4f},{mm[1]:.4f}",
+            "clipped": f"{share_at_end(frame, 254):.4f}",
+        },
     )

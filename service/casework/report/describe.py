@@ -88,7 +88,7 @@ def certainty_lines(result: CaseResult, side: SideResult, language: str, registe
     axilla = texts.axilla(side.side, language, register)
     named = texts.say(f"band.{band(side.probability)}", language, register)
     lines = [texts.say("band", language, register, axilla=axilla, band=named)]
-    borders = [result.thresholds[name] for name in ("positive_at", "negative_below") if name in result.thresholds]
+    borders = side.cut or [result.thresholds[n] for n in ("positive_at", "negative_below") if n in result.thresholds]
     if any(abs(side.probability - at) * 100 < NEAR_POINTS for at in borders):
         lines.append(texts.say("uncertain.near", language, register, axilla=axilla, points=NEAR_POINTS))
     without = [m for m in ("MG", "MR", "US") if m not in side.modalities and _missed(result, side, m)]
@@ -116,6 +116,8 @@ def side_lines(result: CaseResult, side: SideResult, language: str, register: st
     )
     lines = [side_line(side, language, register), *certainty_lines(result, side, language, register)]
     lines.append(texts.say("used" if images else "used.none", language, register, axilla=axilla, images=images))
+    if register != "plain":
+        lines += doubt_lines(result, side, language)
     if side.evidence and side.outcome is not Outcome.INSUFFICIENT and register != "plain":
         shares = ", ".join(f"{texts.modality(m, language)} {v:+.2f}" for m, v in side.evidence.items())
         lines.append(texts.say("evidence", language, axilla=axilla, shares=shares))
@@ -125,6 +127,47 @@ def side_lines(result: CaseResult, side: SideResult, language: str, register: st
 def _mark(image: HeatImage) -> str:
     """A view after its modality's name: the number alone for ultrasound."""
     return image.view if image.modality == "US" else texts.view_mark(image.modality, image.view)
+
+
+def doubt_lines(result: CaseResult, side: SideResult, language: str) -> list[str]:
+    """What each modality contributes, how far the answer hangs on one, and how far the images are from the training's."""
+    if side.outcome is Outcome.INSUFFICIENT:
+        return []
+    axilla, lines = texts.axilla(side.side, language), []
+    if side.cut is not None and side.cut != tuple(result.thresholds.get(k) for k in ("positive_at", "negative_below")):
+        positive, negative = (percent(v) for v in side.cut)
+        lines.append(texts.say("cut", language, axilla=axilla, positive=positive, negative=negative))
+    if side.without and side.spread is not None:
+        values = _listed({m: f"{said_percent(v, language)} %" for m, v in side.without.items()}, language)
+        points = f"{100 * side.spread:.0f}"
+        lines.append(texts.say("without", language, axilla=axilla, values=values, points=points))
+    if side.distance:
+        values = _listed({m: f"{v:.2f}" for m, v in side.distance.items()}, language)
+        lines.append(texts.say("distance", language, axilla=axilla, values=values))
+    elif side.cut is not None:
+        lines.append(texts.say("distance.unknown", language, axilla=axilla))
+    return lines
+
+
+def _listed(values: Mapping[str, str], language: str) -> str:
+    return ", ".join(f"{texts.modality(m, language)} {v}" for m, v in values.items())
+
+
+def check_lines(result: CaseResult, language: str) -> list[str]:
+    """How many input checks passed, found something or could not be made, and which."""
+    if not result.checks:
+        return []
+    found = [c.code for c in result.checks if c.severity in ("warn", "stop")]
+    unknown = [c.code for c in result.checks if c.severity == "not_available"]
+    return [
+        texts.say(
+            "checks",
+            language,
+            passed=len(result.checks) - len(found) - len(unknown),
+            found=", ".join(found) or "-",
+            unknown=", ".join(unknown) or "-",
+        )
+    ]
 
 
 def limit_lines(result: CaseResult, language: str, register: str = "radiologist") -> list[str]:
@@ -181,7 +224,7 @@ def method_lines(result: CaseResult, language: str) -> list[str]:
     if result.thresholds:
         parts = [_threshold(name, value, language) for name, value in result.thresholds.items()]
         lines.append(texts.say("thresholds", language, thresholds="; ".join(parts)))
-    return [*lines, *origin_lines(result, language)]
+    return [*lines, *check_lines(result, language), *origin_lines(result, language)]
 
 
 def origin_lines(result: CaseResult, language: str) -> list[str]:

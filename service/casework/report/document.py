@@ -7,7 +7,7 @@ from datetime import datetime
 from casework.report import uid
 from casework.report.describe import describe
 from casework.report.header import PROGRAM_VERSION
-from casework.result import CaseResult, HeatImage, Outcome, SideResult
+from casework.result import CaseResult, Check, Choice, HeatImage, Outcome, SideResult
 
 SCHEMA = "casework-result-1"
 """Keys are only ever added under this name."""
@@ -38,6 +38,8 @@ def to_json(result: CaseResult, key: str, numbers: Mapping[int, int], now: datet
         "thresholds": dict(result.thresholds),
         "sides": [_side(s) for s in result.sides],
         "images": [_image(key, i, numbers[n]) for n, i in enumerate(result.images)],
+        "gate": [_check(c) for c in result.checks],
+        "choices": [_choice(c) for c in result.choices],
         "findings": [{"code": f.code, "subject": f.subject, "detail": f.detail} for f in result.findings],
         "reports": [
             {
@@ -61,6 +63,26 @@ def _side(side: SideResult) -> dict[str, object]:
         "probability": None if silent or side.probability is None else float(side.probability),
         "evidence": {m: float(v) for m, v in side.evidence.items()},
         "modalities": list(side.modalities),
+        "without": {m: float(v) for m, v in side.without.items()},
+        "spread": None if side.spread is None else float(side.spread),
+        "distance": {m: float(v) for m, v in side.distance.items()},
+        "thresholds": None if side.cut is None else dict(zip(("positive_at", "negative_below"), side.cut, strict=True)),
+        "held_back": list(side.held_back),
+    }
+
+
+def _check(check: Check) -> dict[str, object]:
+    found = [{"code": f.code, "subject": f.subject, "detail": f.detail} for f in check.findings]
+    return {"code": check.code, "severity": check.severity, "value": check.value, "findings": found}
+
+
+def _choice(choice: Choice) -> dict[str, object]:
+    return {
+        "modality": choice.modality,
+        "series_instance_uid": choice.series_instance_uid,
+        "code": choice.code,
+        "detail": choice.detail,
+        "instances": list(choice.instances),
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from casework.report.document import SCHEMA
-from casework.result import CaseResult, Finding, HeatImage, ModelIdentity, Outcome, Side, SideResult
+from casework.result import CaseResult, Check, Finding, HeatImage, ModelIdentity, Outcome, Side, SideResult
 
 
 def parse(text: str) -> CaseResult:
@@ -30,6 +30,7 @@ def parse(text: str) -> CaseResult:
             ),
             input_digest=str(document.get("input_digest", "")),
             thresholds={str(k): float(v) for k, v in document.get("thresholds", {}).items()},
+            checks=tuple(Check(str(c["code"]), str(c["severity"]), str(c["value"])) for c in document.get("gate", ())),
             stopped=tuple(str(code) for code in document.get("stopped", ())),
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -56,7 +57,16 @@ def _side(side: dict[str, Any]) -> SideResult:
         None if probability is None else float(probability),
         {str(k): float(v) for k, v in side["evidence"].items()},
         tuple(str(m) for m in side["modalities"]),
+        without={str(k): float(v) for k, v in side.get("without", {}).items()},
+        spread=None if side.get("spread") is None else float(side["spread"]),
+        distance={str(k): float(v) for k, v in side.get("distance", {}).items()},
+        cut=_cut(side.get("thresholds")),
+        held_back=tuple(str(c) for c in side.get("held_back", ())),
     )
+
+
+def _cut(stated: dict[str, Any] | None) -> tuple[float, float] | None:
+    return None if stated is None else (float(stated["positive_at"]), float(stated["negative_below"]))
 
 
 def _image(image: dict[str, Any]) -> HeatImage:

@@ -170,6 +170,10 @@ class SideResult(BaseModel):
     band: str = ""
     evidence: dict[str, float]
     modalities: list[str]
+    without: dict[str, float] = Field(default_factory=dict)
+    spread: float | None = None
+    distance: dict[str, float] = Field(default_factory=dict)
+    held_back: list[str] = Field(default_factory=list)
 
 
 class Model(BaseModel):
@@ -254,6 +258,26 @@ class ExclusionRequest(BaseModel):
     restore: bool = False
 
 
+class GateCheck(BaseModel):
+    """What one check of the input gate came to."""
+
+    reason: Reason
+    severity: Literal["pass", "warn", "stop", "not_available"]
+    value: str
+    subjects: list[str]
+
+
+class Choice(BaseModel):
+    """Images of one series that share a fate."""
+
+    modality: str
+    series_instance_uid: str
+    used: bool
+    reason: Reason | None
+    detail: str
+    sop_instance_uids: list[str]
+
+
 class Case(CaseSummary):
     """One case in full."""
 
@@ -266,6 +290,8 @@ class Case(CaseSummary):
     findings: list[Finding]
     doubts: list[Doubt]
     exclusions: list[Exclusion]
+    gate: list[GateCheck]
+    choices: list[Choice]
     jobs: list[Job]
     disclaimer: str
 

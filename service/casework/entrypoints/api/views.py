@@ -135,6 +135,7 @@ def case(view: CaseView, language: Language) -> schemas.Case:
         findings=[finding(row, language) for row in view.findings],
         doubts=[doubt(row, language) for row in view.doubts],
         exclusions=[exclusion(row, language) for row in view.exclusions],
+        **_gate(view.result_json, language),
         jobs=[job(row, language) for row in view.jobs],
         disclaimer=DISCLAIMER[language],
     )
@@ -157,6 +158,35 @@ def _result(
         return sides, model, str(document["words"][language]), seconds
     except (ValueError, KeyError, TypeError):
         return [], None, "", {}
+
+
+def _gate(text: str, language: Language) -> dict[str, Any]:
+    """The gate's checks and the choice of images of a stored document; empty where it has none."""
+    try:
+        document = json.loads(text) if text else {}
+        checks = [
+            schemas.GateCheck(
+                reason=reason(c["code"], language),
+                severity=c["severity"],
+                value=c["value"],
+                subjects=[f["subject"] for f in c["findings"] if f["subject"]],
+            )
+            for c in document.get("gate", ())
+        ]
+        choices = [
+            schemas.Choice(
+                modality=c["modality"],
+                series_instance_uid=c["series_instance_uid"],
+                used=not c["code"],
+                reason=maybe_reason(c["code"], language),
+                detail=c["detail"],
+                sop_instance_uids=c["instances"],
+            )
+            for c in document.get("choices", ())
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {"gate": [], "choices": []}
+    return {"gate": checks, "choices": choices}
 
 
 def study(row: StudyRow) -> schemas.Study:

@@ -11,40 +11,41 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Protocol
 
-import numpy as np
 from pydicom.dataset import Dataset
 
 from casework import __version__
-from casework.case import Artefact, derive_uid, input_digest
+from casework.case import Artefact, input_digest
+from casework.checks import CONFLICTS, severities
 from casework.config import Settings
 from casework.engine import readout
 from casework.engine.bundle import ModelPackage
-from casework.engine.runner import Runner, SideInputs, SideOutputs
+from casework.engine.runner import Runner, SideOutputs
 from casework.errors import CaseworkError, Defect, Refused, Unavailable
-from casework.flows.analyse.heat import heat_images
+from casework.flows.analyse.batch import contributions, identity, side_inputs
 from casework.flows.analyse.inputs import Inputs, Ready
 from casework.flows.analyse.stopped import silent_studies, stopped_result
-from casework.flows.analyse.told import left_out, modalities, said_before, told_findings
+from casework.flows.analyse.told import choices, furthest, left_out, modalities, said_before, seen, unstable
 from casework.ledger import CaseRow, ClaimedJob, InstanceRow, Ledger
-from casework.modelspec import CHANNELS, SLOTS
 from casework.observe import STAGE_SECONDS, log
+from casework.preprocess import gate
 from casework.preprocess.prepared import VERSION
 from casework.report import (
     Rendered,
     check,
     check_not_performed,
     example,
+    listed,
     render_images,
     render_not_performed,
     verdict_json,
 )
 from casework.report.beside import ReportProcess
-from casework.result import CaseResult, Finding, HeatImage, ModelIdentity, Outcome, Side, SideResult
+from casework.result import CaseResult, Check, Choice, Finding, Outcome, Side, SideResult
 from casework.spool import Spool
 
 JOB_KIND = "analyse"
@@ -63,9 +64,20 @@ class Clock(Protocol):
 class _Rejected(Exception):
     """The input can't be analysed."""
 
-    def __init__(self, code: str, findings: Sequence[Finding], *, attention: bool = False, detail: str = "") -> None:
+    def __init__(
+        self,
+        code: str,
+        findings: Sequence[Finding] = (),
+        *,
+        attention: bool = False,
+        detail: str = "",
+        why: Sequence[str] = (),
+        checks: tuple[Check, ...] = (),
+        choices: tuple[Choice, ...] = (),
+    ) -> None:
         super().__init__(code)
         self.code, self.findings, self.attention, self.detail = code, findings, attention, detail
+        self.why, self.checks, self.choices = tuple(why) or (code,), checks, choices
 
 
 class _Overtaken(Exception):
@@ -151,6 +163,7 @@ class Analyser:
         self._ledger, self._spool, self._inputs, self._reports = ledger, spool, inputs, reports
         self._package, self._runner, self._settings, self._now = package, runner, settings, now
         self._identity = identity(package, runner)
+        self._severity = severities(settings.gate.severity)
         self._flushers = ThreadPoolExecutor(_FLUSHERS, thread_name_prefix="flush")
         self._pipeline = f"{VERSION} casework-{__version__}"
 
@@ -229,12 +242,13 @@ class Analyser:
         facts, _ = self._inputs.facts_of(rows, beat.check)
         result = stopped_result(
             case,
-            [rejected.code],
+            rejected.why,
             rejected.findings,
             model=self._identity,
             digest=self._digest(case, rows),
             predecessors=self._predecessors(case),
         )
+        result = replace(result, checks=rejected.checks, choices=rejected.choices)
         studies = silent_studies(rows, facts, self._inputs.header)
         rendered = render_not_performed(result, studies, self._settings.report, self._now())
         check_not_performed(rendered, result, studies)
@@ -259,7 +273,11 @@ class Analyser:
             self._inputs.facts_of(rows, beat.check)
         with watch.stage("decode"):
             ready = self._inputs.ready(rows, pause=beat.check)
-        sides = self._sides(ready)
+        with watch.stage("gate"):
+            checks = gate.assess(seen(ready, self._said_before(case), self._package.spec), self._severity)
+            chosen = choices(ready, rows)
+            self._stop(checks, chosen, ready)
+        sides = tuple(s for s in readout.SIDES if readout.sufficient(modalities(ready, s), self._package.spec))
         with watch.stage("tensor"):
             batch = side_inputs(ready, sides, self._package.spec.input_size)
         beat.check()
@@ -267,16 +285,21 @@ class Analyser:
             outputs = self._runner.run(batch)
         with watch.stage("readout"):
             result = self._result(case, rows, ready, sides, outputs)
+            checks = gate.with_distance(checks, furthest(result.sides), self._severity)
+            self._stop(checks, chosen, ready)
+            told = (*gate.told_by(checks), *unstable(result.sides))
+            result = replace(result, checks=checks, choices=chosen, findings=told)
         beat.check()
         with watch.stage("render"):
             sources = self._sources(result, rows)
         rendered = self._results(result, sources, watch)
         beat.check()
+        untold = self._untold(result, rows, ready, rendered)
         with watch.stage("store"):
-            artefacts = self._store(rendered)
-        told = {(f.code, f.subject) for f in result.findings}
-        rest = [f for f in left_out(ready) if (f.code, f.subject) not in told]
-        document = result_json(rendered, ready, watch)
+            artefacts = self._store([*rendered, *untold])
+        known = {(f.code, f.subject) for f in result.findings}
+        rest = [f for f in left_out(ready) if (f.code, f.subject) not in known]
+        document = result_json([*rendered, *untold], ready, watch)
         with watch.stage("ledger"):
             findings = [*result.findings, *rest]
             finished = self._ledger.finish_job(
@@ -311,18 +334,30 @@ class Analyser:
         except CaseworkError as error:  # a real case would meet the same, and say it
             log.warning("worker.not_warmed", code=error.code)
 
-    def _sides(self, ready: Ready) -> tuple[Side, ...]:
-        """The sides that may be read.
+    def _untold(
+        self, result: CaseResult, rows: Sequence[InstanceRow], ready: Ready, rendered: Sequence[Rendered]
+    ) -> list[Rendered]:
+        """Documents for the case's studies that gave no image: nobody else tells them that they were not analysed."""
+        told = {one.study_instance_uid for one in rendered}
+        studies = silent_studies(rows, ready.facts, self._inputs.header, told)
+        if not studies:
+            return []
+        silent = replace(result, stopped=("STUDY_NOT_USED",), findings=left_out(ready))
+        documents = render_not_performed(silent, studies, self._settings.report, self._now())
+        check_not_performed(documents, silent, studies)
+        return documents
+
+    def _stop(self, checks: tuple[Check, ...], chosen: tuple[Choice, ...], ready: Ready) -> None:
+        """Nothing goes on when a check says so.
 
         Raises:
-            _Rejected: none may.
+            _Rejected: a check stops the case.
         """
-        if ready.plan.stop:
-            raise _Rejected(ready.plan.stop, left_out(ready), attention=True)
-        sides = tuple(s for s in readout.SIDES if readout.sufficient(modalities(ready, s), self._package.spec))
-        if not sides:
-            raise _Rejected("NO_USABLE_IMAGE", left_out(ready))
-        return sides
+        why = gate.stops(checks)
+        if why:
+            causes = [f for c in checks if c.code in why for f in c.findings if f.subject]
+            findings = tuple(dict.fromkeys([*causes, *left_out(ready)]))
+            raise _Rejected(why[0], findings, attention=why[0] in CONFLICTS, why=why, checks=checks, choices=chosen)
 
     def _result(
         self,
@@ -343,7 +378,7 @@ class Analyser:
             model=self._identity,
             sides=results,
             images=contributions(ready, sides, outputs, depths=bool(_ON_SLICES & self._settings.wanted)),
-            findings=(*told_findings(ready), *self._said_before(case)),
+            findings=(),
             input_digest=self._digest(case, rows),
             thresholds={"positive_at": spec.positive_at, "negative_below": spec.negative_below},
             predecessors=self._predecessors(case),
@@ -406,55 +441,6 @@ def _artefact(one: Rendered, sha256: str) -> Artefact:
 # --- pieces without I/O ------------------------------------------------------------------------------------------
 
 
-def identity(package: ModelPackage, runner: Runner) -> ModelIdentity:
-    """Model and engine; the device UID changes with either of them, the preprocessing or the program."""
-    engine = runner.describe()
-    device = derive_uid("device", package.sha256, engine, VERSION, __version__)
-    stated = package.spec.raw.get("training_statement")
-    said = {k: v for k, v in stated.items() if isinstance(v, str)} if isinstance(stated, Mapping) else {}
-    return ModelIdentity(
-        package.spec.name,
-        package.spec.version,
-        package.sha256,
-        engine,
-        device,
-        training=said.get("en", ""),
-        training_zh=said.get("zh", ""),
-    )
-
-
-def side_inputs(ready: Ready, sides: Sequence[Side], size: int) -> SideInputs:
-    """The network's batch: one entry per side, in the order of `sides`."""
-    images, masks = {}, {}
-    for modality, slots in SLOTS.items():
-        tensor = np.zeros((len(sides), len(slots), CHANNELS[modality], size, size), np.float32)
-        mask = np.zeros((len(sides), len(slots)), np.float32)
-        for b, side in enumerate(sides):
-            for k, slot in enumerate(slots):
-                image = ready.images.get((side, modality, slot))
-                if image is not None:
-                    tensor[b, k], mask[b, k] = image.tensor, 1.0
-        images[modality], masks[modality] = tensor, mask
-    return SideInputs(images, masks)
-
-
-def contributions(
-    ready: Ready, sides: Sequence[Side], outputs: SideOutputs, *, depths: bool = False
-) -> tuple[HeatImage, ...]:
-    """Heat-maps of every image that the network saw, by side, modality and slot. depths: see heat_images."""
-    shapes = {uid: (f.rows, f.columns) for uid, f in ready.facts.items()}
-    places = [(b, s, m, k, slot) for b, s in enumerate(sides) for m in SLOTS for k, slot in enumerate(SLOTS[m])]
-    return heat_images(
-        [
-            (ready.images[s, m, slot], outputs.heat[m][b, k])
-            for b, s, m, k, slot in places
-            if (s, m, slot) in ready.images
-        ],
-        shapes,
-        depths=depths,
-    )
-
-
 def result_json(rendered: Sequence[Rendered], ready: Ready, watch: Stopwatch) -> str:
     """The rendered result document with how it came about: which image filled which place, seconds per stage."""
     documents = [json.loads(one.data) for one in rendered if one.kind == "result-json"]
@@ -463,6 +449,7 @@ def result_json(rendered: Sequence[Rendered], ready: Ready, watch: Stopwatch) ->
         {"side": side.value, "modality": modality, "slot": slot, "source": image.sources[0], "notes": dict(image.notes)}
         for (side, modality, slot), image in sorted(ready.images.items())
     ]
+    document["not_performed"] = listed(rendered)
     document["seconds"] = watch.report()
     return json.dumps(document, ensure_ascii=False)
 

@@ -91,8 +91,9 @@ class _Round:
 class Inputs:
     """Facts and prepared images of instances. Safe for use by the running case and the prepare-ahead thread at once."""
 
-    def __init__(self, spool: Spool, pool: DecodePool, size: int, work: Work) -> None:
-        self._spool, self._pool, self._size = spool, pool, size
+    def __init__(self, spool: Spool, pool: DecodePool, size: int, work: Work, *, synthetic: bool = False) -> None:
+        """synthetic: whether the model may read mammograms computed from tomosynthesis."""
+        self._spool, self._pool, self._size, self._synthetic = spool, pool, size, synthetic
         self._timeout_s = work.decode_cpu_s + 30.0
         self._facts: Remembered[InstanceFacts] = Remembered(_REMEMBERED)
         self._headers: Remembered[Dataset] = Remembered(_HEADERS_REMEMBERED)
@@ -197,7 +198,7 @@ class Inputs:
         key = _key("plan", *sorted(r.sha256 for r in rows), *sorted(facts), json.dumps(sorted(without.items())))
         plan = self._plans.get(key)
         if plan is None:
-            plan = choose([facts[uid] for uid in sorted(facts)], without)
+            plan = choose([facts[uid] for uid in sorted(facts)], without, synthetic=self._synthetic)
             self._plans.put(key, plan)
         return plan
 

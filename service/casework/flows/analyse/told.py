@@ -5,16 +5,11 @@ from collections.abc import Iterable
 
 from casework.engine import readout
 from casework.flows.analyse.inputs import Ready
-from casework.ledger import ExclusionRow, FindingRow, StudyRow
-from casework.modelspec import SLOTS
-from casework.result import Finding, Side
+from casework.ledger import ExclusionRow, FindingRow, InstanceRow, StudyRow
+from casework.modelspec import SLOTS, ModelSpec
+from casework.preprocess.gate import Seen
+from casework.result import Choice, Finding, Side, SideResult
 
-_TOLD = frozenset(
-    # What a report says of images that were left out; the ledger keeps the reasons of all others.
-    {"LATERALITY_UNKNOWN", "VIEW_UNKNOWN", "PHASES_INCOMPLETE", "ONLY_FOR_PROCESSING", "IMAGE_BLANK", "DECODER_CRASHED"}
-    | {"PIXELS_UNDECODABLE", "DIMENSIONS_TOO_LARGE", "HEADER_MALFORMED", "TRANSFER_SYNTAX_NOT_ACCEPTED", "TRUNCATED"}
-    | {"CONTRAST_NOT_SEEN", "SIDES_UNCERTAIN"}
-)
 _TOLD_OF_INTAKE = frozenset({"UID_CONFLICT", "PATIENT_IDENTITY_CONFLICT", "PATIENT_ID_MISSING", "ISSUER_ASSUMED"})
 
 
@@ -28,35 +23,43 @@ def left_out(ready: Ready) -> tuple[Finding, ...]:
     return tuple(Finding(code, uid) for uid, code in sorted(ready.reasons.items()) if code)
 
 
-def told_findings(ready: Ready) -> tuple[Finding, ...]:
-    """What the report says: missing modalities and views, images left out that a reader would expect, remarks.
+def seen(ready: Ready, before: tuple[Finding, ...], spec: ModelSpec) -> Seen:
+    """What the gate looks at."""
+    return Seen(
+        images=ready.images,
+        facts=ready.facts,
+        reasons=ready.reasons,
+        remarks=ready.findings,
+        before=before,
+        enough=any(readout.sufficient(modalities(ready, s), spec) for s in readout.SIDES),
+        stop=ready.plan.stop,
+        trained=spec.trained_on,
+    )
 
-    The dynamic series of one modality is one remark, not one for each slice.
-    """
-    missing: list[Finding] = []
-    for modality in SLOTS:
-        without = [s for s in readout.SIDES if modality not in modalities(ready, s)]
-        if len(without) == len(readout.SIDES):
-            missing.append(Finding("MODALITY_MISSING", modality))
-        else:
-            missing += [Finding("MODALITY_MISSING", modality, side.value) for side in without]
-    for side in readout.SIDES:
-        if "MG" in modalities(ready, side):
-            views = [v for v in SLOTS["MG"] if (side, "MG", v) not in ready.images]
-            missing += [Finding("VIEW_MISSING", side.value, view) for view in views]
-    images: list[Finding] = []
-    for finding in left_out(ready):
-        of = ready.facts.get(finding.subject)
-        told = finding if of is None or of.modality != "MR" else Finding(finding.code, "MR")
-        if finding.code in _TOLD and told not in images:
-            images.append(told)
-    days = {
-        m: sorted({ready.facts[i.sources[0]].study_date for (_, n, _), i in ready.images.items() if n == m})
-        for m in SLOTS
-    }
-    mixed = [Finding("SEVERAL_DAYS", m, ", ".join(found)) for m, found in days.items() if len(found) > 1]
-    remarks = [f for f in ready.findings if f.code not in ("IMAGE_NOT_CHOSEN",)]
-    return tuple(dict.fromkeys([*missing, *images, *mixed, *remarks]))
+
+def choices(ready: Ready, rows: Iterable[InstanceRow]) -> tuple[Choice, ...]:
+    """Every image with its reason: images of one series that share a fate and its detail are one entry."""
+    grouped: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in rows:
+        of = row.header
+        uid = of.sop_instance_uid
+        key = (of.modality, of.series_instance_uid, ready.reasons.get(uid, ""), ready.plan.details.get(uid, ""))
+        grouped.setdefault(key, []).append(uid)
+    return tuple(Choice(*key, tuple(sorted(uids))) for key, uids in sorted(grouped.items()))
+
+
+def furthest(sides: Iterable[SideResult]) -> dict[str, float]:
+    """The largest distance to the training images of each modality over the sides."""
+    found: dict[str, float] = {}
+    for side in sides:
+        for modality, value in side.distance.items():
+            found[modality] = max(value, found.get(modality, 0.0))
+    return found
+
+
+def unstable(sides: Iterable[SideResult]) -> tuple[Finding, ...]:
+    """The sides whose answer hangs on one modality."""
+    return tuple(Finding("ANSWER_UNSTABLE", s.side.value) for s in sides if "ANSWER_UNSTABLE" in s.held_back)
 
 
 def said_before(

@@ -1,0 +1,136 @@
+"""What the package says of its own training, for the service's gate and readout: put into a package after its release.
+
+    python -m models.cman.reference --data DATA/val [--package models/cman]
+
+Writes reference.npz (where the images lie in the encoders' pooled features), and into manifest.json: `reference`,
+`subset_thresholds` (positive_at with specificity 0.90 and negative_below with sensitivity 0.95 for each subset of
+modalities), `spread_limit` and `trained_on`. All of it from validation images, none of them seen by the weights.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casework.engine.bundle import Reference, open_package
+from casework.engine.golden import check_golden
+from casework.engine.onnxrt import OnnxRunner
+from casework.engine.runner import SideInputs
+from casework.modelspec import SLOTS
+from models.cman import evaluate
+from models.cman.data import Sides, open_sides
+
+FOLDS = 5
+SHRINK = 0.1  # of the covariance towards a round cloud: there are few more images than features
+USUAL = 99.5  # percentile of held-out images that still counts as usual
+SPREAD = 75.0  # percentile of the spread above which a decision is held back
+TRAINED_ON: dict[str, Any] = {
+    "what": "Synthetic phantoms only (models/cman/phantom). No real scanner and no real patient is inside this range.",
+    "age_years": [25, 88],
+    "sexes": ["F"],
+    "manufacturers": {
+        "MG": ["Phantom Senoscope", "Phantom Mammolux", "Phantom Clearview"],
+        "MR": ["Phantom Resonance", "Phantom Magnetics"],
+        "US": ["Phantom Sono 7.5", "Phantom Sono 10", "Phantom Sono 12"],
+    },
+    "spacing_mm": {"MG": [0.04, 0.5], "MR": [0.9, 5.1]},
+    "implants": False,
+    "synthetic": False,
+}
+
+Floats = NDArray[np.float32]
+
+
+def features(runner: OnnxRunner, sides: Sides) -> dict[str, Floats]:
+    """Pooled features (sides, slots, d) of every image."""
+    found: dict[str, Floats] = {}
+    for modality in SLOTS:
+        images = sides.images[modality]
+        parts = []
+        for n in range(len(images)):
+            one = np.asarray(images[n]).astype(np.float32) / np.float32(255.0)
+            parts.append(runner.encode(modality, one).mean(axis=(2, 3)))
+        found[modality] = np.stack(parts)
+    return found
+
+
+def fit(known: Floats, held_out: Floats) -> tuple[Reference, NDArray[np.float64]]:
+    """Clouds of (n, slots, d) features with limit 1, and the distances of held-out sides."""
+    mean, inverse = known.mean(axis=0), []
+    for slot in range(known.shape[1]):
+        spread = np.cov(known[:, slot].T).astype(np.float64)
+        width = len(spread)
+        rounder = (1 - SHRINK) * spread + SHRINK * np.trace(spread) / width * np.eye(width)
+        inverse.append(np.linalg.inv(rounder) / width)
+    reference = Reference(mean.astype(np.float32), np.stack(inverse).astype(np.float32), 1.0)
+    return reference, np.array([reference.distance(side) for side in held_out])
+
+
+def reference_of(found: Mapping[str, Floats], patient: NDArray[Any]) -> dict[str, Reference]:
+    """The clouds of all images, and limits from patients that a cloud was not made of, fold by fold."""
+    names = np.unique(patient)
+    fold = {name: n % FOLDS for n, name in enumerate(names)}
+    of = np.array([fold[p] for p in patient])
+    result = {}
+    for modality, values in found.items():
+        apart = np.concatenate([fit(values[of != n], values[of == n])[1] for n in range(FOLDS)])
+        whole, _ = fit(values, values[:0])
+        result[modality] = Reference(whole.mean, whole.inverse, float(np.percentile(apart, USUAL)))
+    return result
+
+
+def probabilities(runner: OnnxRunner, sides: Sides, temperature: float) -> dict[str, NDArray[np.float64]]:
+    """The calibrated probability of every side for every subset of modalities, as served."""
+    found: dict[str, list[float]] = {"+".join(s): [] for s in evaluate.SUBSETS}
+    for n in range(len(sides.label)):
+        one = sides.part(np.array([n]))
+        images = {m: np.asarray(one.images[m]).astype(np.float32) / np.float32(255.0) for m in SLOTS}
+        for subset in (s for s in evaluate.SUBSETS if len(s) != 2):  # pairs come with the run on all three
+            masks = {m: one.masks[m].astype(np.float32) * np.float32(m in subset) for m in SLOTS}
+            outputs = runner.run(SideInputs(images, masks))
+            logits = {subset: float(outputs.logit[0])}
+            if len(subset) == len(SLOTS):
+                logits |= {tuple(x for x in SLOTS if x != m): float(v[0]) for m, v in outputs.without.items()}
+            for name, logit in logits.items():
+                found["+".join(name)].append(1 / (1 + np.exp(-logit / temperature)))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def main() -> None:
+    """Write reference.npz and the manifest."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--package", type=Path, default=Path(__file__).parent)
+    options = parser.parse_args()
+    package = open_package(options.package)
+    runner, sides = OnnxRunner(package, threads=2), open_sides(options.data)
+    found = reference_of(features(runner, sides), sides.case)
+    arrays: dict[str, Any] = {}
+    for modality, one in found.items():
+        arrays |= {f"{modality}_mean": one.mean, f"{modality}_inverse": one.inverse}
+        arrays[f"{modality}_limit"] = np.float64(one.limit)
+    np.savez_compressed(options.package / "reference.npz", **arrays)
+    prob = probabilities(runner, sides, package.spec.temperature)
+    full = "+".join(SLOTS)
+    pairs = np.stack([prob[full], *(p for name, p in prob.items() if name.count("+") == 1)])
+    manifest = json.loads((options.package / "manifest.json").read_text("utf-8"))
+    manifest["reference"] = "reference.npz"
+    manifest["subset_thresholds"] = {n: evaluate.thresholds(p, sides.label) for n, p in prob.items() if n != full}
+    manifest["spread_limit"] = round(float(np.percentile(np.ptp(pairs, axis=0), SPREAD)), 3)
+    manifest["trained_on"] = TRAINED_ON
+    manifest["files"]["reference.npz"] = hashlib.sha256((options.package / "reference.npz").read_bytes()).hexdigest()
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (options.package / "manifest.json").write_text(text, "utf-8")
+    written = open_package(options.package)
+    check_golden(OnnxRunner(written, threads=2), written)
+    print(json.dumps({k: manifest[k] for k in ("subset_thresholds", "spread_limit")}, indent=1))
+    print({m: round(r.limit, 3) for m, r in found.items()})
+
+
+if __name__ == "__main__":
+    main()
