@@ -90,10 +90,10 @@ def test_an_image_that_was_kept_aside_stands_in_the_report(
     (first, second) = pick(truth, "mg_R")
     case_id = rig.arrive([first])
     rig.arrive([changed(first, tmp_path / "x.dcm", lambda ds: setattr(ds, "ImageLaterality", "L"))])
-    assert REASONS["UID_CONFLICT"].en in report(rig, run(case_id))
+    assert REASONS["SIDE_CHANGED"].en in report(rig, run(case_id))
     later = run(rig.arrive([second]))
     assert later.case.revision == 2
-    assert REASONS["UID_CONFLICT"].en in report(rig, later)
+    assert REASONS["SIDE_CHANGED"].en in report(rig, later)
 
 
 def test_images_of_different_days_stand_in_the_report(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from casework.case import ALTERED
 from casework.engine import readout
 from casework.flows.analyse.inputs import Ready
 from casework.ledger import ExclusionRow, FindingRow, InstanceRow, StudyRow
@@ -10,7 +11,7 @@ from casework.modelspec import SLOTS, ModelSpec
 from casework.preprocess.gate import Seen
 from casework.result import Choice, Finding, Side, SideResult
 
-_TOLD_OF_INTAKE = frozenset({"UID_CONFLICT", "PATIENT_IDENTITY_CONFLICT", "PATIENT_ID_MISSING", "ISSUER_ASSUMED"})
+_TOLD_OF_INTAKE = ALTERED | {"PATIENT_IDENTITY_CONFLICT", "PATIENT_ID_MISSING", "ISSUER_ASSUMED"}
 
 
 def modalities(ready: Ready, side: Side) -> tuple[str, ...]:
