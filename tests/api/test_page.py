@@ -234,8 +234,13 @@ def test_why(page: Page, api: Api, case_id: str) -> None:
     page.fill("#term", "NEVER-SENT")
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_contain_text("Nothing is known of this.")
+    page.click("text=Ask the PACS")
+    expect(page.locator("main")).to_contain_text("Nothing is known of this.")
     page.fill("#term", "PAGE-1")
     page.keyboard.press("Enter")
+    expect(page.locator("main .timeline")).to_contain_text("Images were taken.")
+    expect(page.locator("main")).to_contain_text("Stands at: sending")
+    assert not broken(page)
     page.click("text=Open the case")
     expect(page).to_have_url(f"{api.base_url}/#/cases/{case_id}")
 

@@ -1,7 +1,8 @@
 // The page's frame: key, language, sections, and asking again every few seconds while somebody looks.
 import { ask, forget, hasKey, may, session, setKey } from "/static/api.js";
 import { currentLanguage, h, put, setLanguage, t } from "/static/dom.js";
-import { associationsView, casesView, deliveriesView, receiptsView, whyView } from "/static/views.js";
+import { associationsView, casesView, deliveriesView, receiptsView } from "/static/views.js";
+import { whyView } from "/static/why.js";
 
 const EVERY_MS = 3000;
 const main = document.getElementById("main");

@@ -1,6 +1,6 @@
 // The sections of the page. Each is { element, refresh }: refresh asks again and changes only what changed.
-import { ask, may } from "/static/api.js";
-import { caseView, deliveryTable, findingTable, loadCase, reasonBox, studyTable, waitWords } from "/static/case.js";
+import { ask } from "/static/api.js";
+import { caseView, deliveryTable, loadCase } from "/static/case.js";
 import { badge, bytes, chips, fit, h, put, t, table, td, time, toast, tone, wide } from "/static/dom.js";
 
 const STATES = ["receiving", "stable", "queued", "running", "rendered", "delivering", "delivered", "rejected", "needs_attention", "superseded", "closed", "retracted"];
@@ -75,7 +75,7 @@ export function receiptsView() {
   return logView(t("receipts"), "/v1/receipts", receiptTable, t("no_receipts"), filter);
 }
 
-function receiptTable(items) {
+export function receiptTable(items) {
   return table([t("when"), t("verdict"), t("modality"), t("accession"), t("from"), t("size"), t("study")], items.map((each) => [
     fit(time(each.received_at)), wide(badge(each.verdict, t(`verdict_${each.verdict}`)), each.reason && h("div", { class: "muted small" }, `${each.reason.text} ${each.reason.next}`), each.reason && h("div", { class: "code muted" }, each.reason.code)),
     fit(each.modality), td(each.accession_number), td(each.peer, h("div", { class: "muted small" }, each.door)), fit(bytes(each.size)), td(h("span", { class: "code" }, each.study_instance_uid))]));
@@ -84,37 +84,11 @@ function receiptTable(items) {
 export const deliveriesView = () => logView(t("deliveries"), "/v1/deliveries", (items) => deliveryTable(items, true), t("no_deliveries"));
 export const associationsView = () => logView(t("associations"), "/v1/associations", associationTable, t("no_associations"));
 
-function associationTable(items) {
+export function associationTable(items) {
   const counts = (found) => Object.entries(found).map(([name, count]) => h("span", { class: "chip" }, `${t(`verdict_${name}`)} ${count}`));
   const lasted = (each) => (each.closed_at ? `${((new Date(each.closed_at) - new Date(each.opened_at)) / 1000).toFixed(1)} s` : t("open_now"));
   return table([t("opened_at"), t("calling"), t("called"), t("address"), t("lasted"), t("counts"), t("end")], items.map((each) => [
     fit(time(each.opened_at)), td(each.calling), td(each.called), fit(each.address), fit(lasted(each)), td(h("div", { class: "chips" }, counts(each.counts))), td(each.end, each.reason && h("div", { class: "muted small" }, each.reason.text))]));
-}
-
-export function whyView(term) {
-  const element = h("div", { "aria-live": "polite" }, h("p", { class: "empty" }, t("loading")));
-  const refresh = keeper(element, () => ask("/v1/why", { method: "POST", body: { q: term } }), whyAnswer);
-  return { element, refresh };
-}
-
-function whyAnswer(answer) {
-  const title = h("h2", {}, `${t("why_title")}: ${answer.query}`);
-  if (!answer.matched_by) return h("section", { class: "panel" }, title, h("p", { class: "empty" }, t("why_nothing")));
-  return [
-    h("section", { class: "panel" }, title, h("p", { class: "muted small" }, t(`by_${answer.matched_by}`)), !answer.cases.length && reasonBox(answer.next)),
-    answer.cases.map(whyCase),
-    answer.receipts.length ? h("section", { class: "panel" }, h("h3", {}, t("why_arrivals")),
-      h("div", { class: "chips" }, Object.entries(answer.receipt_counts).map(([name, count]) => h("span", { class: "chip" }, `${t(`verdict_${name}`)} ${count}`))), receiptTable(answer.receipts.slice(0, 50))) : null,
-    may("admin") && answer.associations.length ? h("section", { class: "panel" }, h("h3", {}, t("associations")), associationTable(answer.associations)) : null];
-}
-
-function whyCase(found) {
-  const wait = found.waiting_until && h("p", { class: "small" }, found.waiting_for.length ? waitWords(found) : [`${t("waiting_until")}: `, time(found.waiting_until)]);
-  return h("section", { class: "panel" },
-    h("div", { class: "bar" }, badge(found.shown.code, found.shown.text), h("a", { class: "link", href: `#/cases/${encodeURIComponent(found.id)}` }, t("open_case"))),
-    reasonBox(found.reason, "", wait), h("h3", { class: "spaced" }, t("studies")), studyTable(found.studies),
-    found.findings.length ? [h("h3", { class: "spaced" }, t("findings")), findingTable(found.findings)] : null,
-    found.deliveries.length ? [h("h3", { class: "spaced" }, t("where")), deliveryTable(found.deliveries)] : null);
 }
 
 export function fail(error) { toast(error.message, true); }
