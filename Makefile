@@ -43,6 +43,7 @@ bench: system $(VENV)/.test ## every figure of docs/benchmarks.md, side by side 
 
 evidence: $(VENV)/.test ## measure the shipped weights on held-out phantoms, into docs/evidence (about 20 minutes)
 	$(PY) -m models.cman.evidence $(ARGS)
+	$(PY) -m models.cman.manual
 
 train: $(TRAIN)/.ready ## train CMAN from phantoms in an environment of its own (PRESET=quick: an hour on two cores; gpu, full)
 	PYTHONPATH=. $(TRAIN)/bin/python -m models.cman.everything --preset $(PRESET) $(ARGS)

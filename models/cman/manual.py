@@ -187,13 +187,18 @@ def manuals(package: Path, evidence_file: Path = EVIDENCE / "evidence.json") -> 
     return {language: write(language, manifest, found, evidence) for language in TEXTS}
 
 
+def store(package: Path) -> None:
+    """Write manual.en.md and manual.zh.md into a package's folder."""
+    for language, text in manuals(package).items():
+        (package / f"manual.{language}.md").write_text(text, "utf-8")
+
+
 def main() -> None:
     """Write manual.en.md and manual.zh.md into the package's folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
-    for language, text in manuals(options.package).items():
-        (options.package / f"manual.{language}.md").write_text(text, "utf-8")
+    store(options.package)
 
 
 if __name__ == "__main__":

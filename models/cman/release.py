@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from casework.engine.onnxrt import OnnxRunner
 from casework.engine.runner import SideInputs
 from casework.modelspec import SLOTS
-from models.cman import card, evaluate, statements
+from models.cman import card, evaluate, manual, statements
 from models.cman.data import Sides, open_all, open_sides
 from models.cman.export import NAMES, write_fusion
 from models.cman.fuse import logits_of
@@ -239,6 +239,7 @@ def write(  # noqa: PLR0917  # private in all but name, called once
     (out / "MODEL_CARD.md").write_text(card.write(manifest, evaluation), "utf-8")
     files = itertools.chain(NAMES.values(), manifest["golden"], ["evaluation.json", "MODEL_CARD.md"])
     write_manifest(out, manifest, list(files))
+    manual.store(out)  # not among the manifest's files: `make evidence` of these very weights writes it anew
 
 
 if __name__ == "__main__":
