@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.cman import distil, release, train
+from models.cman import distil, reference, release, train
 from models.cman.net.config import RESNET50
 from models.cman.phantom import dataset
 
@@ -71,6 +71,7 @@ def main() -> None:
     threads = ["--threads", str(options.workers)]
     train.main([*common, *threads, "--preset", options.preset, "--budget-min", str(budget)])
     release.main([*common, "--out", str(options.run / "package")])
+    reference.main(["--data", str(options.data / "val"), "--package", str(options.run / "package")])
     if options.student:
         lite = options.run.with_name(options.run.name + "-lite")
         common = ["--data", str(options.data), "--run", str(lite), "--seed", str(options.seed)]
@@ -78,6 +79,7 @@ def main() -> None:
         distil.main([*common, *threads, *taught, "--budget-min", str(budget / 4)])
         train.main([*common, *threads, "--preset", options.preset, "--budget-min", str(budget / 2)])
         release.main([*common, "--out", str(lite / "package"), "--name", "cman-lite"])
+        reference.main(["--data", str(options.data / "val"), "--package", str(lite / "package")])
 
 
 if __name__ == "__main__":

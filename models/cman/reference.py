@@ -10,7 +10,7 @@ modalities), `spread_limit` and `trained_on`. All of it from validation images, 
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +101,12 @@ def probabilities(runner: OnnxRunner, sides: Sides, temperature: float) -> dict[
     return {name: np.array(values) for name, values in found.items()}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write reference.npz and the manifest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--package", type=Path, default=Path(__file__).parent)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     package = open_package(options.package)
     runner, sides = OnnxRunner(package, threads=2), open_sides(options.data)
     found = reference_of(features(runner, sides), sides.case)
