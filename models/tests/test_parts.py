@@ -16,7 +16,7 @@ from casework.engine.onnxrt import FUSION_OUTPUTS
 from casework.modelspec import CHANNELS, SLOTS
 from models.cman import distil, encoders, export, fuse
 from models.cman.data import Sides
-from models.cman.evidence import folds, generator, heads, studies
+from models.cman.evidence import early, folds, generator, heads, studies
 from models.cman.evidence.recovered import fusion, readings
 from models.cman.net.config import CONCEPTS, MODALITIES, RESNET50, STUDENT, TINY, NetConfig
 from models.cman.net.encoder import Encoder
@@ -271,6 +271,33 @@ def test_the_generator_draws_what_the_minority_looks_like() -> None:
     assert torch.allclose(made.mean(0), torch.full((6,), 4.0), atol=0.4)
     assert torch.allclose(made.std(0), torch.ones(6), atol=0.35)
     assert (goal[600:] > 0.6).float().mean() > 0.95
+
+
+def test_early_fusion_stacks_planes_as_they_lie() -> None:
+    """The axial stack is the CC with three turned projections of three channels; absent images are black in it."""
+    sides = made_up(SMALL, 4)
+    rng = np.random.default_rng(2)
+    images = {m: rng.integers(0, 255, (4, len(s), CHANNELS[m], 64, 64)).astype(np.uint8) for m, s in SLOTS.items()}
+    masks = {m: torch.from_numpy(sides.masks[m]).float() for m in SLOTS}
+    masks["MR"][:, SLOTS["MR"].index("AX_SUP")] = 0.0
+    stacks = early.stacked(images, masks)
+    assert {n: s.shape[1] for n, s in stacks.items()} == {"axial": 10, "sagittal": 4, "us": 3}
+    axial = torch.from_numpy(images["MR"][:, 0]).float() / 255.0
+    assert torch.equal(stacks["axial"][:, 1:4], heads.turned(axial))
+    assert not stacks["axial"][:, 4:7].any()
+
+
+def test_early_fusion_learns_and_scores() -> None:
+    """Loss has a gradient in every encoder, and a score a side comes out."""
+    sides = made_up(SMALL, 6)
+    rng = np.random.default_rng(2)
+    images = {m: rng.integers(0, 255, (6, len(s), CHANNELS[m], 64, 64)).astype(np.uint8) for m, s in SLOTS.items()}
+    sides = replace(sides, images=images)
+    model = early.EarlyPixels(SMALL)
+    early.loss_of(model, next(early.batches(sides, np.arange(6), 4, rng)), 0.0).backward()
+    for encoder in model.encoders.values():
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+    assert early.scores(model, sides, np.arange(6)).shape == (6,)
 
 
 def test_grad_cam_finds_the_token_that_decides() -> None:

@@ -284,16 +284,17 @@ def run(
                 continue
             head, found, about = _one(name, n, plan, data, lambda some, w=name: make(w, config, some, known), fold)  # type: ignore[misc]
             save(options.out / f"{name}-{n}.pt", head.cpu().state_dict())
-            _store(path, found, about)
+            store(path, found, about)
             print(json.dumps({k: about[k] for k in ("head", "fold", "cpu_s", "wall_s")}), flush=True)
 
 
-def _store(path: Path, found: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
+def store(path: Path, found: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
+    """Keep a fold's scores and what is to be known of it, whole or not at all."""
     part = path.with_suffix(".part.npz")
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about)), **found}
     np.savez_compressed(part, **arrays)
     part.rename(path)
-    path.with_suffix(".busy").unlink()
+    path.with_suffix(".busy").unlink(missing_ok=True)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ NAMES = {
     "mr": "MR alone",
     "us": "US alone",
     "concat": "concatenation of pooled features",
+    "early-pixels": "early fusion: planes stacked as channels, a network of its own",
     "early-maps": "early fusion: maps of a plane stacked as channels",
     "cman-unaligned": "CMAN without alignment prior",
     "cman": "CMAN",
