@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 CONFIG ?=
 TRAIN := .venv-train
 PRESET ?= quick
-DEBIAN := chromium dcmtk dicom3tools orthanc orthanc-dicomweb postgresql strace
+DEBIAN := chromium dcmtk dicom3tools fonts-droid-fallback orthanc orthanc-dicomweb poppler-utils postgresql strace
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -66,7 +66,7 @@ e2e-compose: $(VENV)/.test ## build the images, start a hospital in a box, resta
 
 lock: ## resolve all dependencies again (pyproject.toml) and write the lock files with hashes
 	$(PYTHON) -m venv .work/uv && .work/uv/bin/pip install -q uv
-	for lock in ":--extra cpu" "-service:--extra scale" "-gpu:--extra gpu --extra scale" "-test:--group test --extra cpu --extra scale"; do \
+	for lock in ":--extra cpu --extra pdf" "-service:--extra scale --extra pdf" "-gpu:--extra gpu --extra scale" "-test:--group test --extra cpu --extra scale --extra pdf"; do \
 	  .work/uv/bin/uv pip compile -q pyproject.toml $${lock#*:} --universal --generate-hashes --no-header --no-annotate --python-version 3.11 -o requirements$${lock%%:*}.lock; done
 
 docs: $(VENV)/.test ## write the documents that are generated from code (reasons, configuration)

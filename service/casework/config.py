@@ -251,6 +251,7 @@ class Report:
     institution: str = ""
     language: str = "en"  # "en" | "zh"
     serial_number: str = "CASEWORK-1"
+    pdf_font: str = ""  # a TrueType font with Chinese characters; summaries are offered as PDF too. "" = they are not
 
 
 @dataclass(frozen=True, slots=True)

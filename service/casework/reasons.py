@@ -150,6 +150,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("MEDIA_TYPE_NOT_ACCEPTED", _R, "The request's media type or encoding is not accepted here.", "不接受该请求的媒体类型或编码。", "Send multipart/related; type=application/dicom without Content-Encoding.", "请以不带 Content-Encoding 的 multipart/related; type=application/dicom 发送。"),
     ("TOO_MANY_PARTS", _R, "The request holds more parts than the limit.", "请求包含的部分数超过上限。", "Send the study in several requests.", "请分多次请求发送该检查。"),
     ("NOT_ACCEPTABLE", _R, "This result has another media type than the request accepts.", "该结果的媒体类型与请求所接受的不同。", "Ask for the media type that the list of results names.", "请使用结果列表中给出的媒体类型。"),
+    ("PDF_NOT_CONFIGURED", _R, "PDF summaries are switched off here.", "此处未启用PDF摘要。", "Ask for HTML, or name a font in report.pdf_font.", "请使用HTML，或在 report.pdf_font 中指定字体。"),
     ("REQUEST_TOO_LARGE", _R, "The request's body is larger than the limit.", "请求正文超过大小上限。", "Send less in one request.", "请减少单次请求的内容。"),
     ("REQUEST_TOO_SLOW", _R, "The request's body did not come in time.", "未在规定时间内收到请求正文。", "Check the network and the sender, then send it again.", "请检查网络和发送方后重新发送。"),
     ("IDEMPOTENCY_CONFLICT", _R, "This Idempotency-Key was used with another request.", "该幂等键已用于其他请求。", "Use a new key.", "请使用新的键。"),

@@ -45,7 +45,7 @@ PAGES = list(itertools.product(texts.LANGUAGES, texts.REGISTERS))
 
 # Sentences that deny something are taken out first: what is left of the words below is a claim.
 DENIALS = (
-    "this does not exclude metastasis", "not a negative result", "does not rule anything out", "Not a medical device, not for diagnosis",
+    "this does not exclude metastasis", "not a negative result", "不等于阴性结果", "does not rule anything out", "Not a medical device, not for diagnosis",
     "it is not a diagnosis", "It is not a diagnosis", "the program did not mark this side", "Colour does not mean that something is wrong there",
     "no colour does not mean that all is well", "it is not your own risk", "says nothing about this side, neither good nor bad",
     "不能排除转移", "不能排除", "这不是阴性结果", "不等于阴性结果", "不可用于诊断", "不是诊断", "没有标记这一侧", "不表示该处有问题", "不表示一切都好", "不是您本人的风险",
@@ -229,6 +229,17 @@ def test_a_case_that_was_not_performed(language: str, register: str) -> None:
     assert {"en": "not a negative result", "zh": "不是阴性结果"}[language] in answer or register == "plain"
     assert register == "radiologist" or texts.say("summary.none", language, "plain") in answer
     assert too_strong(answer, Outcome.INSUFFICIENT, 0.5, register) == []
+
+
+@pytest.mark.parametrize(("language", "register"), PAGES)
+def test_a_withdrawn_result_is_not_said_again(language: str, register: str) -> None:
+    """The page of a withdrawn result says that and why; neither outcome nor number is on it."""
+    page = to_text(
+        summarise(result_of(Outcome.POSITIVE, 0.83), replace(ABOUT, withdrawn=True, reason="-"), language, register)
+    )
+    assert texts.say("summary.withdrawn", language, register, reason="-") in page
+    assert "83" not in page
+    assert texts.outcome(Outcome.POSITIVE, language, register) not in page
 
 
 def test_an_older_revision_says_that_it_was_replaced() -> None:

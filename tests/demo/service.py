@@ -35,6 +35,7 @@ quiet_s = 20
 name = "pacs"
 ae_title = "{pacs_aet}"
 port = {pacs_port}
+profile = "{profile}"
 query = true
 """
 
@@ -42,8 +43,8 @@ query = true
 class Service:
     """`casework serve` in a folder, on free ports."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, profile: str = "standard", **environment: str) -> None:
+        self.folder, self.profile = folder, profile  # which objects the PACS gets
         self.environment = environment  # CASEWORK_... settings that win over the file
         self.config = folder / "casework.toml"
         self.dicom_port, self.http_port = free_port(), free_port()
@@ -60,6 +61,7 @@ class Service:
             "http_port": self.http_port,
             "pacs_aet": pacs_aet,
             "pacs_port": pacs_port,
+            "profile": self.profile,
         }
         self.config.write_text(CONFIG.format(root=root, **names), "utf-8")
         with (self.folder / "service.log").open("ab") as log:

@@ -38,7 +38,7 @@ def main() -> int:
     with ExitStack() as stack:
         for name in ("orthanc", "service"):
             shutil.rmtree(WORK / name, ignore_errors=True)
-        service = Service(WORK / "service", **matrix.PROFILE)
+        service = Service(WORK / "service", profile="full")
         stack.callback(service.stop)
         real = orthanc.Orthanc(WORK / "orthanc", cman_port=service.dicom_port, route=False)
         stack.callback(real.stop)

@@ -15,7 +15,6 @@ from pydicom import dcmread
 
 from tests.simulators.orthanc import Orthanc
 
-PROFILE: Mapping[str, str] = {}
 WIDTH, COLOURS = 900, 96
 KINDS = {
     "1.2.840.10008.5.1.4.1.1.88.34": "Structured report (Comprehensive 3D SR, TID 1500)",

@@ -23,13 +23,14 @@ POLICY = f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; fo
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Whose page it is. `reason`: why there is no result, in the page's language."""
+    """Whose page it is. `reason`: why there is no result, or why it was withdrawn, in the page's language."""
 
     patient: str
     accessions: Sequence[str]
     dates: Sequence[str]
     made_at: datetime
     newest: bool = True
+    withdrawn: bool = False
     reason: str = ""
 
 
@@ -77,16 +78,19 @@ def summarise(result: CaseResult | None, about: About, language: str, register: 
     if not reviewed:
         warnings.append(say("summary.unreviewed"))
     blocks = [Block(say("summary.answer"), (say("summary.none", reason=about.reason), say("summary.next")))]
-    if result is not None and not result.stopped:
+    if about.withdrawn:  # what was withdrawn is not said again
+        told = say("summary.withdrawn", reason=about.reason)
+        blocks = [Block(say("summary.answer"), (told, say("summary.next")))]
+    elif result is not None and not result.stopped:
         blocks = [
             Block(say("summary.answer"), (*_answers(result, language, register), say("summary.next"))),
             Block(say("summary.limits"), tuple(limit_lines(result, language, register))),
             Block(say("summary.method"), tuple(_method(result, language, register))),
         ]
     elif result is not None and register != "plain":
-        told = stopped_sections(result, language)
-        answer = (*told["impression"], *told["finding"], *told["recommendation"], say("summary.next"))
-        blocks = [Block(say("summary.answer"), answer), Block(say("summary.method"), tuple(told["comment"]))]
+        parts = stopped_sections(result, language)
+        answer = (*parts["impression"], *parts["finding"], *parts["recommendation"], say("summary.next"))
+        blocks = [Block(say("summary.answer"), answer), Block(say("summary.method"), tuple(parts["comment"]))]
     made = say("summary.made", at=f"{about.made_at:%Y-%m-%d %H:%M} UTC")
     return Summary(
         language,

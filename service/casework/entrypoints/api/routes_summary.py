@@ -1,6 +1,9 @@
 """One page on a case in words, made on demand from the stored result: two languages, two registers, several forms."""
 
 from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from fastapi import FastAPI
@@ -11,12 +14,12 @@ from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add, language
 from casework.entrypoints.api.problems import Language, words
 from casework.entrypoints.api.routes_cases import CaseId
-from casework.errors import Defect
+from casework.errors import Defect, Refused
 from casework.ledger.types import CaseView
 from casework.report import stored, summary
 
 Register = Literal["radiologist", "plain"]
-Form = Literal["html", "json", "text"]
+Form = Literal["html", "json", "text", "pdf"]
 
 
 class SummaryRoutes:
@@ -42,6 +45,12 @@ class SummaryRoutes:
                 return JSONResponse(asdict(page), headers=headers)
             case "text":
                 return Response(summary.to_text(page), headers=headers, media_type="text/plain")
+            case "pdf":
+                font = self._door.settings.report.pdf_font
+                if not font:
+                    raise Refused("PDF_NOT_CONFIGURED")
+                headers["Content-Disposition"] = f'attachment; filename="casework-{view.case.id}.pdf"'
+                return Response(_pdf().to_pdf(page, Path(font)), headers=headers, media_type="application/pdf")
             case "html":
                 headers["Content-Security-Policy"] = summary.POLICY
                 return Response(summary.to_html(page), headers=headers, media_type="text/html")
@@ -57,9 +66,18 @@ class SummaryRoutes:
             dates=sorted({study.study_date for study in view.studies} - {""}),
             made_at=self._door.now(),
             newest=view.newest_id == view.case.id,
-            reason=words(view.case.reason, language)[0] if view.case.reason else "",
+            withdrawn=bool(view.case.retraction),
+            reason=words(code, language)[0] if (code := view.case.retraction or view.case.reason) else "",
         )
         return summary.summarise(result, about, language, register)
+
+
+def _pdf() -> ModuleType:
+    """The PDF writer: its library is an extra, loaded only where a font is set."""
+    try:
+        return import_module("casework.report.pdf")
+    except ModuleNotFoundError as error:
+        raise Defect("CONFIG_INVALID", "report.pdf_font: the extra `pdf` is not installed") from error
 
 
 def _asked(request: Request) -> Language:
@@ -67,11 +85,17 @@ def _asked(request: Request) -> Language:
 
 
 def add_routes(app: FastAPI, door: Door) -> None:
-    """Add the routes of this module."""
-    text = {"schema": {"type": "string"}}
+    """Add the routes of this module; a font that can't be used is refused now, not at the first page.
+
+    Raises:
+        Defect: CONFIG_INVALID.
+    """
+    if door.settings.report.pdf_font:
+        _pdf().check_font(Path(door.settings.report.pdf_font))
+    text, raw = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
     page = {"schema": {"$ref": "#/components/schemas/Summary"}}
     add(
         app, "GET", "/v1/cases/{case_id}/summary", SummaryRoutes(door).get_summary,
-        role=Role.VIEWER, tag="cases", failures=(400, 404, 503), response_class=Response, response_model=None,
-        responses={200: {"content": {"application/json": page, "text/html": text, "text/plain": text}}},
+        role=Role.VIEWER, tag="cases", failures=(400, 404, 406, 503), response_class=Response, response_model=None,
+        responses={200: {"content": {"application/json": page, "application/pdf": raw, "text/html": text, "text/plain": text}}},
     )  # fmt: skip

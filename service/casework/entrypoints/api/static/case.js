@@ -20,7 +20,8 @@ export async function loadCase(id) {
 }
 
 export function caseView(data, reload) {
-  return [head(data.found, reload), result(data.found), decisions(data.found, reload), notes(data.found), reading(data.artefacts), summaryPanel(data.found, data.summary, reload), studies(data.found),
+  const stands = !data.found.retraction;
+  return [head(data.found, reload), stands && result(data.found), decisions(data.found, reload), notes(data.found), stands && reading(data.artefacts), summaryPanel(data.found, data.summary, reload), studies(data.found),
     where(data.deliveries), files(data.artefacts), timeline(data.events), details(data.found)];
 }
 
