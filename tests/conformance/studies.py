@@ -40,7 +40,7 @@ NAMES: Mapping[str, Names] = {
     "utf8": Names(["ISO_IR 192"], "Wang^XiaoDong=王^小东".encode(), "乳腺 X线".encode()),
     "gb18030": Names(["GB18030"], "Zhang^Cheng=张^诚誠䶮".encode("gb18030"), "乳腺检查".encode("gb18030")),
     # 誠 has a second byte of 5C, which common validators take for a backslash.
-    "gb18030 without 5C": Names(["GB18030"], "Zhang^Cheng=张^诚䶮".encode("gb18030"), "乳腺检查".encode("gb18030")),
+    "gb18030 without 5C": Names(["GB18030"], "Zhang^XiaoDong=张^小东".encode("gb18030"), "乳腺检查".encode("gb18030")),
     "gbk": Names(["GBK"], "Zhang^Cheng=张^诚".encode("gbk"), "乳腺检查".encode("gbk")),
     "ir58": Names(
         ["", "ISO 2022 IR 58"],

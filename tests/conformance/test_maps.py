@@ -154,11 +154,12 @@ def test_an_outline_leaves_the_image_as_it_is_shown() -> None:
         assert (str(ds.RescaleIntercept), str(ds.RescaleSlope)) == ("0", "1")
 
 
-def test_a_colour_image_gets_no_grey_outline() -> None:
+@pytest.mark.parametrize(("samples", "photometric"), [(3, "RGB"), (1, "PALETTE COLOR")])
+def test_a_colour_image_gets_no_grey_outline(samples: int, photometric: str) -> None:
     """A grey presentation state can't say how a colour image is shown; its mask is made all the same."""
 
     def colour(ds: Dataset) -> None:
-        ds.SamplesPerPixel, ds.PhotometricInterpretation = 3, "RGB"
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = samples, photometric
 
     case = changed(make(modalities=("US",)), colour, "US")
     assert made(case, "outline") == []

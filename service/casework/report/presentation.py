@@ -21,7 +21,7 @@ _COLOUR = [46000, 21000, 26000]  # light cyan in CIELab as DICOM scales it
 def possible(ctx: Context, image: HeatImage) -> bool:
     """Grey images with a region only: this kind of state can't say how a colour image is to be shown."""
     source = ctx.sources[image.sources[0]]
-    return capture.outlined(ctx.result, image) and int(source.get("SamplesPerPixel") or 1) == 1
+    return capture.outlined(ctx.result, image) and str(source.get("PhotometricInterpretation")).startswith("MONOCHROME")
 
 
 def build(ctx: Context, number: int, image: HeatImage) -> Dataset:
