@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -76,10 +76,12 @@ def make_door(settings: Settings) -> Door:
 
 
 @contextmanager
-def serving(root: Path, **http: object) -> Iterator[Api]:
-    """Serve until the block ends."""
+def serving(
+    root: Path, change: Callable[[Settings], Settings] = lambda settings: settings, **http: object
+) -> Iterator[Api]:
+    """Serve until the block ends; `change` makes other settings of the usual ones."""
     settings, keys = make_settings(root, **http)
-    door = make_door(settings)
+    door = make_door(change(settings))
     with run_server(door) as port:
         yield Api(door, f"http://127.0.0.1:{port}", keys)
     door.intake.close()

@@ -77,6 +77,12 @@ class LedgerCollector(Collector):
                 deliveries.add_metric([destination, state], count)
         yield deliveries
         yield from _unproved(found.unproved, now)
+        fetches = GaugeMetricFamily(
+            "casework_fetch_studies", "Studies that a PACS named.", labels=["destination", "state"]
+        )
+        for (destination, state), count in self._door.ledger.read.fetch_states().items():
+            fetches.add_metric([destination, state], count)
+        yield fetches
         usage = self._door.spool.usage()
         for name, words, value in (
             ("casework_queue_depth", "Jobs that wait for a worker.", found.queue_depth),
