@@ -51,11 +51,12 @@ is no outline of a lesion. A modality that speaks against has its coldest place,
 
 ## When images are missing
 
-| images of | AUC (95 %) |
-| --- | --- |
+| images of | AUC (95 %) | positive at | negative below |
+| --- | --- | --- | --- |
 {subsets}
 
-With fewer modalities the score drifts towards the prevalence and the thresholds, chosen for full input, fit worse.
+With fewer modalities the score lies nearer the prevalence and decides less; each set of modalities has thresholds of its
+own{spread_en}.
 
 ## Where it fails
 
@@ -96,11 +97,11 @@ says with histology; keep people in the loop. {licence}
 
 ## 缺少图像时
 
-| 图像 | AUC（95%） |
-| --- | --- |
+| 图像 | AUC（95%） | 阳性阈值 | 阴性阈值 |
+| --- | --- | --- | --- |
 {subsets}
 
-模态越少，评分越接近患病率；阈值是按完整输入选定的，此时适配较差。
+模态越少，评分越接近患病率，能决定的也越少；每种模态组合有各自的阈值{spread_zh}。
 
 ## 何处会出错
 
@@ -117,6 +118,10 @@ says with histology; keep people in the loop. {licence}
 POINTING = {
     "en": "On positive phantoms the hottest place of an image lay on a lesion or node in {words}.",
     "zh": "在阳性模体中，图像最热处位于病灶或淋巴结上的比例：{words}。",
+}
+SPREAD = {
+    "en": ". A score that moves by more than {:.2f} when one modality is left out decides nothing",
+    "zh": "。若去掉任一模态后评分变化超过{:.2f}，则不作判断",
 }
 ERRORS = {
     "en": "- The most confident wrong answers of {patients} held-out patients (red for, blue against, green the truth):\n\n  ![worst errors]({path})\n",
@@ -143,6 +148,11 @@ def _interval(row: Mapping[str, float]) -> str:
     return f"{row['auc']:.3f} ({low:.3f} to {high:.3f})"
 
 
+def _subset(name: str, row: Mapping[str, float], manifest: Mapping[str, Any]) -> str:
+    cut = manifest.get("subset_thresholds", {}).get(name, manifest["thresholds"])
+    return f"| {name} | {_interval(row)} | {cut['positive_at']:.3f} | {cut['negative_below']:.3f} |"
+
+
 def write(language: str, manifest: Mapping[str, Any], found: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     """The manual's text. found: the package's evaluation; evidence: `make evidence` of the same weights, or empty."""
     test, external = (evidence.get(n) or found[n] for n in ("test", "external"))
@@ -167,7 +177,9 @@ def write(language: str, manifest: Mapping[str, Any], found: Mapping[str, Any], 
         **manifest["thresholds"],
         **_points(full, full["prevalence"]),
         pointing=POINTING[language].format(words=words),
-        subsets="\n".join(f"| {name} | {_interval(row)} |" for name, row in test["subsets"].items()),
+        subsets="\n".join(_subset(name, row, manifest) for name, row in test["subsets"].items()),
+        spread_en=SPREAD["en"].format(manifest["spread_limit"]) if "spread_limit" in manifest else "",
+        spread_zh=SPREAD["zh"].format(manifest["spread_limit"]) if "spread_limit" in manifest else "",
         auc=full["auc"],
         auc_external=external["subsets"][FULL]["auc"],
         ceiling=test["ceiling"]["auc"],

@@ -47,13 +47,15 @@ class _Clock:
 
 
 def _pictures(out: Path, sides: Sides, logits: dict[str, Logits], package: ModelPackage, name: str) -> None:
-    temperature, cut = package.spec.temperature, measure.thresholds_of(package)
+    temperature = package.spec.temperature
     chosen = {k: logits[k] for k in (FULL, *MODALITIES)}
     probs = {k: stats.chances(v, temperature) for k, v in chosen.items()}
     plots.roc(out / f"roc-{name}.png", sides.label, chosen, f"{name}: shipped weights")
     plots.calibration(out / f"calibration-{name}.png", sides.label, {FULL: probs[FULL]}, name)
     plots.decision(out / f"decision-{name}.png", sides.label, probs, name)
-    plots.confusion(out / f"confusion-{name}.png", sides.label, probs, dict.fromkeys(probs, cut))
+    plots.confusion(
+        out / f"confusion-{name}.png", sides.label, probs, {k: measure.thresholds_of(package, k) for k in probs}
+    )
 
 
 def _read(

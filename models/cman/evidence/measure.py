@@ -33,19 +33,23 @@ def by_subset(reader: Reader, tokens: Tokens, sides: Sides) -> dict[str, Floats]
     return {"+".join(s): reader.logits(tokens, masked(sides, s)) for s in evaluate.SUBSETS}
 
 
-def thresholds_of(package: ModelPackage) -> dict[str, float]:
-    """The shipped, prespecified points."""
-    return {"positive_at": package.spec.positive_at, "negative_below": package.spec.negative_below}
+def thresholds_of(package: ModelPackage, subset: str = "+".join(MODALITIES)) -> dict[str, float]:
+    """The shipped, prespecified points; those of a subset of modalities where the package has them."""
+    own = package.spec.subsets.get(tuple(subset.split("+")))
+    cut = own or package.spec
+    return {"positive_at": cut.positive_at, "negative_below": cut.negative_below}
 
 
 def subsets(
     logits: Mapping[str, Floats], sides: Sides, package: ModelPackage, seed: int, rounds: int = 1000
 ) -> dict[str, Any]:
     """A row a subset, with what all three gain over it."""
-    cut, temperature, full = thresholds_of(package), package.spec.temperature, "+".join(MODALITIES)
+    temperature, full = package.spec.temperature, "+".join(MODALITIES)
     result = {}
     for name, logit in logits.items():
-        numbers = stats.row(logit, sides.label, sides.case, temperature, cut, seed=seed, rounds=rounds)
+        numbers = stats.row(
+            logit, sides.label, sides.case, temperature, thresholds_of(package, name), seed=seed, rounds=rounds
+        )
         if name != full:
             numbers["all_minus_this"] = stats.paired(sides.label, logits[full], logit, sides.case)
         result[name] = numbers
