@@ -77,6 +77,14 @@ class CandidateState(StrEnum):
     FAILED = "failed"
 
 
+class NoticeState(StrEnum):
+    """Where one event on its way to one webhook stands."""
+
+    PENDING = "pending"  # due now, or when it is to be tried again
+    SENT = "sent"
+    DEAD = "dead"
+
+
 _C, _J, _D = CaseState, JobState, DeliveryState
 _O, _F = OrderState, CandidateState
 
@@ -140,6 +148,12 @@ CANDIDATE_MOVES: Mapping[CandidateState, frozenset[CandidateState]] = {
     _F.REJECTED: frozenset({_F.CHOSEN}),
     _F.FETCHED: frozenset({_F.CHOSEN}),
     _F.FAILED: frozenset({_F.CHOSEN}),
+}
+
+NOTICE_MOVES: Mapping[NoticeState, frozenset[NoticeState]] = {
+    NoticeState.PENDING: frozenset({NoticeState.SENT, NoticeState.DEAD}),
+    NoticeState.SENT: frozenset(),
+    NoticeState.DEAD: frozenset({NoticeState.PENDING}),  # by an operator only
 }
 
 # --- states that people see -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import os
 import tomllib
 import types
 import typing
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -221,6 +222,20 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """One program that is told of case states and results (docs/webhooks.md); nothing is sent anywhere else."""
+
+    name: str
+    url: str  # https://host/path; no redirects are followed
+    key_file: str = ""  # whsec_<base64 of 24 to 64 random bytes>
+    previous_key_file: str = ""  # while keys are changed: both sign
+    networks: tuple[str, ...] = ()  # private, loopback or link-local networks that the host may be in; otherwise none
+    events: tuple[str, ...] = ("case.state", "case.results")
+    ca_file: str = ""  # PEM; "" = the system's authorities
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """Workers, leases and retries."""
 
@@ -277,6 +292,7 @@ class Settings:
     metrics: Metrics = field(default_factory=Metrics)
     fetch: Fetch = field(default_factory=Fetch)
     destination: tuple[Destination, ...] = ()
+    webhook: tuple[Webhook, ...] = ()
     profile: tuple[Profile, ...] = ()
 
     @property
@@ -406,6 +422,10 @@ def _check(settings: Settings) -> None:
         except ValueError as error:
             raise Defect("CONFIG_INVALID", f"dicom.peer {peer.ae_title}: address") from error
     _check_destinations(settings.destination)
+    for hook in settings.webhook:
+        _check_webhook(hook)
+    if len({hook.name for hook in settings.webhook}) != len(settings.webhook):
+        raise Defect("CONFIG_INVALID", "webhook: names must differ")
 
 
 def _check_destinations(destinations: tuple[Destination, ...]) -> None:
@@ -440,6 +460,25 @@ def _check_profiles(settings: Settings) -> None:
     for d in settings.destination:
         if d.profile not in settings.profiles:
             raise Defect("CONFIG_INVALID", f"destination {d.name}: no profile {d.profile!r}")
+
+
+def _check_webhook(hook: Webhook) -> None:
+    """Refuse what would leave in the clear, unsigned, or towards a place that nobody named."""
+    where, url = f"webhook {hook.name}", urllib.parse.urlsplit(hook.url)
+    try:
+        networks = [ipaddress.ip_network(n, strict=False) for n in hook.networks]
+        _ = url.port
+    except ValueError as error:
+        raise Defect("CONFIG_INVALID", f"{where}: networks or url: {error}") from error
+    if not url.hostname or url.username or url.password or url.fragment:
+        raise Defect("CONFIG_INVALID", f"{where}: url must be https://host/path without a user")
+    on_this_machine = bool(networks) and all(n.is_loopback for n in networks)
+    if url.scheme != "https" and not (url.scheme == "http" and on_this_machine):
+        raise Defect("CONFIG_INVALID", f"{where}: url must be https (http only where networks are loopback)")
+    if not hook.key_file:
+        raise Defect("CONFIG_INVALID", f"{where}: key_file is needed")
+    if not hook.events or not set(hook.events) <= {"case.state", "case.results"}:
+        raise Defect("CONFIG_INVALID", f"{where}: events must be among case.state, case.results")
 
 
 def _check_work(work: Work) -> None:

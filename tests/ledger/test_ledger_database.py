@@ -70,7 +70,7 @@ def test_migrations_make_the_schema(url: str, new_url: Callable[[], str]) -> Non
         with raw(second) as other:
             metadata.create_all(other)
             assert found == checks(other)
-            assert len(found) == 7
+            assert len(found) == 8
 
 
 def checks(connection: Connection) -> set[tuple[str, str | None, str]]:

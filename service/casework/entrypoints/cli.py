@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from casework import __version__
-from casework.case import CaseState, shown_words
+from casework.case import CaseState, NoticeState, shown_words
 from casework.config import Settings, load
 from casework.entrypoints.explain import explain, plain
 from casework.entrypoints.presence import Presence
@@ -431,6 +431,33 @@ def retract(
         retractor = Retractor(ledger, Spool(settings.root, fsync=settings.storage.fsync), settings)
         retractor.retract(case_id, f"RETRACTED_{reason.name}", _actor(), datetime.now(UTC), note)
         typer.echo(f"{case_id}: retracted")
+
+
+@app.command()
+def webhooks(
+    config: Config = None,
+    again: Annotated[str, typer.Option(help="Send the dead events of this webhook again.")] = "",
+) -> None:
+    """What waits for webhooks and what was given up, newest first."""
+    with _ledger(config) as (_, ledger):
+        if again:
+            typer.echo(f"{again}: {ledger.repeat_notices(again, _actor(), datetime.now(UTC))} events are sent again")
+            return
+        table = Table("webhook", "case", "event", "state", "try", "code", "status", "since")
+        for row in ledger.notices((NoticeState.PENDING, NoticeState.DEAD)):
+            since = f"{row.created_at:%m-%d %H:%M:%S}"
+            cells = (
+                row.webhook,
+                row.case_id,
+                row.event_id,
+                row.state.value,
+                str(row.attempt),
+                row.code,
+                row.status,
+                since,
+            )
+            table.add_row(*map(escape, cells))
+        console.print(table)
 
 
 @app.command()

@@ -1,7 +1,6 @@
-"""The delivery worker's door: for each destination that gets results one thread that sends, and one that asks for proof.
+"""The delivery worker's door: what leaves the service. Runs until SIGTERM.
 
-Until SIGTERM.
-
+For each destination that gets results one thread sends and one asks for proof; each webhook has a thread of its own.
 On SIGTERM a sending in progress is finished (its own deadline bounds it); one that is cut by SIGKILL is repeated with the
 same bytes once its lease has ended.
 """
@@ -15,11 +14,12 @@ from casework.entrypoints.pulse import EVERY_S, Pulse
 from casework.errors import CaseworkError
 from casework.flows.deliver import DestinationWorker
 from casework.flows.prove import Prover
+from casework.flows.webhooks import Notifier
 from casework.ledger import Ledger
 from casework.observe import log
 from casework.spool import Spool
 
-Worker = DestinationWorker | Prover
+Worker = DestinationWorker | Prover | Notifier
 REST_AFTER_ERROR_S = 2.0
 DRAIN_S = 50.0
 
@@ -31,8 +31,9 @@ def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S) -> 
     places = [d for d in settings.destination if d.send]
     workers: list[Worker] = [DestinationWorker(ledger, spool, d, settings) for d in places]
     workers += [Prover(ledger, d, settings) for d in places]
+    workers += [Notifier(ledger, hook, settings) for hook in settings.webhook]
     threads = [
-        threading.Thread(target=_loop, args=(w, stop), daemon=True, name=f"{type(w).__name__}-{w.destination.name}")
+        threading.Thread(target=_loop, args=(w, stop), daemon=True, name=f"{type(w).__name__}-{_name(w)}")
         for w in workers
     ]
     for thread in threads:
@@ -62,16 +63,18 @@ def _loop(worker: Worker, stop: threading.Event) -> None:
     worker.close()
 
 
+def _name(worker: Worker) -> str:
+    return worker.name if isinstance(worker, Notifier) else worker.destination.name
+
+
 def _turn(worker: Worker) -> float:
-    """One delivery, probe or look for proof; returns the seconds until the next turn."""
+    """One delivery, probe, look for proof or event; returns the seconds until the next turn."""
     try:
         return worker.step()
     except CaseworkError as error:
-        log.error("deliver.failed", destination=worker.destination.name, code=error.code)
+        log.error("deliver.failed", destination=_name(worker), code=error.code)
     except Exception as error:  # noqa: BLE001 - the outer guard of this loop: the claim's lease brings the delivery back
-        log.error(
-            "deliver.failed", destination=worker.destination.name, code="INTERNAL", error_type=type(error).__name__
-        )
+        log.error("deliver.failed", destination=_name(worker), code="INTERNAL", error_type=type(error).__name__)
         worker.close()
     return REST_AFTER_ERROR_S
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 
+from casework import courier
 from casework.config import Destination, Settings
 from casework.dicom.answers import Answer
 from casework.dicom.retrieve import offers
@@ -47,6 +48,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         _decoders,
         _model,
         _peers,
+        _webhooks,
         _fetch,
         _clock,
     )
@@ -201,6 +203,19 @@ def _fetch(settings: Settings) -> Iterator[Check]:
         row = reason(code) if code else None
         words = f"{row.en} {row.next_en}" if row else f"can be asked and offers {destination.retrieve}"
         yield Check(f"fetch {destination.name}", "fail" if code else "ok", f"{code} {words}".strip())
+
+
+def _webhooks(settings: Settings) -> Iterator[Check]:
+    """Each webhook's key, address and certificate, without sending anything."""
+    for hook in settings.webhook:
+        name = f"webhook {hook.name}"
+        try:
+            courier.handshake(hook)
+        except CaseworkError as error:
+            yield Check(name, "fail", f"{error}. {error.reason.next_en}")
+            continue
+        open_ = [f for f in (hook.key_file, hook.previous_key_file) if f and Path(f).stat().st_mode & 0o077]
+        yield Check(name, "warn" if open_ else "ok", "its key is open to others: chmod 600" if open_ else "answers")
 
 
 def _reaches(url: str) -> bool:

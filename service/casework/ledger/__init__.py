@@ -12,6 +12,7 @@ from casework.ledger.store_delivery import DeliveryStore
 from casework.ledger.store_fetch import FetchStore
 from casework.ledger.store_intake import IntakeStore
 from casework.ledger.store_jobs import JobStore
+from casework.ledger.store_notice import NoticeStore
 from casework.ledger.store_people import PeopleStore
 from casework.ledger.store_process import ProcessRow, ProcessStore
 from casework.ledger.store_proof import ProofStore
@@ -25,6 +26,7 @@ from casework.ledger.types import (
     CaseView,
     ClaimedDelivery,
     ClaimedJob,
+    ClaimedNotice,
     DatabaseInfo,
     DeliveryRow,
     DoubtRow,
@@ -36,6 +38,8 @@ from casework.ledger.types import (
     InstanceRow,
     JobRow,
     Metrics,
+    News,
+    NoticeRow,
     Page,
     ReceiptRow,
     Requested,
@@ -63,6 +67,7 @@ __all__ = [
     "ClaimedCandidate",
     "ClaimedDelivery",
     "ClaimedJob",
+    "ClaimedNotice",
     "ClaimedOrder",
     "DatabaseInfo",
     "DeliveryRow",
@@ -79,6 +84,8 @@ __all__ = [
     "Listed",
     "Metrics",
     "Moment",
+    "News",
+    "NoticeRow",
     "OrderRow",
     "Page",
     "ProcessRow",
@@ -109,6 +116,7 @@ class Ledger(
     DeliveryStore,
     ProofStore,
     RetractStore,
+    NoticeStore,
     PeopleStore,
     FetchStore,
     ProcessStore,

@@ -15,11 +15,13 @@ from casework.case import (
     CASE_MOVES,
     DELIVERY_MOVES,
     JOB_MOVES,
+    NOTICE_MOVES,
     ORDER_MOVES,
     CandidateState,
     CaseState,
     DeliveryState,
     JobState,
+    NoticeState,
     OrderState,
 )
 
@@ -31,10 +33,11 @@ _STATES: tuple[tuple[str, Mapping[Any, frozenset[Any]], StrEnum], ...] = (
     ("delivery", DELIVERY_MOVES, DeliveryState.PENDING),
     ("fetch_order", ORDER_MOVES, OrderState.DUE),
     ("fetch_candidate", CANDIDATE_MOVES, CandidateState.SEEN),
+    ("notice", NOTICE_MOVES, NoticeState.PENDING),
 )
 _NEVER_DELETED = (
     "case_root", "study", "instance", "receipt", "case_revision", "job", "artefact", "delivery", "finding", "request",
-    "exclusion", "doubt", "commitment", "audit", "audit_head", "fetch_order", "fetch_candidate",
+    "exclusion", "doubt", "commitment", "notice", "audit", "audit_head", "fetch_order", "fetch_candidate",
 )  # fmt: skip
 _NEVER_CHANGED = ("instance", "receipt", "artefact", "audit", "finding")
 

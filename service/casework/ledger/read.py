@@ -38,6 +38,7 @@ from casework.ledger.schema import (
 )
 from casework.ledger.store_cases import inputs_of, instance_row, studies_of
 from casework.ledger.store_delivery import SENDABLE
+from casework.ledger.store_notice import counts as notice_counts
 from casework.ledger.store_process import ProcessRow, processes
 from casework.ledger.store_proof import unproved_by_destination
 from casework.ledger.types import (
@@ -290,6 +291,7 @@ class Read(ReadLists):
                 open_associations=connection.execute(unclosed).scalar_one(),
                 instances=connection.execute(select(func.count()).select_from(instance)).scalar_one(),
                 unproved=unproved_by_destination(connection),
+                notices=notice_counts(connection),
             )
 
     def verify_audit(self) -> AuditCheck:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-from casework.case import CandidateState, CaseState, DeliveryState, JobState, OrderState, Verdict
+from casework.case import CandidateState, CaseState, DeliveryState, JobState, NoticeState, OrderState, Verdict
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -364,6 +364,34 @@ commitment = Table(
     Column("deliveries", Mapped, nullable=False),
     Column("asked_at", Instant, nullable=False),
     Column("answered_at", Instant),
+)
+
+webhook = Table(
+    "webhook",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),  # of the last audit row that was looked at for it
+)
+
+notice = Table(
+    "notice",
+    metadata,
+    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("webhook", ForeignKey("webhook.name"), nullable=False),
+    Column("seq", BigInteger, nullable=False),  # the audit row that it tells of
+    Column("case_id", ForeignKey("case_revision.id"), nullable=False),
+    Column("event_id", String(32), nullable=False),
+    Column("body", Text, nullable=False),  # the bytes that are signed and sent, every time the same
+    Column("state", Text, _one_of("state", NoticeState), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("next_at", Instant),
+    Column("status", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    UniqueConstraint("webhook", "seq"),
+    Index(None, "webhook", "state", "next_at"),
+    Index(None, "case_id"),
 )
 
 request = Table(

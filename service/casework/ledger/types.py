@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from casework.case import STAT_PRIORITY, STOPPING, Artefact, CaseState, DeliveryState, Header, JobState, Verdict
+from casework.case import (
+    STAT_PRIORITY,
+    STOPPING,
+    Artefact,
+    CaseState,
+    DeliveryState,
+    Header,
+    JobState,
+    NoticeState,
+    Verdict,
+)
 
 Withheld = Mapping[str, Collection[str]]
 """By destination: the kinds of artefacts that it does not get."""
@@ -190,6 +200,46 @@ class Unproved:
     artefact: Artefact
     stored_at: datetime
     asked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One move of a case, as the audit has it. `event_id`: the same for every webhook, unique everywhere."""
+
+    seq: int
+    at: datetime
+    case_id: str
+    was: CaseState
+    state: CaseState
+    code: str
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedNotice:
+    """One event to send. `created_at` is when it was put on its way (for the horizon)."""
+
+    notice_id: int
+    case_id: str
+    event_id: str
+    body: str
+    attempt: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeRow:
+    """One event on its way to one webhook, and how its last try ended."""
+
+    id: int
+    webhook: str
+    case_id: str
+    event_id: str
+    state: NoticeState
+    attempt: int
+    status: str
+    code: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +453,7 @@ class Metrics:
     open_associations: int
     instances: int
     unproved: Mapping[str, tuple[int, datetime]] = field(default_factory=dict)  # destination -> count, oldest stored_at
+    notices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # webhook -> state -> count
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,8 @@ def described(app: FastAPI) -> dict[str, Any]:
     """The application's own OpenAPI document, with the schemas that only failures and raw responses use."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes, separate_input_output_schemas=False)
     document.setdefault("components", {}).setdefault("schemas", {})
-    extra: tuple[type[BaseModel], ...] = (schemas.Problem, schemas.Ready, schemas.StoreResponse, schemas.Summary)
+    answers = (schemas.Problem, schemas.Ready, schemas.StoreResponse, schemas.Summary)
+    extra: tuple[type[BaseModel], ...] = (*answers, schemas.CaseEvent)
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in extra]
     _, found = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
     document["components"]["schemas"].update(found["$defs"])

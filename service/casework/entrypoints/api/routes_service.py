@@ -83,6 +83,7 @@ class LedgerCollector(Collector):
         for (destination, state), count in self._door.ledger.read.fetch_states().items():
             fetches.add_metric([destination, state], count)
         yield fetches
+        yield _notices(found.notices)
         usage = self._door.spool.usage()
         for name, words, value in (
             ("casework_queue_depth", "Jobs that wait for a worker.", found.queue_depth),
@@ -112,6 +113,14 @@ def _unproved(found: Mapping[str, tuple[int, datetime]], now: datetime) -> Itera
         count.add_metric([destination], number)
         oldest.add_metric([destination], _age(since, now))
     yield from (count, oldest)
+
+
+def _notices(found: Mapping[str, Mapping[str, int]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily("casework_notices", "Webhook events.", labels=["webhook", "state"])
+    for webhook, states in found.items():
+        for state, count in states.items():
+            family.add_metric([webhook, state], count)
+    return family
 
 
 def _age(since: datetime | None, now: datetime) -> float:
