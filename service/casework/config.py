@@ -9,14 +9,13 @@ import os
 import tomllib
 import types
 import typing
-import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from casework import hours
+from casework import config_checks, hours
 from casework.checks import severities
 from casework.errors import Defect
 
@@ -368,7 +367,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     settings = typing.cast(Settings, _build(Settings, document, ""))
     _check(settings)
     _check_profiles(settings)
-    _check_work(settings.work)
+    config_checks.check_work(settings.work)
     severities(settings.gate.severity)
     _check_policy(settings.policy, settings.assembly)
     _check_fetch(settings)
@@ -421,27 +420,11 @@ def _check(settings: Settings) -> None:
             ipaddress.ip_network(peer.address, strict=False)
         except ValueError as error:
             raise Defect("CONFIG_INVALID", f"dicom.peer {peer.ae_title}: address") from error
-    _check_destinations(settings.destination)
+    config_checks.check_destinations(settings.destination)
     for hook in settings.webhook:
-        _check_webhook(hook)
+        config_checks.check_webhook(hook)
     if len({hook.name for hook in settings.webhook}) != len(settings.webhook):
         raise Defect("CONFIG_INVALID", "webhook: names must differ")
-
-
-def _check_destinations(destinations: tuple[Destination, ...]) -> None:
-    """Refuse destinations that can't be reached or can't do what is asked of them."""
-    names = [d.name for d in destinations]
-    if len(names) != len(set(names)):
-        raise Defect("CONFIG_INVALID", "destination: names must differ")
-    for d in destinations:
-        if d.kind not in ("dimse", "stow"):
-            raise Defect("CONFIG_INVALID", f"destination {d.name}: kind must be dimse or stow")
-        if (d.kind == "dimse" and not d.ae_title) or (d.kind == "stow" and not d.url):
-            raise Defect("CONFIG_INVALID", f"destination {d.name}: ae_title (dimse) or url (stow) is needed")
-        if d.proof not in ("", "commitment", "query", "none"):
-            raise Defect("CONFIG_INVALID", f"destination {d.name}: proof must be commitment, query or none")
-        if d.proof == "commitment" and d.kind != "dimse":
-            raise Defect("CONFIG_INVALID", f"destination {d.name}: DICOMweb has no storage commitment; use proof query")
 
 
 def _check_profiles(settings: Settings) -> None:
@@ -460,37 +443,6 @@ def _check_profiles(settings: Settings) -> None:
     for d in settings.destination:
         if d.profile not in settings.profiles:
             raise Defect("CONFIG_INVALID", f"destination {d.name}: no profile {d.profile!r}")
-
-
-def _check_webhook(hook: Webhook) -> None:
-    """Refuse what would leave in the clear, unsigned, or towards a place that nobody named."""
-    where, url = f"webhook {hook.name}", urllib.parse.urlsplit(hook.url)
-    try:
-        networks = [ipaddress.ip_network(n, strict=False) for n in hook.networks]
-        _ = url.port
-    except ValueError as error:
-        raise Defect("CONFIG_INVALID", f"{where}: networks or url: {error}") from error
-    if not url.hostname or url.username or url.password or url.fragment:
-        raise Defect("CONFIG_INVALID", f"{where}: url must be https://host/path without a user")
-    on_this_machine = bool(networks) and all(n.is_loopback for n in networks)
-    if url.scheme != "https" and not (url.scheme == "http" and on_this_machine):
-        raise Defect("CONFIG_INVALID", f"{where}: url must be https (http only where networks are loopback)")
-    if not hook.key_file:
-        raise Defect("CONFIG_INVALID", f"{where}: key_file is needed")
-    if not hook.events or not set(hook.events) <= {"case.state", "case.results"}:
-        raise Defect("CONFIG_INVALID", f"{where}: events must be among case.state, case.results")
-
-
-def _check_work(work: Work) -> None:
-    """Refuse times that the ledger would misunderstand."""
-    if work.heartbeat_s * 2 > work.lease_s:
-        raise Defect("CONFIG_INVALID", "work.heartbeat_s must be at most half of work.lease_s")
-    if work.lease_s > 3600:
-        raise Defect("CONFIG_INVALID", "work.lease_s must be at most 3600")
-    if max(work.retry_max_s, work.proof_again_s) > 86400:
-        raise Defect("CONFIG_INVALID", "work.retry_max_s and work.proof_again_s must be at most 86400")
-    if not 0 < work.proof_again_s <= work.proof_wait_s:
-        raise Defect("CONFIG_INVALID", "work.proof_again_s must be above 0 and at most work.proof_wait_s")
 
 
 def _check_policy(policy: Policy, assembly: Assembly) -> None:

@@ -25,6 +25,7 @@ from casework.entrypoints.api import (
     routes_summary,
     routes_why,
     schemas,
+    schemas_events,
 )
 from casework.entrypoints.api.door import Door
 from casework.entrypoints.api.gate import Gate
@@ -73,7 +74,7 @@ def described(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, routes=app.routes, separate_input_output_schemas=False)
     document.setdefault("components", {}).setdefault("schemas", {})
     answers = (schemas.Problem, schemas.Ready, schemas.StoreResponse, schemas.Summary)
-    extra: tuple[type[BaseModel], ...] = (*answers, schemas.CaseEvent)
+    extra: tuple[type[BaseModel], ...] = (*answers, schemas_events.CaseEvent)
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in extra]
     _, found = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
     document["components"]["schemas"].update(found["$defs"])
