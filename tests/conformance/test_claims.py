@@ -50,7 +50,7 @@ DENIALS = (
     "no colour does not mean that all is well", "it is not your own risk", "says nothing about this side, neither good nor bad",
     "不能排除转移", "不能排除", "这不是阴性结果", "不等于阴性结果", "不可用于诊断", "不是诊断", "没有标记这一侧", "不表示该处有问题", "不表示一切都好", "不是您本人的风险",
     "positive at", "negative below", "indeterminate between", "为阳性", "为阴性", "positive speaks for metastasis", "正值支持转移",
-    "AI probability of axillary nodal metastasis", "腋窝淋巴结转移概率",
+    "AI probability of axillary nodal metastasis", "去除一种影像后AI评估的腋窝淋巴结转移概率", "腋窝淋巴结转移概率",
 )  # fmt: skip
 NEVER = (
     "confirm", "prove", "definite", "certain", "exclude", "rule", "healthy", "normal", "benign", "malignan", "cancer", "tumo", "free of", "clear",
@@ -116,9 +116,10 @@ def result_of(
 ) -> CaseResult:
     """A case whose one side says this."""
     silent = outcome is Outcome.INSUFFICIENT
-    side = SideResult(
-        Side.LEFT, outcome, probability, {} if silent else {"MG": 0.3}, () if silent else ("MG", "MR", "US")
-    )
+    side = SideResult(Side.LEFT, outcome, probability, {}, ())
+    if not silent and probability is not None:
+        side = replace(side, evidence={"MG": 0.3}, modalities=("MG", "MR", "US"), without={"MG": probability})
+        side = replace(side, spread=0.0, distance={"MG": 0.4}, cut=(thresholds[0] + 0.001, thresholds[1]))
     limits = dict(zip(("positive_at", "negative_below"), thresholds, strict=True))
     model = replace(BASE.model, training="Trained on synthetic phantoms only.", training_zh="仅用合成体模训练。")
     return replace(BASE, sides=(side,), images=(), findings=(), thresholds=limits, model=model)
@@ -137,6 +138,14 @@ def test_never_stronger_than_the_number(language: str, register: str) -> None:
         assert too_strong(page, outcome, probability, register) == [], (outcome, probability, thresholds)
         assert texts.outcome(outcome, language, register) in page
         assert said_percent(probability, language, register) in page
+
+
+@pytest.mark.parametrize(("language", "register"), PAGES)
+def test_an_answer_that_is_held_back(language: str, register: str) -> None:
+    """A high or low number without a decision is said as undecided: nothing of the outcome it might have been."""
+    for probability in (0.01, 0.97):
+        page = to_text(summarise(result_of(Outcome.INDETERMINATE, probability), ABOUT, language, register))
+        assert too_strong(page, Outcome.INDETERMINATE, probability, register) == []
 
 
 @pytest.mark.parametrize("language", texts.LANGUAGES)
