@@ -22,6 +22,7 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "case": (["case"], ["case", "--rounds", "1"]),
     "latency": (["latency"], ["latency", "--cases", "1"]),
     "intake": (["intake"], ["intake", "--rounds", "1", "--gigabytes", "0"]),
+    "cases": (["cases"], ["cases", "--patients", "50", "--control-patients", "25"]),
     "killstorm": (["killstorm"], ["killstorm", "--rounds", "10", "--control-rounds", "2"]),
 }
 

@@ -46,6 +46,12 @@ class ReadLists:
         with self._database.read() as connection:
             return [artefact_row(row) for row in connection.execute(query)]
 
+    def artefacts_of(self, case_id: str) -> list[ArtefactRow]:
+        """What one revision produced, in the order of making; nothing for an unknown one."""
+        query = select(artefact).where(artefact.c.case_id == case_id).order_by(artefact.c.id)
+        with self._database.read() as connection:
+            return [artefact_row(row) for row in connection.execute(query)]
+
     def artefact_by_id(self, artefact_id: int) -> ArtefactRow:
         """One artefact of any case.
 

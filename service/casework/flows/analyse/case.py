@@ -401,7 +401,7 @@ class Analyser:
         """The documents of this revision's earlier try, else of the newest older revision that has any."""
         older: str | None = case.id
         while older is not None:
-            artefacts = [row.artefact for row in self._ledger.read.case_view(older).artefacts]
+            artefacts = [row.artefact for row in self._ledger.read.artefacts_of(older)]
             found = tuple(
                 (a.study_instance_uid, a.series_instance_uid, a.sop_class_uid, a.sop_instance_uid)
                 for a in artefacts
