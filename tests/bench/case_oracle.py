@@ -64,6 +64,8 @@ class Oracle:
         inputs = {
             row.instance.header.sop_instance_uid: self._sim.reading.images[row.instance.sha256] for row in view.inputs
         }
+        if len(inputs) < len(view.inputs):
+            self.complaints["duplicate results"].append(f"{case.id} holds two images under one UID")
         if not any(a.artefact.kind == "sr" for a in view.artefacts):
             if view.newest_id == case.id and not {self._kinds[i.sha256] for i in inputs.values()} - {
                 "plain",

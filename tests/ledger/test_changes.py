@@ -323,6 +323,21 @@ def test_what_was_taken_out_may_come_back(ledger: Ledger) -> None:
     assert len(ledger.case_inputs(newest(ledger).id)) == 1
 
 
+def test_only_one_image_comes_back_under_one_uid(ledger: Ledger) -> None:
+    """Of a replaced image, its correction and a third one that came after an exclusion, the last one is put back, alone."""
+    old = delivered(ledger, "1.1", "1.2")
+    again(ledger)
+    ledger.decide(old, "accepted", "anna", at(6))
+    ledger.exclude(old, "1.1", "EXCLUDED_OTHER", "anna", at(7))
+    new = ledger.restore(old, "1.1", "anna", at(8))
+    assert {r.sha256 for r in ledger.case_inputs(new)} == {sha("corrected"), sha("1.2")}
+    ledger.exclude(old, "1.1", "EXCLUDED_OTHER", "anna", at(9))
+    assert again(ledger, content="third").verdict is V.ACCEPTED
+    ledger.exclude(old, "1.1", "EXCLUDED_OTHER", "anna", at(10))
+    new = ledger.restore(old, "1.2.3", "anna", at(11))
+    assert {r.sha256 for r in ledger.case_inputs(new)} == {sha("third"), sha("1.2")}
+
+
 def test_a_corrected_image_after_an_exclusion_is_new(ledger: Ledger) -> None:
     """Once the wrong one is out, the modality's corrected image under the same UID is simply taken."""
     old = delivered(ledger, "1.1", "1.2")
@@ -332,6 +347,7 @@ def test_a_corrected_image_after_an_exclusion_is_new(ledger: Ledger) -> None:
     assert {r.sha256 for r in ledger.case_inputs(newest(ledger).id)} == {sha("corrected"), sha("1.2")}
     with pytest.raises(Refused, match="STATE_FORBIDS"):
         ledger.restore(old, "1.1", "anna", at(7))
+    assert len(ledger.case_inputs(newest(ledger).id)) == 2
 
 
 def test_a_reason_is_needed(ledger: Ledger) -> None:

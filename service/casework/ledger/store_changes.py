@@ -62,6 +62,8 @@ class ChangeStore(base.Store):
     def restore(self, case_id: str, uid: str, actor: str, now: datetime) -> str:
         """Put back what was taken out of a case; return the id of the revision that goes on with it.
 
+        What was replaced stays replaced: there is never more than one image under one SOP Instance UID.
+
         Raises:
             Refused: NOT_FOUND; STATE_FORBIDS, another image stands in its place.
         """
@@ -71,7 +73,9 @@ class ChangeStore(base.Store):
                 exclusion, instance, exclusion.c.instance_id == instance.c.id
             )
             own = (exclusion.c.root_id == case.root_id) & exclusion.c.lifted_at.is_(None)
-            rows = tx.connection.execute(out.where(own, _named(uid))).all()
+            own = own & exclusion.c.replaced_by.is_(None)
+            found = tx.connection.execute(out.where(own, _named(uid)).order_by(instance.c.id)).all()
+            rows = {row.sop_uid: row for row in found}.values()  # of several under one UID the last one that came
             if not rows:
                 raise Refused("NOT_FOUND", "nothing was taken out")
             if _taken(tx, [row.sop_uid for row in rows]):
