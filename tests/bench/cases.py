@@ -37,8 +37,7 @@ from casework.config import Assembly, Destination, Policy, Settings, Storage, Wo
 from casework.engine.bundle import ModelPackage, open_package
 from casework.engine.runner import SideInputs, SideOutputs
 from casework.errors import Refused
-from casework.flows.analyse import Analyser, Inputs
-from casework.flows.analyse import case as flow
+from casework.flows.analyse import Analyser, Inputs, Stopwatch
 from casework.flows.analyse.inputs import Ready
 from casework.flows.assemble import Assembler
 from casework.geometry import Affine2
@@ -47,9 +46,10 @@ from casework.ledger import assembly as homes
 from casework.modelspec import CHANNELS, SLOTS
 from casework.preprocess.prepared import PreparedImage
 from casework.preprocess.select import choose
-from casework.report import Rendered, render
+from casework.report import Rendered
+from casework.report.beside import ReportProcess
 from casework.report.uid import SR_CLASS
-from casework.result import Side
+from casework.result import CaseResult, Side
 from casework.spool import Spool
 from tests.bench.case_oracle import Oracle
 from tests.bench.case_world import Image, Patient, population
@@ -172,6 +172,38 @@ class Pacs:
             ledger.finish_delivery(claim.delivery_id, claim.fence, state, "", code, now + timedelta(minutes=1), now)
 
 
+class Analysis(Analyser):
+    """The analysis with small reports, but for every so manieth run."""
+
+    full, runs = 0, 0
+
+    def _results(self, result: CaseResult, sources: Mapping[str, Dataset], watch: Stopwatch) -> list[Rendered]:
+        """The real reports and captures with their check; else one small object for each study, with its sources' identity."""
+        self.runs += 1
+        if self.full and self.runs % self.full == 0:
+            return super()._results(result, sources, watch)
+        made = []
+        for study in dict.fromkeys(i.study_instance_uid for i in result.images):
+            reference = sources[next(i.sources[0] for i in result.images if i.study_instance_uid == study)]
+            uid = f"{study}.{int(result.input_digest[:12], 16)}"
+            named = {"patient": str(reference.PatientID), "born": str(reference.PatientBirthDate)}
+            where = (study, f"{uid}.1", SR_CLASS, f"{uid}.1.1", "SR")
+            data = json.dumps({**named, "revision": result.revision}).encode()
+            made.append(Rendered("sr", "application/dicom", *where, data))
+        sides = [
+            {
+                "side": s.side.value,
+                "outcome": s.outcome.value,
+                "probability": s.probability,
+                "modalities": [*s.modalities],
+            }
+            for s in result.sides
+        ]
+        document = {"performed": True, "sides": sides, "predecessors": [*result.predecessors]}
+        whole = json.dumps(document).encode()
+        return [*made, Rendered("result-json", "application/json", "", "", "", "", "result", whole)]
+
+
 class Simulation:
     """One hospital."""
 
@@ -194,17 +226,19 @@ class Simulation:
         self.reading, self.engine, self.pacs = Reading(), Engine(package), Pacs(self.chance, [])
         self.spool = Spool(root, fsync=False)
         inputs = cast(Inputs, self.reading)
-        self.analyser = Analyser(
+        self.analyser = Analysis(
             self.ledger,
             self.spool,
             inputs,
             package=package,
             runner=self.engine,
+            reports=ReportProcess(),
             settings=self.settings,
             now=lambda: self.now,
         )
+        self.analyser.full = render_every
         self.keeper = Assembler(self.ledger, self.settings)
-        self.clock, self.full, self.reports = 0.0, render_every, 0
+        self.clock = 0.0
         self.verdicts: Counter[str] = Counter()
         self.wrong = {uid for patient in self.people for uid in patient.exclude}  # what a person would take out
         self.acknowledged: dict[tuple[str, str], Verdict] = {}
@@ -218,9 +252,8 @@ class Simulation:
 
     def run(self) -> None:
         """All patients, in groups whose sendings are interleaved."""
-        with mock.patch.object(flow, "render", self._render), mock.patch.object(flow, "check", self._check):
-            for first in range(0, len(self.people), GROUP):
-                self._group(self.people[first : first + GROUP])
+        for first in range(0, len(self.people), GROUP):
+            self._group(self.people[first : first + GROUP])
 
     def _group(self, people: Sequence[Patient]) -> None:
         begin = self.now
@@ -297,51 +330,6 @@ class Simulation:
         elif view.case.reason == "PATIENT_ID_MISSING" and patient.retry:
             self.ledger.retry_case(case_id, "sim", self.now)
 
-    # --- reports --------------------------------------------------------------------------------------------
-
-    def _render(self, result: Any, sources: Mapping[str, Dataset], settings: Any, now: datetime) -> list[Rendered]:
-        """Every so often the real reports; else one small object for each study, with the identity of its sources."""
-        self.reports += 1
-        if self.full and self.reports % self.full == 0:
-            return render(result, sources, settings, now)
-        made = []
-        for study in dict.fromkeys(i.study_instance_uid for i in result.images):
-            reference = sources[next(i.sources[0] for i in result.images if i.study_instance_uid == study)]
-            uid = f"{study}.{int(result.input_digest[:12], 16)}"
-            text = {
-                "patient": str(reference.PatientID),
-                "born": str(reference.PatientBirthDate),
-                "revision": result.revision,
-            }
-            where = (study, f"{uid}.1", SR_CLASS, f"{uid}.1.1", "SR")
-            made.append(Rendered("sr", "application/dicom", *where, json.dumps(text).encode()))
-        sides = [
-            {
-                "side": s.side.value,
-                "outcome": s.outcome.value,
-                "probability": s.probability,
-                "modalities": [*s.modalities],
-            }
-            for s in result.sides
-        ]
-        document = {
-            "performed": True,
-            "sides": sides,
-            "findings": [f.code for f in result.findings],
-            "predecessors": [*result.predecessors],
-        }
-        return [
-            *made,
-            Rendered("result-json", "application/json", "", "", "", "", "result", json.dumps(document).encode()),
-        ]
-
-    def _check(self, rendered: Sequence[Rendered], result: Any, sources: Mapping[str, Dataset]) -> None:
-        if any(one.kind == "capture" for one in rendered):
-            CHECK(rendered, result, sources)
-
-
-CHECK = flow.check
-
 
 def first_uid(images: Sequence[Image]) -> str:
     """A name for an association."""
@@ -396,7 +384,7 @@ def simulate(url: str, root: Path, seed: int, count: int, render_every: int = 0)
             "verdicts": dict(simulation.verdicts),
             "revisions": sum(oracle.states.values()),
             "performed": oracle.performed,
-            "rendered in full": simulation.reports // render_every if render_every else 0,
+            "rendered in full": simulation.analyser.runs // render_every if render_every else 0,
             "objects at the PACS": len({uid for *_, uid, _ in simulation.pacs.log}),
             "states": dict(sorted(oracle.states.items())),
             "complaints": found,

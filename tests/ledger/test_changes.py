@@ -170,7 +170,9 @@ def test_another_side_or_patient_under_a_known_uid_stops_the_case(
     with pytest.raises(Refused, match="DECISION_NEEDED"):
         ledger.retry_case(case.id, "anna", at(201))
     if make is delivering:
-        assert ledger.read.case(first).reason == "HELD"
+        assert (state_of(ledger, first), ledger.read.case(first).reason) == (C.NEEDS_ATTENTION, "HELD")
+        with pytest.raises(Refused, match="DECISION_NEEDED"):
+            ledger.resend_case(first, "anna", at(202))
 
 
 def test_nobody_can_hurry_past_a_doubt(ledger: Ledger) -> None:
@@ -207,8 +209,14 @@ def test_a_dismissed_side_lets_the_first_result_go(ledger: Ledger) -> None:
     flagged = newest(ledger).id
     assert ledger.decide(flagged, "dismissed", "anna", at(40)) == flagged
     assert (ledger.read.case(flagged).state, ledger.read.case(flagged).reason) == (C.CLOSED, "DISMISSED")
-    assert ledger.read.case(old).reason == "DELIVERING"
-    assert next_delivery(ledger, now=at(41)).case_id == old
+    assert (state_of(ledger, old), ledger.read.case(old).reason) == (C.DELIVERING, "DELIVERING")
+    sent = next_delivery(ledger, now=at(41))
+    assert sent.case_id == old
+    again(ledger, content="once more", **OTHER_SIDE)
+    assert ledger.read.case(old).reason == "HELD"
+    assert end(ledger, sent)
+    ledger.decide(newest(ledger).id, "dismissed", "anna", at(50))
+    assert state_of(ledger, old) is C.DELIVERED, "what was on the wire when the doubt came counts"
 
 
 def test_a_dismissed_doubt_of_a_case_that_never_ran_lets_it_run(ledger: Ledger) -> None:

@@ -18,8 +18,8 @@ from casework.ledger import store_base as base
 from casework.ledger.assembly import Assembler
 from casework.ledger.database import Tx
 from casework.ledger.schema import case_input, case_revision, doubt, exclusion, instance
-from casework.ledger.store_cases import before_work, explain
-from casework.ledger.store_delivery import cancel_unsent
+from casework.ledger.store_cases import before_work
+from casework.ledger.store_delivery import cancel_unsent, finish_case
 from casework.ledger.store_intake import Item, insert_instances
 from casework.ledger.types import CaseRow
 
@@ -149,7 +149,8 @@ def resume(tx: Tx, root_id: str, actor: str) -> None:
     if tx.connection.execute(select(doubt.c.id).where(base.undecided(root_id)).limit(1)).first() is None:
         held = select(case_revision.c.id).where(case_revision.c.root_id == root_id, case_revision.c.reason == "HELD")
         for case_id in tx.connection.execute(held).scalars().all():
-            explain(tx, case_id, _C.DELIVERING, code="DELIVERING", detail="", actor=actor)
+            if base.move_case(tx, case_id, _C.NEEDS_ATTENTION, _C.DELIVERING, code="DELIVERING", actor=actor):
+                finish_case(tx, case_id, actor)
 
 
 def _named(uid: str) -> Any:

@@ -17,8 +17,8 @@ from casework.case import ALTERED, STOPPING, Arrival, CaseState, Header, Recorde
 from casework.ledger.assembly import Assembler
 from casework.ledger.database import Tx
 from casework.ledger.schema import association, case_revision, clean, doubt, exclusion, instance, receipt
-from casework.ledger.store_base import Store, add_findings, words
-from casework.ledger.store_cases import explain, instance_row
+from casework.ledger.store_base import Store, add_findings, move_case, words
+from casework.ledger.store_cases import instance_row
 from casework.ledger.store_fetch import priors_on_their_way
 
 
@@ -292,10 +292,10 @@ def record_doubts(tx: Tx, doubts: list[dict[str, Any]]) -> set[str]:
 
 
 def _hold(tx: Tx, roots: set[str]) -> None:
-    """Say of results on their way that they are held."""
+    """Results that are on their way wait for a person too."""
     going = (case_revision.c.root_id.in_(sorted(roots))) & (case_revision.c.state == CaseState.DELIVERING)
     for case_id in tx.connection.execute(select(case_revision.c.id).where(going)).scalars().all() if roots else ():
-        explain(tx, case_id, CaseState.DELIVERING, code="HELD", detail="", actor="intake")
+        move_case(tx, case_id, CaseState.DELIVERING, CaseState.NEEDS_ATTENTION, code="HELD", actor="intake")
 
 
 def _audit(tx: Tx, items: list[Item], cases: Mapping[str, str]) -> None:

@@ -83,6 +83,8 @@ class PeopleStore(base.Store):
             if case.state not in (_C.DELIVERED, _C.NEEDS_ATTENTION, _C.REJECTED) or case.retraction:
                 raise Refused("STATE_FORBIDS", case.state)
             tx.audit("case.resend_asked", actor, case_id)
+            if tx.connection.execute(select(doubt.c.id).where(base.undecided(case.root_id)).limit(1)).first():
+                raise Refused("DECISION_NEEDED")
             again = _sent(tx, case_id, *STORED, _D.COMMITTED, _D.DEAD, _D.COMMIT_FAILED)
             plan_deliveries(tx, case_id, destinations, case.priority, actor, withheld)
             if not again and not _sent(tx, case_id, _D.PENDING):
