@@ -4,9 +4,10 @@ import contextlib
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,14 +17,17 @@ import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 
-from casework.case import Verdict
-from casework.config import Destination, Peer, Policy, Work
+from casework.case import CaseState, Verdict
+from casework.config import Destination, Gate, Peer, Policy, Work
 from casework.entrypoints.infer_worker import Worker
 from casework.errors import Defect
 from casework.flows.deliver import Breaker, DestinationWorker
 from casework.flows.intake import Context
-from casework.ledger import Why
+from casework.flows.retract import Retractor
+from casework.ledger import Why, read_timeline, read_why
+from casework.preprocess.child import COMMAND
 from casework.reasons import REASONS
+from tests.analyse import bad_child
 from tests.analyse.rig import model
 from tests.deliver.objects import MG, write
 from tests.deliver.rig import dimse
@@ -95,6 +99,12 @@ def test_situation(name: str, stage: Stage) -> None:
     never = name in {"never_heard", "wrong_port", "pacs_holds", "pacs_has_none", "pacs_silent", "listener_down"}
     assert never or any(re.match(r"  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in english), english
     assert "Zhang" not in "".join(english)
+
+
+def test_every_state_has_a_stage_and_a_reason() -> None:
+    """No state of a case leaves the question without an answer."""
+    assert set(read_why._BY_STATE) == set(read_timeline.STAGE_OF_STATE) == set(CaseState)
+    assert set(read_why._BY_STATE.values()) | set(read_why._DOWN.values()) <= set(REASONS)
 
 
 def test_every_situation_is_made() -> None:
@@ -320,6 +330,28 @@ def superseded(stage: Stage) -> Answer:
     return world.ask(first)
 
 
+@situation
+def retracted(stage: Stage) -> Answer:
+    world = stage.world()
+    case_id = world.rendered()
+    Retractor(world.ledger, world.spool, world.settings).retract(case_id, "RETRACTED_SAFETY", "cli:ann", world.now())
+    answer = world.ask(ACCESSION)
+    assert any("cli:ann" in line for line in answer[2])
+    return answer
+
+
+@situation
+def excluded(stage: Stage) -> Answer:
+    world = stage.world()
+    image = world.mg()
+    case_id = world.arrives(image)
+    world.ledger.exclude(case_id, str(image.SOPInstanceUID), "EXCLUDED_POOR_QUALITY", "cli:ann", world.now())
+    world.assemble(after_s=120)
+    answer = world.ask(ACCESSION)
+    assert any("EXCLUDED_POOR_QUALITY" in line and "cli:ann" in line for line in answer[2]), answer[2]
+    return answer
+
+
 # --- fetch ------------------------------------------------------------------------------------------------------
 
 
@@ -379,13 +411,13 @@ def fetcher_down(stage: Stage) -> Answer:
 # --- gate, queue, engine ------------------------------------------------------------------------------------------
 
 
-def _analyse(stage: Stage, *images: Dataset) -> World:
-    world = stage.world()
+def _analyse(stage: Stage, *images: Dataset, decoder: Sequence[str] = COMMAND, **sections: Any) -> World:
+    world = stage.world(**sections)
     package = model(stage.folder / "models")
     work = Work(model=str(package), threads=1, prepare_ahead=False, report_process=False, decode_processes=1)
     world.settings = replace(world.settings, work=work)
     world.queued(*images)
-    worker = Worker(world.settings)
+    worker = Worker(world.settings, decoder)
     try:
         assert worker.step() is not None
     finally:
@@ -401,9 +433,26 @@ def side_unknown(stage: Stage) -> Answer:
     return answer
 
 
+def _right_cc() -> Dataset:
+    return breast("MG", AccessionNumber=ACCESSION, ImageLaterality="R", ViewPosition="CC", payload=600_000)
+
+
+@situation
+def gate_stop(stage: Stage) -> Answer:
+    return _analyse(stage, _right_cc(), gate=Gate(severity=("VIEW_MISSING=stop",))).ask(ACCESSION)
+
+
+@situation
+def decoder(stage: Stage) -> Answer:
+    bad = (sys.executable, str(Path(bad_child.__file__)), "crash-on-right")
+    answer = _analyse(stage, _right_cc(), decoder=bad).ask(ACCESSION)
+    assert any("DECODER_CRASHED" in line for line in answer[2]), answer[2]
+    return answer
+
+
 @situation
 def identity(stage: Stage) -> Answer:
-    one = breast("MG", AccessionNumber=ACCESSION, ImageLaterality="R", ViewPosition="CC", payload=600_000)
+    one = _right_cc()
     other = breast("US", PatientBirthDate="19991231")
     return _analyse(stage, one, other).ask(ACCESSION)
 

@@ -29,6 +29,7 @@ STAGE_OF_STATE: Mapping[str, Stage] = {
     _C.NEEDS_ATTENTION: _S.CASE,
     _C.SUPERSEDED: _S.CASE,
     _C.CLOSED: _S.CASE,
+    _C.RETRACTED: _S.CASE,
 }
 _QUIET = frozenset(
     {"case.inputs_frozen", "case.expected", "artefacts.kept", "job.made", "delivery.planned", "case.reason"}

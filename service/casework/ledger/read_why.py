@@ -40,6 +40,7 @@ _BY_STATE = {
     CaseState.NEEDS_ATTENTION: "INTERNAL",
     CaseState.SUPERSEDED: "SUPERSEDED",
     CaseState.CLOSED: "CANCELLED",
+    CaseState.RETRACTED: "RETRACTED_QUALITY",
 }
 # Which door has to be there for a case to leave a state, and what its absence is called.
 _DOOR_OF_STATE: Mapping[CaseState, str] = {
