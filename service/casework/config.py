@@ -248,6 +248,7 @@ class Work:
     decode_cpu_s: int = 60
     prepare_ahead: bool = True
     report_process: bool = True  # reports are made beside the worker: faster on two cores, 160 MB
+    queue_alarm_s: float = 900.0  # a case that waits longer for a worker raises the alarm QUEUE_STALLED
     retry_first_s: float = 30.0
     retry_max_s: float = 1800.0
     retry_horizon_s: float = 72 * 3600.0

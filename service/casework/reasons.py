@@ -184,6 +184,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("WEBHOOK_FAILED", _U, "A webhook's receiver did not accept an event.", "webhook 接收方未接受事件。", "Read its status and its log; it is tried again.", "请查看其状态与日志；将自动重试。"),
     ("ALREADY_RUNNING", _U, "Another service already uses this storage root.", "另一个服务正在使用该存储目录。", "Stop it first, or set another storage.root.", "请先停止它，或设置另一个 storage.root。"),
     ("RATE_LIMITED", _U, "Too many requests.", "请求过多。", "Try again later.", "请稍后重试。"),
+    ("QUEUE_STALLED", _U, "Cases wait for a worker longer than they should.", "病例等待处理的时间过长。", "Is a worker alive? See casework doctor.", "请检查处理进程是否在运行；见 casework doctor。"),
     ("SHUTTING_DOWN", _U, "The service is stopping.", "服务正在停止。", "Try again later.", "请稍后重试。"),
     ("LEASE_EXPIRED", _U, "A worker stopped before it finished; the job is taken up again.", "处理进程中途停止；任务将重新执行。", "It is tried again.", "将自动重试。"),
     ("DECODER_CRASHED", _U, "The decoder crashed or exceeded its limits.", "解码器崩溃或超出限制。", "It is tried again, then left out.", "将重试，之后忽略该图像。"),

@@ -133,6 +133,24 @@ def test_a_full_disk_raises_one_alarm(make_rig: MakeRig, capsys: pytest.CaptureF
     assert (lines.count("alarm.raised"), lines.count("alarm.cleared")) == (1, 1)
 
 
+def test_a_queue_that_nobody_works_off_raises_an_alarm(make_rig: MakeRig) -> None:
+    """A case that waits for a worker longer than work.queue_alarm_s is not left to be found by chance."""
+    rig = make_rig()
+    now = datetime.now(UTC)
+    case_id = rig.ledger.record([arrival(dataset("MR"))], now)[0].case_id
+    assert case_id is not None
+    rig.ledger.move_case(case_id, CaseState.RECEIVING, CaseState.STABLE, "QUEUED", "test", now)
+    rig.ledger.queue_case(case_id, 0, "test", now)
+    broom = sweeper(rig, reserve_bytes=0, watermark=1.0, hard_watermark=1.0)
+    broom.rooms(now + timedelta(seconds=899))
+    assert broom.alarms == set()
+    broom.rooms(now + timedelta(seconds=901))
+    assert broom.alarms == {"QUEUE_STALLED"}
+    assert rig.ledger.claim_job("analyse", "worker", 60, now + timedelta(seconds=902)) is not None
+    broom.rooms(now + timedelta(seconds=903))
+    assert broom.alarms == set()
+
+
 def test_results_for_a_destination_that_is_gone_raise_an_alarm(make_rig: MakeRig) -> None:
     """A destination that was taken out of the settings while results wait for it does not go unnoticed."""
     rig = make_rig(dimse("kept", 1))

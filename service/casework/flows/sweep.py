@@ -61,6 +61,9 @@ class Sweeper:
         known = {d.name for d in self.settings.destination if d.send}
         metrics = self.ledger.read.metrics()
         self._proofs(metrics, now)
+        queued = metrics.oldest_queued_at
+        stalled = queued is not None and now - queued > timedelta(seconds=self.settings.work.queue_alarm_s)
+        self._alarm("QUEUE_STALLED", "", on=stalled, detail=metrics.queue_depth)
         waiting = metrics.deliveries
         for name in waiting:
             count = sum(waiting[name].get(state, 0) for state in _OPEN)
