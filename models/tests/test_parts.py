@@ -1,6 +1,8 @@
 """The network's parts and the heads beside it keep their promises, whatever their weights."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +176,19 @@ def test_no_patient_is_in_two_folds() -> None:
     fold = folds.folds_of(sides, seed=1)
     assert set(fold) == set(range(folds.FOLDS))
     assert all(len(set(fold[sides.case == c])) == 1 for c in np.unique(sides.case))
+
+
+def test_a_fold_is_made_once_and_a_dead_process_does_not_keep_it(tmp_path: Path) -> None:
+    """Two processes never train the same fold; a killed one's fold is free again, a finished one's is not."""
+    path = tmp_path / "cman-0.npz"
+    assert folds.claim(path)
+    assert not folds.claim(path)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    path.with_suffix(".busy").write_bytes(gone.stdout.strip())
+    assert folds.claim(path)
+    path.with_suffix(".busy").unlink()
+    path.touch()
+    assert not folds.claim(path)
 
 
 def test_turned_labels_are_as_many_as_asked_and_the_same_for_every_head() -> None:

@@ -226,11 +226,18 @@ def targets(sides: Sides, plan: Plan) -> NDArray[np.float64]:
     return np.where(wrong, 1 - sides.label, sides.label).astype(np.float64)
 
 
-def _claim(path: Path) -> bool:
-    """Whether this process is the one to make a file; the mark of a dead one is removed by hand."""
+def claim(path: Path) -> bool:
+    """Whether this process is the one to make a file. The mark beside it holds a process number; a dead one's is void."""
+    mark = path.with_suffix(".busy")
     try:
-        os.close(os.open(path.with_suffix(".busy"), os.O_CREAT | os.O_EXCL))
+        with mark.open("x", encoding="ascii") as file:
+            file.write(str(os.getpid()))
     except FileExistsError:
+        try:
+            os.kill(int(mark.read_text("ascii") or "0"), 0)
+        except (ProcessLookupError, FileNotFoundError):
+            mark.unlink(missing_ok=True)
+            return claim(path)
         return False
     return not path.exists()
 
@@ -280,7 +287,7 @@ def run(
     for n in options.folds:
         for name in options.heads:
             path = options.out / f"{name}-{n}.npz"
-            if path.exists() or not _claim(path):
+            if path.exists() or not claim(path):
                 continue
             head, found, about = _one(name, n, plan, data, lambda some, w=name: make(w, config, some, known), fold)  # type: ignore[misc]
             save(options.out / f"{name}-{n}.pt", head.cpu().state_dict())
