@@ -294,6 +294,7 @@ def test_the_measurements_can_be_read_back() -> None:
     assert [g.get_measurements()[0].value for g in whole] == [81.2, 3.7]
     assert [g.finding_sites[0].laterality.meaning for g in whole] == ["Right", "Left"]
     regions = content.get_planar_roi_measurement_groups()
-    assert [g.finding_type.value for g in regions] == ["68171009", "68171009"]
+    assert [g.finding_type.value for g in regions] == ["130402", "130402"]
+    assert [g.finding_sites[0].value.meaning for g in regions] == ["Breast", "Breast"]
     assert regions[0].roi.graphic_type.value == "POLYLINE"
     assert regions[0].roi.value[0] == pytest.approx([198.5, 80.5])

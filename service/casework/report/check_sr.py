@@ -134,7 +134,8 @@ def _answers(ds: Dataset, items: list[Dataset], result: CaseResult, sources: Map
         need(side in asked, "side", "a group of a side that has no answer")
         template = group.ContentTemplateSequence[0].TemplateIdentifier
         need(template in ("1501", "1410"), "sr tree", "template of a group")
-        need(_finding(group) == "68171009" and _has(group, "112039", "112040", "111001", "111003"), "sr tree", "group")
+        finding = {"1501": "68171009", "1410": "130402"}[template]  # the node; an activation, wherever it is
+        need(_finding(group) == finding and _has(group, "112039", "112040", "111001", "111003"), "sr tree", "group")
         _images(group, side, sources)
         if template == "1501":
             examined.append(side)

@@ -199,8 +199,8 @@ def _algorithm(ctx: Context) -> sr.AlgorithmIdentification:
     )
 
 
-def _site(side: Side) -> sr.FindingSite:
-    return sr.FindingSite(concept(codes.AXILLA), laterality=concept(codes.SIDES[side]))
+def _site(side: Side, where: Code) -> sr.FindingSite:
+    return sr.FindingSite(concept(where), laterality=concept(codes.SIDES[side]))
 
 
 def _frames(instance: Instance, frame_number: int) -> list[int] | None:
@@ -230,7 +230,7 @@ def _examination(
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid.tracking_uid(ctx.result, side.side), name),
         finding_type=concept(codes.AXILLARY_NODE),
-        finding_sites=[_once(ctx, ("site", side.side), partial(_site, side.side))],
+        finding_sites=[_once(ctx, ("site", side.side), partial(_site, side.side, codes.AXILLA))],
         algorithm_id=algorithm,
         measurements=measurements,
         qualitative_evaluations=[_presence(side)],
@@ -271,14 +271,18 @@ def _on(ctx: Context, image: HeatImage) -> sr.SourceImageForRegion:
 def _region(
     ctx: Context, number: int, image: HeatImage, algorithm: sr.AlgorithmIdentification
 ) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
-    """The hottest area of one image (TID 1410), with the heat-map that illustrates it (row 9)."""
+    """The hottest area of one image (TID 1410), with the heat-map that illustrates it (row 9).
+
+    It is called what it is, an activation in the images of a breast: viewers write finding and site beside the
+    outline, and "axillary node" or "axilla" beside a place in the breast would be wrong.
+    """
     points = np.array(capture.in_source(image, ctx.sources[image.sources[0]]), np.float32)
     name = ctx.say(f"{ctx.result.model.name} {capture.label(image)} hottest area")
     group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid.region_tracking_uid(ctx.result, image), name),
         referenced_region=sr.ImageRegion("POLYLINE", points, _on(ctx, image)),
-        finding_type=concept(codes.AXILLARY_NODE),
-        finding_sites=[_once(ctx, ("site", image.side), partial(_site, image.side))],
+        finding_type=concept(codes.CLASS_ACTIVATION),
+        finding_sites=[_once(ctx, ("region site", image.side), partial(_site, image.side, codes.BREAST))],
         algorithm_id=algorithm,
     )
     heat_map = uid.instance_uid(ctx.key, ctx.study, "capture", number)
