@@ -83,7 +83,7 @@ def read(report: Mapping[str, Any] | None, study: str, ours: set[str], folder: P
                 why=str(item.get("why") or ""),
                 labels=tuple(item.get("labels") or ()),
                 errors=tuple(item.get("errors") or ()),
-                picture=picture if mine or item["what"] == "study list" else None,
+                picture=picture if item["ok"] and (mine or item["what"] == "study list") else None,
             )
         )
     return lines
