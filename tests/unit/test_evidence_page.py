@@ -43,6 +43,7 @@ def evidence(package: ModelPackage, material: Any) -> dict[str, Any]:
     logits = measure.by_subset(reader, tokens, sides)
     found = measure.subsets(logits, sides, package, 1, rounds=20)
     found |= {"subgroups": measure.subgroups(logits["MG+MR+US"], sides, table)}
+    found |= {"by_patient": measure.by_patient(logits["MG+MR+US"], sides)}
     found |= {"heat": measure.heat_truth(reader, tokens, sides, bits)}
     rng = np.random.default_rng(12)
     own = np.log(sides.risk / (1 - sides.risk))
@@ -88,6 +89,16 @@ def test_a_better_head_is_told_from_a_worse_one(evidence: dict[str, Any]) -> Non
     assert row["cman_minus_this"]["p"] < 0.05
     assert row["t_test_over_folds"]["folds"] == 5
     assert "cman_minus_this" not in evidence["baselines"]["test"]["cman"]
+
+
+def test_a_patient_is_as_suspicious_as_the_worse_side(evidence: dict[str, Any], material: Any) -> None:
+    """One score a patient, the higher one; one label, positive when either side is."""
+    sides = material[1]
+    found = measure.by_patient(sides.risk, sides)
+    assert found["patients"] == SIDES // 2
+    assert found["prevalence"] == sides.label.reshape(-1, 2).max(1).mean()
+    assert found["auc"] == 1.0  # the label is drawn from the risk without chance here
+    assert "Per patient" in report.page(evidence)
 
 
 def test_shuffled_weights_do_not_draw_the_same_map(evidence: dict[str, Any]) -> None:

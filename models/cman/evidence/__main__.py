@@ -73,6 +73,7 @@ def _read(
     bits = {m: np.load(folder / f"masks_{m.lower()}.npy", mmap_mode="r") for m in SLOTS}
     found = measure.subsets(logits, sides, package, measure.SEED)
     found["subgroups"] = measure.subgroups(logits[FULL], sides, table)
+    found["by_patient"] = measure.by_patient(logits[FULL], sides)
     found["heat"] = measure.heat_truth(reader, tokens, sides, bits)
     _pictures(options.out, sides, logits, package, one.name)
     clock(f"{one.name} statistics")

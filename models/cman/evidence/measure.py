@@ -57,6 +57,15 @@ def subsets(
     return {"subsets": result, "ceiling": {"what": "the phantom's own risk as the score", **ceiling}}
 
 
+def by_patient(logit: Floats, sides: Sides) -> dict[str, float]:
+    """AUC of the patient's higher side for a metastasis on either."""
+    patients, at = np.unique(sides.case, return_inverse=True)
+    higher, either = np.full(len(patients), -np.inf), np.zeros(len(patients), np.int64)
+    np.maximum.at(higher, at, logit)
+    np.maximum.at(either, at, sides.label)
+    return stats.auc(either, higher, patients) | {"patients": len(patients), "prevalence": float(either.mean())}
+
+
 def subgroups(logit: Floats, sides: Sides, table: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """AUC by subgroup, where it has enough sides of both kinds."""
     rows = []

@@ -87,6 +87,8 @@ def _cohort(name: str, evidence: Mapping[str, Any]) -> list[str]:
         "",
         f"![outcomes](confusion-{name}.png)",
         "",
+        f"Per patient (the higher of two sides, for a metastasis on either): AUC {_auc(found['by_patient'])}.",
+        "",
         "Subgroups (full input):",
         "",
     ]
