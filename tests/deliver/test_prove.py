@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from casework.case import CaseState, DeliveryState
 from casework.config import Destination
 from casework.dicom import commitment
+from casework.entrypoints.doctor import _peers
 from casework.entrypoints.listener import Listener
 from casework.errors import Refused
 from casework.flows.deliver import DestinationWorker
@@ -231,6 +232,15 @@ def test_a_damaged_report_is_refused(junk: bytes) -> None:
     for implicit in (True, False):
         with pytest.raises(Refused):
             commitment.decode_report(junk, implicit_vr=implicit)
+
+
+def test_the_doctor_sees_whether_commitment_is_offered(make_site: MakeSite) -> None:
+    """A destination that should commit and does not offer the service is a warning before the first result."""
+    site, pacs = make_site()
+    settings = replace(site.rig.settings, destination=(site.destination,))
+    assert [check.mark for check in _peers(settings)] == ["ok"]
+    pacs.faults.update(reject_classes=[commitment.PUSH_MODEL])
+    assert [check.mark for check in _peers(settings)] == ["ok", "warn"]
 
 
 def test_proof_that_is_no_longer_wanted_is_waived(make_site: MakeSite) -> None:

@@ -15,7 +15,8 @@ from casework.errors import Refused
 from casework.flows.retract import Retractor
 from casework.report import render
 from tests.conformance.studies import NOW, make
-from tests.deliver.rig import Rig, dimse
+from tests.deliver.objects import dataset
+from tests.deliver.rig import Rig, arrival, dimse
 from tests.simulators import orthanc
 from tests.simulators.pacs import SimulatedPacs
 
@@ -135,6 +136,35 @@ def test_again_is_the_same_and_another_reason_is_refused(make_pacs: MakePacs, ma
     for decide in (rig.ledger.retry_case, rig.ledger.cancel_case, rig.ledger.resend_case):
         with pytest.raises(Refused, match="STATE_FORBIDS"):
             decide(case_id, "someone", datetime.now(UTC))
+
+
+def test_a_result_that_was_replaced_can_be_withdrawn_too(make_pacs: MakePacs, make_rig: MakeRig) -> None:
+    """An older revision's results are still at the PACS: their note goes there although newer results followed."""
+    pacs = make_pacs()
+    place = dimse("pacs", pacs.port)
+    rig = make_rig(place)
+    mine = results()
+    case_id = rig.rendered(mine, ["pacs"])
+    worker = rig.worker(place)
+    drain(rig, worker)
+    now = datetime.now(UTC)
+    source = rig.ledger.case_inputs(case_id)[0].header
+    late = dataset("MG", PatientID=source.patient_id, StudyInstanceUID=source.study_instance_uid)
+    newer = rig.ledger.record([arrival(late)], now)[0].case_id
+    assert newer is not None
+    assert newer != case_id
+    assert rig.ledger.move_case(newer, C.RECEIVING, C.STABLE, "QUEUED", "test", now)
+    rig.ledger.queue_case(newer, 0, "test", now)
+    job = rig.ledger.claim_job("analyse", "test", 60, now)
+    assert job is not None
+    assert rig.ledger.finish_job(job.job_id, job.fence, "{}", [rig.artefact(dataset("SR"))], [], ["pacs"], now)
+    drain(rig, worker)
+    assert (rig.state(case_id), rig.state(newer)) == (C.SUPERSEDED, C.DELIVERED)
+    retract(rig, case_id)
+    drain(rig, worker)
+    (note,) = notes(pacs)
+    assert named(note) == {str(ds.SOPInstanceUID) for ds in mine}
+    assert (rig.state(case_id), rig.state(newer)) == (C.RETRACTED, C.DELIVERED)
 
 
 def test_a_note_that_is_refused_needs_a_person(make_pacs: MakePacs, make_rig: MakeRig) -> None:

@@ -151,6 +151,16 @@ def echo(destination: Destination, calling: str) -> StoreResult:
     return ended("", "broken") if status is None else of_dimse("", int(status))
 
 
+def offers_commitment(destination: Destination, calling: str) -> bool:
+    """Whether a destination accepts the storage commitment service; asks for nothing."""
+    context = _context(commitment.PUSH_MODEL, ImplicitVRLittleEndian)
+    assoc, _ = associate(destination, calling, [context])
+    if assoc is None:
+        return False
+    release(assoc)
+    return True
+
+
 def ask_commitment(
     destination: Destination,
     calling: str,

@@ -19,7 +19,7 @@ from casework import courier
 from casework.config import Destination, Settings
 from casework.dicom.answers import Answer
 from casework.dicom.retrieve import offers
-from casework.dicom.scu import echo
+from casework.dicom.scu import echo, offers_commitment
 from casework.errors import CaseworkError
 from casework.ledger import Ledger
 from casework.reasons import reason
@@ -192,6 +192,15 @@ def _peers(settings: Settings) -> Iterator[Check]:
             "ok" if reached else "fail",
             "answers" if reached else "does not answer: check AE title, host, port, and that it knows ours",
         )
+        if (
+            reached
+            and destination.proves == "commitment"
+            and not offers_commitment(destination, settings.dicom.ae_title)
+        ):
+            words = (
+                "does not offer storage commitment: results would be proved by queries; set proof to query or enable it"
+            )
+            yield Check(f"peer {destination.name}", "warn", words)
 
 
 def _fetch(settings: Settings) -> Iterator[Check]:

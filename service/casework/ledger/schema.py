@@ -353,6 +353,7 @@ delivery = Table(
     UniqueConstraint("artefact_id", "destination"),
     Index(None, "case_id"),
     Index(None, "destination", "state", "priority"),
+    Index(None, "proof", "state", "destination"),
     Index(None, "state"),
 )
 
@@ -391,7 +392,6 @@ notice = Table(
     Column("changed_at", Instant, nullable=False),
     UniqueConstraint("webhook", "seq"),
     Index(None, "webhook", "state", "next_at"),
-    Index(None, "case_id"),
 )
 
 request = Table(

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy import Connection, and_, exists, or_, select, update
 
 from casework.case import CASE_MOVES, DELIVERY_MOVES, REJECTION, Artefact, CaseState, DeliveryState
 from casework.ledger import store_base as base
@@ -17,6 +17,7 @@ STORED = (_D.STORED, _D.STORED_WITH_WARNING)
 # One dead delivery doesn't hold up the others; what says that nothing was analysed goes out from REJECTED.
 SENDABLE = (_C.DELIVERING, _C.NEEDS_ATTENTION, _C.REJECTED)
 _ACTOR = "deliver"
+_PAGE = 32
 
 
 class DeliveryStore(base.Store):
@@ -24,12 +25,11 @@ class DeliveryStore(base.Store):
 
     def claim_delivery(self, destination: str, owner: str, lease_s: float, now: datetime) -> ClaimedDelivery | None:
         """Take the most urgent, oldest PENDING object for one destination; None: nothing to send."""
-        query = _next_pending(destination)
         with self._database.read() as connection:
-            if connection.execute(query).first() is None:
+            if _next_pending(connection, destination) is None:
                 return None
         with self._database.write(now) as tx:
-            row = tx.connection.execute(query).first()
+            row = _next_pending(tx.connection, destination)
             if row is None:
                 return None
             fence, attempt = row.fence + 1, row.attempt + 1
@@ -197,8 +197,24 @@ def _mine(delivery_id: int, fence: int) -> Any:
     return and_(delivery.c.id == delivery_id, delivery.c.fence == fence, delivery.c.state == _D.SENDING)
 
 
-def _next_pending(destination: str) -> Any:
-    """The next object to send.
+def _next_pending(connection: Connection, destination: str) -> Any:
+    """The next object to send, None without one. Looks at few at a time: a long queue must not be judged as a whole."""
+    queue = (
+        select(delivery.c.id)
+        .where(delivery.c.destination == destination, delivery.c.state == _D.PENDING)
+        .order_by(delivery.c.priority.desc(), delivery.c.id)
+    )
+    may_go, start = _may_go(destination), 0
+    while page := connection.execute(queue.limit(_PAGE).offset(start)).scalars().all():
+        row = connection.execute(may_go.where(delivery.c.id.in_(page)).limit(1)).first()
+        if row is not None:
+            return row
+        start += _PAGE
+    return None
+
+
+def _may_go(destination: str) -> Any:
+    """Pending objects that may be sent now, the most urgent and oldest first.
 
     An older revision's never follow a newer one's, and the two never overlap on the way. Of a retracted case only its
     rejection notes go, whatever came after, and only once nothing else of it is on its way.
@@ -222,5 +238,4 @@ def _next_pending(destination: str) -> Any:
         .where(delivery.c.destination == destination, delivery.c.state == _D.PENDING)
         .where(or_(note, ordinary), ~on_its_way.exists())
         .order_by(delivery.c.priority.desc(), delivery.c.id)
-        .limit(1)
     )

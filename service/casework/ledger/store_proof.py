@@ -20,6 +20,7 @@ from casework.ledger.types import Resend, Unproved
 
 _D = DeliveryState
 _ACTOR = "prove"
+_WAYS = ("commitment", "query")  # named, so that an index leads past all that needs no proof
 
 
 class ProofStore(base.Store):
@@ -145,7 +146,7 @@ def unproved_by_destination(connection: Connection) -> dict[str, tuple[int, date
 
 
 def _awaited() -> Any:
-    return and_(delivery.c.state.in_(STORED), delivery.c.proof != "")
+    return and_(delivery.c.proof.in_(_WAYS), delivery.c.state.in_(STORED))
 
 
 def _awaiting(connection: Connection, destination: str) -> Sequence[Any]:

@@ -34,4 +34,3 @@ def create() -> None:
         sa.UniqueConstraint("webhook", "seq", name=op.f("uq_notice_webhook_seq")),
     )
     op.create_index(op.f("ix_notice_webhook_state_next_at"), "notice", ["webhook", "state", "next_at"], unique=False)
-    op.create_index(op.f("ix_notice_case_id"), "notice", ["case_id"], unique=False)

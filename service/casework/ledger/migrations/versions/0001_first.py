@@ -334,6 +334,9 @@ def _deliveries() -> None:
     op.create_index(
         op.f("ix_delivery_destination_state_priority"), "delivery", ["destination", "state", "priority"], unique=False
     )
+    op.create_index(
+        op.f("ix_delivery_proof_state_destination"), "delivery", ["proof", "state", "destination"], unique=False
+    )
     op.create_index(op.f("ix_delivery_state"), "delivery", ["state"], unique=False)
     webhooks.create()
     op.create_table(
