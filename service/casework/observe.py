@@ -41,6 +41,8 @@ FETCH_SECONDS = Histogram(
     "casework_fetch_seconds", "Time to fetch one study.", ["destination"], buckets=(0.1, 0.5, 1, 5, 15, 60, 300, 1800)
 )
 REPORTS_HERE = Counter("casework_reports_here_total", "Cases whose reports the worker made itself: its helper failed.")
+QUEUE_DROPPED = Counter("casework_queue_dropped_total", "Messages that no job came of, by why.", ["why"])
+QUEUE_RUNG = Counter("casework_queue_published_total", "Job ids that were published, by lane.", ["lane"])
 STAGE_SECONDS = Histogram("casework_stage_seconds", "Time of one stage of a case.", ["stage"])
 
 

@@ -173,6 +173,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("DISK_LOW", _U, "The disk is fuller than the watermark.", "磁盘使用率超过水位线。", "Free space; senders may try again.", "请释放空间；发送方可重试。"),
     ("STORAGE_FAILED", _U, "Writing to disk failed; intake has stopped.", "写入磁盘失败，接收已停止。", "Check the disk, then restart.", "请检查磁盘后重启。"),
     ("LEDGER_UNAVAILABLE", _U, "The ledger can't be reached.", "无法访问账本数据库。", "Check the database.", "请检查数据库。"),
+    ("QUEUE_UNAVAILABLE", _U, "Redis can't be reached: jobs wait in the ledger until it rings again.", "无法访问Redis：任务保留在账本中，待其恢复后继续。", "Check Redis and its password file; nothing is lost meanwhile.", "请检查Redis及其密码文件；其间不会丢失任何任务。"),
     ("PEER_UNREACHABLE", _U, "The destination can't be reached.", "无法连接目的地。", "Check host, port and network; it is tried again.", "请检查主机、端口和网络；将自动重试。"),
     ("PEER_REJECTED", _U, "The destination rejected the association for now.", "目的地暂时拒绝连接。", "It is tried again.", "将自动重试。"),
     ("PEER_BUSY", _U, "The destination is out of resources.", "目的地资源不足。", "It is tried again.", "将自动重试。"),

@@ -121,7 +121,7 @@ def _door(module: str, config: Path | None, *, supervised: int) -> None:
 def _stand_alone(module: str, settings: Settings) -> None:
     """What a door without a supervisor needs: a ledger of this version, and a port for its metrics.
 
-    The API opens that port itself, since it adds the ledger's counts.
+    The API opens that port itself, since it adds the ledger's counts; so does an inference worker's child process.
 
     Raises:
         Defect: CONFIG_INVALID, the ledger's schema is not this program's.
@@ -131,7 +131,8 @@ def _stand_alone(module: str, settings: Settings) -> None:
         ledger.require_current_schema()
     finally:
         ledger.close()
-    if settings.metrics.port and module != "api":
+    elsewhere = module == "api" or (module == "infer_door" and settings.queue.kind == "celery")
+    if settings.metrics.port and not elsewhere:
         start_http_server(settings.metrics.port, settings.metrics.host)
 
 
@@ -156,7 +157,7 @@ def keeper(config: Config = None, *, supervised: Supervised = 0) -> None:
 @app.command("infer-worker")
 def infer_worker(config: Config = None, *, supervised: Supervised = 0) -> None:
     """Only the inference worker."""
-    _door("infer_worker", config, supervised=supervised)
+    _door("infer_door", config, supervised=supervised)
 
 
 @app.command("deliver-worker")

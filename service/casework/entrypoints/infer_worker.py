@@ -1,22 +1,19 @@
-"""The inference worker's door: opens the model, checks it against its golden samples, then takes one case at a time.
+"""The inference worker: opens the model, checks it against its golden samples, then takes one case at a time.
 
 Two threads: the main one claims and runs cases, the other prepares the images of cases that are still arriving and gives
-way while a case runs. SIGTERM lets the running case end.
+way while a case runs. `infer_door` decides in which process that happens.
 """
 
 import os
-import signal
 import socket
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from types import FrameType
 
 from casework.config import Settings
 from casework.engine.bundle import ModelPackage, open_package
 from casework.engine.golden import check_golden
 from casework.engine.onnxrt import OnnxRunner
-from casework.entrypoints.pulse import Pulse
 from casework.errors import CaseworkError, Defect, Unavailable
 from casework.flows.analyse import Analyser, Ended, Inputs, PrepareAhead
 from casework.ledger import Ledger
@@ -26,9 +23,7 @@ from casework.preprocess.prepared import VERSION
 from casework.report.beside import ReportProcess
 from casework.spool import Spool
 
-_POLL_S = 0.1
 _AHEAD_POLL_S = 0.25
-_LEDGER_AWAY_S = 2.0
 
 
 def _now() -> datetime:
@@ -85,8 +80,8 @@ class Worker:
         if self.settings.work.prepare_ahead:
             self._thread.start()
 
-    def step(self) -> Ended | None:
-        """Run one case, if one waits.
+    def step(self, job_id: int | None = None, *, routine_first: bool = False) -> Ended | None:
+        """Run this job, or the best one, if it waits.
 
         Raises:
             Unavailable: STORAGE_FAILED: every case would fail and spend its tries, so none is claimed until a restart.
@@ -95,7 +90,7 @@ class Worker:
             raise Unavailable("STORAGE_FAILED")
         self.ahead.busy.set()
         try:
-            return self.analyser.run_next(self.owner)
+            return self.analyser.run_next(self.owner, job_id, routine_first=routine_first)
         finally:
             self.ahead.busy.clear()
 
@@ -134,32 +129,3 @@ def _check_preprocess(package: ModelPackage) -> None:
     stated = package.spec.preprocess
     if stated not in (VERSION, VERSION.rpartition("-")[2]):
         raise Defect("MODEL_INVALID", f"trained with preprocessing {stated}, this is {VERSION}")
-
-
-def main(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; return the exit status."""
-    stop = threading.Event()
-
-    def on_signal(_: int, __: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    worker = Worker(settings)
-    worker.start()
-    pulse = Pulse(settings, "infer-worker")
-    try:
-        while not stop.is_set():
-            pulse.beat(worker.health())
-            try:
-                ended = worker.step()
-            except CaseworkError as error:
-                log.error("worker.waits", code=error.code)
-                stop.wait(_LEDGER_AWAY_S)
-                continue
-            if ended is None:
-                stop.wait(_POLL_S)
-    finally:
-        worker.close()
-    log.info("worker.stopped")
-    return 0

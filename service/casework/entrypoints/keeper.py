@@ -1,6 +1,7 @@
 """The keeper's door: assembles cases and sweeps, in one loop, until SIGTERM. Holds no state that matters.
 
-Two keepers do no harm: every move is a compare-and-set in the ledger.
+Two keepers do no harm: every move is a compare-and-set in the ledger. Where workers are told by a broker, a second thread
+tells them: a broker that hangs must hold up neither completeness nor leases.
 """
 
 import signal
@@ -11,19 +12,29 @@ from types import FrameType
 
 from casework.config import Settings
 from casework.entrypoints.pulse import Pulse
-from casework.errors import CaseworkError
+from casework.errors import CaseworkError, Unavailable
 from casework.flows.assemble import Assembler
+from casework.flows.relay import Relay
 from casework.flows.sweep import Sweeper
 from casework.ledger import Ledger
 from casework.observe import STAGE_SECONDS, log
+from casework.queue import Bell, open_bell
 from casework.spool import Spool
 
 REST_AFTER_ERROR_S = 2.0
 PRESSING_S = 0.1
+RELAY_S = 0.1
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Turn until `stop` is set; a turn that fails is logged and repeated after a rest."""
+    """Turn until `stop` is set; a turn that fails is logged and repeated after a rest.
+
+    Raises:
+        Defect: CONFIG_INVALID, the broker is not safe to use.
+    """
+    bell = open_bell(settings)
+    if bell is not None:
+        _refuse(bell)
     ledger = Ledger.open(
         settings.ledger_url, window_days=settings.assembly.window_days, max_attempts=settings.work.max_attempts
     )
@@ -31,6 +42,11 @@ def run(settings: Settings, stop: threading.Event) -> None:
     assembler = Assembler(ledger, settings)
     pulse = Pulse(settings, "keeper")
     sweeper.boot()
+    relay = bell and threading.Thread(
+        target=_relay, args=(Relay(ledger, bell, settings.queue), stop), name="relay", daemon=True
+    )
+    if relay:
+        relay.start()
     log.info("keeper.started")
     try:
         while not stop.is_set():
@@ -38,9 +54,33 @@ def run(settings: Settings, stop: threading.Event) -> None:
             pulse.beat({"ok": rest_s < REST_AFTER_ERROR_S})
             stop.wait(rest_s)
     finally:
+        if relay:
+            relay.join(REST_AFTER_ERROR_S)
         assembler.close()
         ledger.close()
     log.info("keeper.stopped")
+
+
+def _refuse(bell: Bell) -> None:
+    try:
+        bell.check()
+    except Unavailable as error:  # it may come back; the workers check it too
+        log.warning("queue.away", code=error.code)
+
+
+def _relay(relay: Relay, stop: threading.Event) -> None:
+    """Ring the bell until `stop` is set."""
+    rest_s = 0.0
+    while not stop.wait(rest_s):
+        rest_s = RELAY_S
+        try:
+            relay.step(time.monotonic())
+        except CaseworkError as error:
+            log.warning("relay.failed", code=error.code)
+            rest_s = REST_AFTER_ERROR_S
+        except Exception as error:  # noqa: BLE001 - the outer guard of this loop: the next turn says it again
+            log.error("relay.failed", code="INTERNAL", error_type=type(error).__name__, where=_where(error))
+            rest_s = REST_AFTER_ERROR_S
 
 
 def _turn(assembler: Assembler, sweeper: Sweeper, settings: Settings) -> float:

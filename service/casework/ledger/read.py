@@ -38,6 +38,7 @@ from casework.ledger.schema import (
 )
 from casework.ledger.store_cases import inputs_of, instance_row, studies_of
 from casework.ledger.store_delivery import SENDABLE
+from casework.ledger.store_jobs import ready_jobs
 from casework.ledger.store_notice import counts as notice_counts
 from casework.ledger.store_process import ProcessRow, processes
 from casework.ledger.store_proof import unproved_by_destination
@@ -261,6 +262,17 @@ class Read(ReadLists):
         with self._database.read() as connection:
             due = [connection.execute(query).scalar_one() for query in times]
         return min((time for time in due if time is not None), default=None)
+
+    def waiting_jobs(self, kind: str, limit: int) -> list[tuple[int, int]]:
+        """Number and priority of jobs that may be claimed now, in order; at most `limit` of STAT and of the others."""
+        with self._database.read() as connection:
+            return ready_jobs(connection, kind, limit)
+
+    def waiting_deliveries(self) -> list[int]:
+        """The newest PENDING delivery of each destination."""
+        query = select(func.max(delivery.c.id)).where(delivery.c.state == DeliveryState.PENDING)
+        with self._database.read() as connection:
+            return list(connection.execute(query.group_by(delivery.c.destination)).scalars())
 
     def metrics(self) -> Metrics:
         """Counts by state, queue depth and the oldest waiting work."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, insert, or_, select, update
 
-from casework.case import Artefact, CaseState, DeliveryState, JobState
+from casework.case import STAT_PRIORITY, Artefact, CaseState, DeliveryState, JobState
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_input, case_revision, delivery, exclusion, job
@@ -25,15 +25,29 @@ _LONGEST_LEASE, _LONGEST_WAIT = timedelta(hours=1), timedelta(days=1)
 class JobStore(base.Store):
     """The workers' part of the facade."""
 
-    def claim_job(self, kind: str, owner: str, lease_s: float, now: datetime) -> ClaimedJob | None:
-        """Take the most urgent, oldest READY job; its case goes QUEUED -> RUNNING. None: nothing to do."""
+    def claim_job(
+        self,
+        kind: str,
+        owner: str,
+        lease_s: float,
+        now: datetime,
+        job_id: int | None = None,
+        *,
+        routine_first: bool = False,
+    ) -> ClaimedJob | None:
+        """Take the most urgent, oldest READY job, or just `job_id`; its case goes QUEUED -> RUNNING.
+
+        None: nothing to do, or that job is not to be had (any more). routine_first: so that STAT starves nobody.
+        """
         with self._database.read() as connection:  # an idle worker asks often; asking must not lock out writers
             waiting = or_(job.c.state == _J.READY, _expired(now))
-            if connection.execute(select(job.c.id).where(job.c.kind == kind, waiting).limit(1)).first() is None:
+            wanted = and_(job.c.kind == kind, waiting) if job_id is None else and_(job.c.id == job_id, waiting)
+            if connection.execute(select(job.c.id).where(wanted).limit(1)).first() is None:
                 return None
         with self._database.write(now) as tx:
             expire_jobs(tx)
-            row = tx.connection.execute(_next_ready(kind)).first()
+            query = _ready(kind, routine_first=routine_first).limit(1)
+            row = tx.connection.execute(query if job_id is None else query.where(job.c.id == job_id)).first()
             if row is None:
                 return None
             fence, attempt = row.fence + 1, row.attempt + 1
@@ -41,7 +55,7 @@ class JobStore(base.Store):
             taken = {"fence": fence, "attempt": attempt, "owner": base.words(owner), "lease_until": lease}
             base.move_job(tx, row, _J.LEASED, actor=_ACTOR, **taken)
             base.move_case(tx, row.case_id, _C.QUEUED, _C.RUNNING, code="RUNNING", actor=_ACTOR)
-            return ClaimedJob(row.id, row.case_id, fence, attempt, row.max_attempts)
+            return ClaimedJob(row.id, row.case_id, fence, attempt, row.max_attempts, row.priority)
 
     def heartbeat(self, job_id: int, fence: int, lease_s: float, now: datetime) -> bool:
         """Prolong a lease; False: the job is somebody else's now."""
@@ -291,7 +305,17 @@ def _outside(column: ColumnElement[datetime], now: datetime, longest: timedelta)
     return or_(column <= now, column > now + longest)
 
 
-def _next_ready(kind: str) -> Any:
+def ready_jobs(connection: Connection, kind: str, limit: int) -> list[tuple[int, int]]:
+    """Number and priority of the jobs that may be claimed, in the order in which they should be: STAT and others each."""
+    urgent = job.c.priority >= STAT_PRIORITY
+    rows = [
+        connection.execute(_ready(kind).where(lane).limit(limit)).all()
+        for lane in (urgent, job.c.priority < STAT_PRIORITY)
+    ]
+    return [(row.id, row.priority) for lane_rows in rows for row in lane_rows]
+
+
+def _ready(kind: str, *, routine_first: bool = False) -> Any:
     # Revisions of a case run in their order, so that each one can name its predecessor.
     older = case_revision.alias("older")
     begun = exists().where(
@@ -303,6 +327,5 @@ def _next_ready(kind: str) -> Any:
         select(job)
         .join_from(job, case_revision, job.c.case_id == case_revision.c.id)
         .where(job.c.kind == kind, job.c.state == _J.READY, case_revision.c.state == _C.QUEUED, ~begun)
-        .order_by(job.c.priority.desc(), job.c.id)
-        .limit(1)
+        .order_by(*([job.c.priority >= STAT_PRIORITY] if routine_first else []), job.c.priority.desc(), job.c.id)
     )

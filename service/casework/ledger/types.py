@@ -166,6 +166,7 @@ class ClaimedJob:
     fence: int
     attempt: int
     max_attempts: int
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ class Ended:
     case_id: str
     code: str
     seconds: Mapping[str, float]
+    priority: int = 0
 
 
 class Analyser:
@@ -169,11 +170,11 @@ class Analyser:
 
     # --- one job --------------------------------------------------------------------------------------------
 
-    def run_next(self, owner: str) -> Ended | None:
-        """Claim one job and bring it to an end; None when there is none."""
-        watch = Stopwatch()
+    def run_next(self, owner: str, job_id: int | None = None, *, routine_first: bool = False) -> Ended | None:
+        """Claim this job, or the best one, and bring it to an end; None when it is not to be had."""
+        watch, lease_s = Stopwatch(), self._settings.work.lease_s
         with watch.stage("claim"):
-            job = self._ledger.claim_job(JOB_KIND, owner, self._settings.work.lease_s, self._now())
+            job = self._ledger.claim_job(JOB_KIND, owner, lease_s, self._now(), job_id, routine_first=routine_first)
         return None if job is None else self.run(job, watch)
 
     def run(self, job: ClaimedJob, watch: Stopwatch) -> Ended:
@@ -187,7 +188,7 @@ class Analyser:
             STAGE_SECONDS.labels(stage).observe(seconds)
         total = round(sum(watch.seconds.values()), 3)
         log.info("case.analysed", case_id=job.case_id, job_id=job.job_id, attempt=job.attempt, code=code, seconds=total)
-        return Ended(job.case_id, code, watch.report())
+        return Ended(job.case_id, code, watch.report(), job.priority)
 
     def _run(self, job: ClaimedJob, watch: Stopwatch, beat: Heartbeat) -> str:
         """Analyse and end the job; return its code."""
