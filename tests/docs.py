@@ -107,6 +107,7 @@ def configuration_page() -> str:
     sections += [("fetch", config.Fetch)]
     sections += [("destination (repeated)", config.Destination), ("profile (repeated)", config.Profile)]
     sections += [("work", config.Work), ("gate", config.Gate), ("report", config.Report)]
+    sections += [("queue", config.Queue), ("metrics", config.Metrics)]
     for name, kind in sections:
         doc = inspect.getdoc(kind) or ""
         lines += [f"## {name}", "", doc, "", "| setting | default | environment | notes |", "| --- | --- | --- | --- |"]

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
 
 from casework import config_checks, hours
 from casework.checks import severities
+from casework.config_queue import Queue, check_queue, with_password
 from casework.errors import Defect
 
 _SYSTEM_FOLDERS = frozenset(
@@ -259,23 +259,6 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
-    """How workers learn that a job waits. The ledger is the truth with either kind; Redis only rings."""
-
-    kind: str = "ledger"  # "ledger": workers ask the ledger | "celery": Redis rings, for workers on many hosts
-    url: str = ""  # redis://user@host:6379/0 or rediss://...; never with the password
-    password_file: str = ""
-    prefix: str = "casework:"  # of every key in Redis
-    repeat_s: float = 20.0  # a job that still waits after this is published again where messages are missing; 15 to 30
-    window: int = 1000  # jobs of one lane that are published ahead
-    time_limit_s: int = 900  # a worker's process is ended after this long with one case
-    soft_limit_before_s: int = 60  # so long before, the case is ended with a reason
-    visibility_s: int = 3600  # a message of a worker that died comes back after this; above twice time_limit_s
-    max_memory_bytes: int = 8 << 30  # a worker's process that has grown beyond it is replaced after its case
-    any_redis_user: bool = False  # true accepts a Redis user who may do more than ring: for trying things out
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """Words and identity in results."""
 
@@ -351,7 +334,7 @@ class Settings:
         storage = self.storage
         if not storage.ledger_url:
             return f"sqlite:///{self.root / 'ledger' / 'ledger.db'}"
-        return _with_password(storage.ledger_url, storage.ledger_password_file, "storage.ledger_password_file")
+        return with_password(storage.ledger_url, storage.ledger_password_file, "storage.ledger_password_file")
 
     @property
     def queue_url(self) -> str:
@@ -360,19 +343,7 @@ class Settings:
         Raises:
             Defect: CONFIG_INVALID, the password file can't be read.
         """
-        return _with_password(self.queue.url, self.queue.password_file, "queue.password_file")
-
-
-def _with_password(url: str, password_file: str, setting: str) -> str:
-    if not password_file:
-        return url
-    try:
-        password = Path(password_file).read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Defect("CONFIG_INVALID", f"{setting}: {type(error).__name__}") from error
-    parts = urlsplit(url)
-    place = f"{parts.username or ''}:{quote(password, safe='')}@{parts.netloc.rpartition('@')[2]}"
-    return urlunsplit(parts._replace(netloc=place))
+        return with_password(self.queue.url, self.queue.password_file, "queue.password_file")
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -402,7 +373,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     severities(settings.gate.severity)
     _check_policy(settings.policy, settings.assembly)
     _check_fetch(settings)
-    config_checks.check_queue(settings.queue)
+    check_queue(settings.queue)
     return settings
 
 

@@ -1,4 +1,4 @@
-"""Which settings of destinations, webhooks, workers and the queue are refused, because they would lose or leak something. Does no I/O."""
+"""Which settings of destinations, webhooks and workers are refused, because they would lose or leak something. Does no I/O."""
 
 import ipaddress
 import urllib.parse
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from casework.errors import Defect
 
 if TYPE_CHECKING:
-    from casework.config import Destination, Queue, Webhook, Work
+    from casework.config import Destination, Webhook, Work
 
 
 def check_destinations(destinations: "tuple[Destination, ...]") -> None:
@@ -55,26 +55,3 @@ def check_work(work: "Work") -> None:
         raise Defect("CONFIG_INVALID", "work.retry_max_s and work.proof_again_s must be at most 86400")
     if not 0 < work.proof_again_s <= work.proof_wait_s:
         raise Defect("CONFIG_INVALID", "work.proof_again_s must be above 0 and at most work.proof_wait_s")
-
-
-def check_queue(queue: "Queue") -> None:
-    """Refuse a queue that could give out one job twice at a time, or wait for what never comes."""
-    if queue.kind not in ("ledger", "celery"):
-        raise Defect("CONFIG_INVALID", "queue.kind: ledger or celery")
-    if queue.kind == "ledger":
-        return
-    parts = urllib.parse.urlsplit(queue.url)
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise Defect("CONFIG_INVALID", "queue.url: redis://user@host:port/0 or rediss://...")
-    if parts.password is not None:
-        raise Defect("CONFIG_INVALID", "queue.url: without the password; queue.password_file names its file")
-    if not 0 < queue.soft_limit_before_s < queue.time_limit_s:
-        raise Defect("CONFIG_INVALID", "queue.soft_limit_before_s must be above 0 and below queue.time_limit_s")
-    if queue.visibility_s <= 2 * queue.time_limit_s:
-        raise Defect("CONFIG_INVALID", "queue.visibility_s must be above twice queue.time_limit_s")
-    if not 15 <= queue.repeat_s <= 30:
-        raise Defect("CONFIG_INVALID", "queue.repeat_s: 15 to 30")
-    if not 1 <= queue.window <= 10_000:
-        raise Defect("CONFIG_INVALID", "queue.window: 1 to 10000")
-    if not queue.prefix.endswith(":") or not queue.prefix[:-1].replace("-", "").isalnum():
-        raise Defect("CONFIG_INVALID", "queue.prefix: letters, digits and -, then a colon")

@@ -24,7 +24,7 @@ from tests.demo.verify import problems
 SEED = 20261120
 HEALTHY_S = 120.0
 RESULT_S = 240.0
-RESTARTED = (*DOORS, "postgres", "pacs")
+RESTARTED = (*DOORS, "postgres", "redis", "pacs")
 console = Console(highlight=False)
 
 

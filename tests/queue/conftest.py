@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from casework.case import CaseState
-from casework.config import Queue, Settings
+from casework.config import Settings
+from casework.config_queue import Queue
 from casework.errors import CaseworkError
 from casework.flows.relay import Relay
 from casework.ledger import Ledger

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from casework.config import Queue
+from casework.config_queue import Queue
 from tests.simulators.orthanc import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,8 +2,12 @@
 
 import base64
 import json
+import os
 import pickle
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +18,9 @@ from typing import Any
 import pytest
 
 from casework import config
-from casework.config import Queue, Settings
+from casework.config import Settings
+from casework.config_queue import Queue
+from casework.entrypoints import deliver_worker
 from casework.errors import Defect, Unavailable
 from casework.flows.relay import Relay
 from casework.ledger import Ledger
@@ -252,3 +258,53 @@ def test_ledgers_claim_by_number(celery_yard: Yard) -> None:
     assert ledger.claim_job("analyse", "b", 60.0, now, second) is None
     assert ledger.claim_job("analyse", "b", 60.0, now, 10**15) is None
     assert [job for job, _ in ledger.read.waiting_jobs("analyse", 10)] == [first]
+
+
+def test_a_bell_wakes_the_senders(celery_yard: Yard, redis_server: RedisServer, tmp_path: Path) -> None:
+    """The delivery door as a process under Celery: what is rung is taken off the queue soon, and SIGTERM ends it with 0."""
+    environment = {
+        **os.environ,
+        "CASEWORK_STORAGE_ROOT": str(tmp_path / "root"), "CASEWORK_STORAGE_LEDGER_URL": celery_yard.url,
+        "CASEWORK_QUEUE_KIND": "celery", "CASEWORK_QUEUE_URL": celery_yard.queue.url,
+        "CASEWORK_QUEUE_PASSWORD_FILE": celery_yard.queue.password_file,
+    }  # fmt: skip
+    bell = CeleryBell(Settings(queue=celery_yard.queue))
+    bell.ring("deliver", [1, 2])
+    door = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "casework", "deliver-worker"], env=environment)
+    try:
+        celery_yard.until(lambda: redis_server.admin.llen("casework:deliver") == 0)
+        door.terminate()
+        assert door.wait(30) == 0
+    finally:
+        door.kill()
+        door.wait()
+
+
+def test_a_ring_ends_the_rest_of_every_sender() -> None:
+    """Each thread that waits in its own time is woken by one ring, and a ring during its work is not lost."""
+    rings, turns, stop = deliver_worker.Rings(), [], threading.Event()
+
+    class Sender:
+        def step(self) -> float:
+            turns.append(1)
+            return 60.0
+
+        def close(self) -> None: ...
+
+    threads = [
+        threading.Thread(target=deliver_worker._loop, args=(Sender(), stop, rings.add()), daemon=True) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    while len(turns) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    rings.ring()
+    while len(turns) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stop.set()
+    rings.ring()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(turns) >= 4

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from casework.case import Artefact
-from casework.config import Queue, Settings, Storage
+from casework.config import Settings, Storage
+from casework.config_queue import Queue
 from casework.ledger import Ledger
 from casework.observe import setup_logging
 from casework.queue import INFER, lane_of, open_queue

@@ -49,6 +49,7 @@ def test_nothing_is_published_beyond_loopback() -> None:
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
     assert "ports" not in services["postgres"]
+    assert "ports" not in services["redis"]
 
 
 def test_doors_run_without_privileges() -> None:
@@ -72,10 +73,13 @@ def test_the_containers_settings_are_accepted(tmp_path: Path) -> None:
         "CASEWORK_CONFIG": str(ROOT / "deploy/casework.toml"),
         "CASEWORK_STORAGE_ROOT": str(tmp_path),
         "CASEWORK_STORAGE_LEDGER_PASSWORD_FILE": str(tmp_path / "password"),
+        "CASEWORK_QUEUE_PASSWORD_FILE": str(tmp_path / "password"),
     }
     settings = config.load(None, environment)
     assert settings.ledger_url == "postgresql+psycopg://casework:x@postgres:5432/casework"
     assert settings.metrics.port == 9100
+    assert settings.queue.kind == "celery"
+    assert settings.queue_url == "redis://casework:x@redis:6379/0"
 
 
 def test_the_dockerfile_needs_no_front_end_from_a_registry() -> None:

@@ -103,7 +103,7 @@ def serve(config: Config = None) -> None:
         raise typer.Exit(Supervisor(settings, config).run())
 
 
-def _door(module: str, config: Path | None, *, supervised: int) -> None:
+def _door(name: str, config: Path | None, *, supervised: int, module: str = "") -> None:
     hide_values()
     if supervised:  # the kernel tells us when the supervisor dies, however it dies
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -111,14 +111,14 @@ def _door(module: str, config: Path | None, *, supervised: int) -> None:
             raise typer.Exit(0)
     with _spoken_errors():
         settings = load(config)
-        setup_logging(module)
+        setup_logging(name)
         if not supervised:
-            _stand_alone(module, settings)
-        with Presence(settings, module):
-            importlib.import_module(f"casework.entrypoints.{module}").main(settings)
+            _stand_alone(name, settings)
+        with Presence(settings, name):
+            importlib.import_module(f"casework.entrypoints.{module or name}").main(settings)
 
 
-def _stand_alone(module: str, settings: Settings) -> None:
+def _stand_alone(door: str, settings: Settings) -> None:
     """What a door without a supervisor needs: a ledger of this version, and a port for its metrics.
 
     The API opens that port itself, since it adds the ledger's counts; so does an inference worker's child process.
@@ -131,7 +131,7 @@ def _stand_alone(module: str, settings: Settings) -> None:
         ledger.require_current_schema()
     finally:
         ledger.close()
-    elsewhere = module == "api" or (module == "infer_door" and settings.queue.kind == "celery")
+    elsewhere = door == "api" or (door == "infer_worker" and settings.queue.kind == "celery")
     if settings.metrics.port and not elsewhere:
         start_http_server(settings.metrics.port, settings.metrics.host)
 
@@ -157,7 +157,7 @@ def keeper(config: Config = None, *, supervised: Supervised = 0) -> None:
 @app.command("infer-worker")
 def infer_worker(config: Config = None, *, supervised: Supervised = 0) -> None:
     """Only the inference worker."""
-    _door("infer_door", config, supervised=supervised)
+    _door("infer_worker", config, supervised=supervised, module="infer_door")
 
 
 @app.command("deliver-worker")

@@ -7,6 +7,7 @@ same bytes once its lease has ended.
 
 import signal
 import threading
+from dataclasses import dataclass, field
 from types import FrameType
 
 from casework.config import Settings
@@ -17,6 +18,7 @@ from casework.flows.prove import Prover
 from casework.flows.webhooks import Notifier
 from casework.ledger import Ledger
 from casework.observe import log
+from casework.queue import DELIVER, open_queue
 from casework.spool import Spool
 
 Worker = DestinationWorker | Prover | Notifier
@@ -24,8 +26,26 @@ REST_AFTER_ERROR_S = 2.0
 DRAIN_S = 50.0
 
 
-def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S) -> bool:
+@dataclass
+class Rings:
+    """Wakes every sending thread: one event each, since each waits in its own time."""
+
+    events: list[threading.Event] = field(default_factory=list)
+
+    def add(self) -> threading.Event:
+        """One thread's event."""
+        self.events.append(threading.Event())
+        return self.events[-1]
+
+    def ring(self) -> None:
+        """There is something to send, or to end."""
+        for event in self.events:
+            event.set()
+
+
+def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S, rings: Rings | None = None) -> bool:
     """Deliver until `stop` is set; True when every thread ended within drain_s."""
+    rings = rings or Rings()
     ledger = Ledger.open(settings.ledger_url)
     spool = Spool(settings.root, fsync=settings.storage.fsync)
     places = [d for d in settings.destination if d.send]
@@ -33,7 +53,7 @@ def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S) -> 
     workers += [Prover(ledger, d, settings) for d in places]
     workers += [Notifier(ledger, hook, settings) for hook in settings.webhook]
     threads = [
-        threading.Thread(target=_loop, args=(w, stop), daemon=True, name=f"{type(w).__name__}-{_name(w)}")
+        threading.Thread(target=_loop, args=(w, stop, rings.add()), daemon=True, name=f"{type(w).__name__}-{_name(w)}")
         for w in workers
     ]
     for thread in threads:
@@ -43,6 +63,7 @@ def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S) -> 
     pulse.beat({"ok": True})
     while not stop.wait(EVERY_S):
         pulse.beat({"ok": all(thread.is_alive() for thread in threads)})
+    rings.ring()
     deadline = threading.Event()
     timer = threading.Timer(drain_s, deadline.set)
     timer.daemon = True
@@ -57,10 +78,35 @@ def run(settings: Settings, stop: threading.Event, drain_s: float = DRAIN_S) -> 
     return whole
 
 
-def _loop(worker: Worker, stop: threading.Event) -> None:
+def _loop(worker: Worker, stop: threading.Event, rung: threading.Event) -> None:
     while not stop.is_set():
-        stop.wait(_turn(worker))
+        rung.clear()
+        rest_s = _turn(worker)
+        if not stop.is_set():
+            rung.wait(rest_s)
     worker.close()
+
+
+class DeliverHands:
+    """The threads behind a bell: a message wakes them, the ledger tells them what to send and in which order."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._stop, self._rings = threading.Event(), Rings()
+        self._thread = threading.Thread(target=run, args=(settings, self._stop, DRAIN_S, self._rings), name="deliver")
+        self._thread.start()
+
+    def take(self, job_id: int | None, *, routine_first: bool) -> str:  # noqa: ARG002 - the port's signature
+        """Wake everybody."""
+        self._rings.ring()
+        return DELIVER
+
+    def beat(self) -> None:
+        """`run` shows that it is alive."""
+
+    def close(self) -> None:
+        """Drain."""
+        self._stop.set()
+        self._thread.join()
 
 
 def _name(worker: Worker) -> str:
@@ -81,6 +127,8 @@ def _turn(worker: Worker) -> float:
 
 def main(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
+    if settings.queue.kind == "celery":
+        return open_queue(settings, [DELIVER]).work(lambda: DeliverHands(settings))
     stop = threading.Event()
 
     def on_signal(_: int, __: FrameType | None) -> None:

@@ -7,7 +7,7 @@ twice. At most `queue.window` jobs of a lane are said ahead, so a backlog of any
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from casework.config import Queue
+from casework.config_queue import Queue
 from casework.ledger import Ledger
 from casework.observe import QUEUE_RUNG, log
 from casework.queue import DELIVER, INFER, Bell, lane_of

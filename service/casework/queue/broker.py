@@ -4,7 +4,7 @@ from typing import Any
 
 import redis
 
-from casework.config import Queue
+from casework.config_queue import Queue
 from casework.errors import Defect
 
 OLDEST = (7, 0)  # 6.2 and older get no security fixes any more; permissions by selector begin here
