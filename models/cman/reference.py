@@ -4,7 +4,7 @@
 
 Writes reference.npz (where the images lie in the encoders' pooled features), and into manifest.json: `reference`,
 `subset_thresholds` (positive_at with specificity 0.90 and negative_below with sensitivity 0.95 for each subset of
-modalities), `spread_limit` and `trained_on`. All of it from validation images, none of them seen by the weights.
+modalities) and `trained_on`. All of it from validation images, none of them seen by the weights.
 """
 
 import argparse
@@ -28,7 +28,6 @@ from models.cman.data import Sides, open_sides
 FOLDS = 5
 SHRINK = 0.1  # of the covariance towards a round cloud: there are few more images than features
 USUAL = 99.5  # percentile of held-out images that still counts as usual
-SPREAD = 75.0  # percentile of the spread above which a decision is held back
 TRAINED_ON: dict[str, Any] = {
     "what": "Synthetic phantoms only (models/cman/phantom). No real scanner and no real patient is inside this range.",
     "age_years": [25, 88],
@@ -117,18 +116,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     np.savez_compressed(options.package / "reference.npz", **arrays)
     prob = probabilities(runner, sides, package.spec.temperature)
     full = "+".join(SLOTS)
-    pairs = np.stack([prob[full], *(p for name, p in prob.items() if name.count("+") == 1)])
     manifest = json.loads((options.package / "manifest.json").read_text("utf-8"))
     manifest["reference"] = "reference.npz"
     manifest["subset_thresholds"] = {n: evaluate.thresholds(p, sides.label) for n, p in prob.items() if n != full}
-    manifest["spread_limit"] = round(float(np.percentile(np.ptp(pairs, axis=0), SPREAD)), 3)
     manifest["trained_on"] = TRAINED_ON
     manifest["files"]["reference.npz"] = hashlib.sha256((options.package / "reference.npz").read_bytes()).hexdigest()
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (options.package / "manifest.json").write_text(text, "utf-8")
     written = open_package(options.package)
     check_golden(OnnxRunner(written, threads=2), written)
-    print(json.dumps({k: manifest[k] for k in ("subset_thresholds", "spread_limit")}, indent=1))
+    print(json.dumps(manifest["subset_thresholds"], indent=1))
     print({m: round(r.limit, 3) for m, r in found.items()})
 
 

@@ -8,7 +8,7 @@ The one rule, in this order:
    one that it doesn't state, both thresholds move apart by WIDEN_LOGITS for each modality that is missing.
 3. What would be POSITIVE or NEGATIVE by them becomes INDETERMINATE when the images lie outside the training's
    distribution (distance above 1.0), or when leaving one modality out moves the probability by more than the
-   manifest's spread_limit: an answer that hangs on one modality is wrong far more often (models/cman/README.md).
+   manifest's spread_limit, where a package's own evaluation has found one (models/cman/README.md: cman's has not).
 """
 
 import math
