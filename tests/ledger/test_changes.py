@@ -336,6 +336,9 @@ def test_only_one_image_comes_back_under_one_uid(ledger: Ledger) -> None:
     old = delivered(ledger, "1.1", "1.2")
     again(ledger)
     ledger.decide(old, "accepted", "anna", at(6))
+    ledger.exclude(old, "1.2", "EXCLUDED_OTHER", "anna", at(7))
+    new = ledger.restore(old, "1.2.3", "anna", at(7))
+    assert {r.sha256 for r in ledger.case_inputs(new)} == {sha("corrected"), sha("1.2")}, "what was replaced stays so"
     ledger.exclude(old, "1.1", "EXCLUDED_OTHER", "anna", at(7))
     new = ledger.restore(old, "1.1", "anna", at(8))
     assert {r.sha256 for r in ledger.case_inputs(new)} == {sha("corrected"), sha("1.2")}
