@@ -15,10 +15,12 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
+from casework.config import PROFILES, Destination
 from casework.flows.analyse import Ended
 from casework.observe import setup_logging
 from models.cman.phantom.dicom import write_case
@@ -33,10 +35,12 @@ def cpu_s() -> float:
     return sum(t.user + t.system for t in used)
 
 
-def one(files: list[Path], package: Path, *, warm: bool, beside: bool) -> tuple[Ended, float]:
+def one(files: list[Path], package: Path, *, warm: bool, beside: bool, profile: str) -> tuple[Ended, float]:
     """One case in a fresh root; how it ended, and its processor seconds."""
     root = Path(tempfile.mkdtemp(prefix="case-bench-"))
     rig = Rig(root, model=package, prepare_ahead=False, report_process=beside)
+    place = Destination("pacs", ae_title="PACS", profile=profile)
+    rig.settings = replace(rig.settings, destination=(place,))
     worker = rig.worker()
     try:
         for future in [worker.pool.submit({"do": "facts", "paths": []}, 60) for _ in range(worker.pool.size)]:
@@ -66,6 +70,7 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=7)
     arguments.add_argument("--small", action="store_true", help="a sixteenth of the size")
     arguments.add_argument("--alone", action="store_true", help="without the report process beside the worker")
+    arguments.add_argument("--profile", default="standard", choices=PROFILES, help="of the one destination")
     arguments.add_argument("--json", type=Path)
     options = arguments.parse_args()
     setup_logging("bench", "ERROR")
@@ -75,7 +80,10 @@ def main() -> None:
         files = list(write_case(place / "case", options.seed, full_size=not options.small).files)
         megabytes = sum(f.stat().st_size for f in files) / 1e6
         runs = {
-            kind: [one(files, package, warm=kind == "warm", beside=not options.alone) for _ in range(options.rounds)]
+            kind: [
+                one(files, package, warm=kind == "warm", beside=not options.alone, profile=options.profile)
+                for _ in range(options.rounds)
+            ]
             for kind in ("cold", "warm")
         }
     print(
