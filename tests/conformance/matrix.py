@@ -75,7 +75,12 @@ def main() -> int:
     parser.add_argument("--charset", choices=CHARSETS, action="append", help="default: all; a part writes no document")
     parser.add_argument("--set", choices=SETS, action="append", help="default: all; a part writes no document")
     parser.add_argument("--keep", action="store_true", help="read the logs of an earlier run where they are")
+    parser.add_argument("--report", action="store_true", help="run nothing: write the document from the logs there are")
     options = parser.parse_args()
+    if options.report:
+        kept = {(c, n): _kept(c, n) for c in CHARSETS for n in SETS if (_folder(c, n) / "log.txt").exists()}
+        (ROOT / "docs" / "conformance-matrix.md").write_text(document(kept), "utf-8")
+        return 1 if any(c.errors or c.warnings for c in kept.values()) else 0
     tools, bench = Path(options.tools).resolve(), ROOT / ".work" / "conformance"
     if not (tools / "validate-dicom.sh").exists():
         print(f"{tools}: no validate-dicom.sh; name its folder with --tools or CASEWORK_SHARED", file=sys.stderr)
@@ -97,10 +102,9 @@ def main() -> int:
 
 def validated(tools: Path, environment: Mapping[str, str], charset: str, name: str, *, keep: bool) -> Cell:
     """Make one case's objects of every kind, and run the validators over them and their sources."""
-    folder = WORK / f"{charset.split(maxsplit=1)[0]}-{name}"
+    folder = _folder(charset, name)
     if keep and (folder / "log.txt").exists():
-        kinds = Counter(path.stem.partition("-")[2] for path in folder.glob("*.dcm"))
-        return read((folder / "log.txt").read_text(), Cell(kinds))
+        return _kept(charset, name)
     shutil.rmtree(folder, ignore_errors=True)
     case = make(charset, modalities=SETS[name], us_frames=(2, 3))
     case.write(folder / "sources")
@@ -123,6 +127,17 @@ def validated(tools: Path, environment: Mapping[str, str], charset: str, name: s
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     (folder / "log.txt").write_text(done.stdout + done.stderr)
     return read(done.stdout, Cell(kinds))
+
+
+def _folder(charset: str, name: str) -> Path:
+    return WORK / f"{charset.split(maxsplit=1)[0]}-{name}"
+
+
+def _kept(charset: str, name: str) -> Cell:
+    """What an earlier run found."""
+    folder = _folder(charset, name)
+    kinds = Counter(path.stem.partition("-")[2] for path in folder.glob("*.dcm"))
+    return read((folder / "log.txt").read_text(), Cell(kinds))
 
 
 def read(output: str, cell: Cell) -> Cell:
@@ -161,8 +176,11 @@ def document(cells: Mapping[tuple[str, str], Cell]) -> str:
         "| --- |" + " --- |" * len(SETS),
     ]
     for charset, title in CHARSETS.items():
-        row = [cells[charset, name] for name in SETS]
-        said = [f"{c.kinds.total()} / {len(c.errors)} / {len(c.warnings)} / {c.passed.total()}" for c in row]
+        row = [cells.get((charset, name)) for name in SETS]
+        said = [
+            f"{c.kinds.total()} / {len(c.errors)} / {len(c.warnings)} / {c.passed.total()}" if c else "not run"
+            for c in row
+        ]
         lines.append(f"| {title} | " + " | ".join(said) + " |")
     lines += [
         "",
