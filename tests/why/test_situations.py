@@ -563,7 +563,7 @@ def _send(stage: Stage, destination: Destination) -> Answer:
 @situation
 def unreachable(stage: Stage) -> Answer:
     answer = _send(stage, dimse("p", free_port(), timeout_s=1.0))
-    assert any("PEER_UNREACHABLE" in line and "destination p" in line for line in answer[2])
+    assert any("PEER_UNREACHABLE" in line and " deliver p " in line for line in answer[2])
     return answer
 
 

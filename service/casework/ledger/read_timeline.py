@@ -67,7 +67,9 @@ def _joined(told: Sequence[Moment]) -> Iterator[Moment]:
 
 def _same(one: Moment, other: Moment) -> bool:
     names = ("stage", "event", "code", "actor", "case_id", "subject")
-    return all(getattr(one, name) == getattr(other, name) for name in names) and not one.detail.get("attempt")
+    return all(getattr(one, name) == getattr(other, name) for name in names) and one.detail.get(
+        "attempt"
+    ) == other.detail.get("attempt")
 
 
 def _connections(associations: Sequence[AssociationRow]) -> Iterator[Moment]:
@@ -133,7 +135,8 @@ def _of_event(event: Event) -> Iterator[Moment]:
         to = str(event.detail.get("to", ""))
         if to not in (_D.SENDING, _D.PENDING):
             stage = _S.COMMIT if to in (_D.COMMITTED, _D.COMMIT_FAILED) else _S.SEND
-            yield _moment(event, stage, f"delivery.{to}", code, detail)
+            place = detail.pop("destination", event.subject)  # objects of one destination are counted, not listed
+            yield _moment(replace(event, subject=place), stage, f"delivery.{to}", code, detail)
     elif kind.startswith(("delivery.", "commitment.")):
         yield _moment(event, _S.COMMIT, kind, code, detail)
     else:
