@@ -310,11 +310,10 @@ class Simulation:
             if patient is not None:
                 with contextlib.suppress(Refused):
                     self._decide_one(case.id, view, patient)
-        for case in self.ledger.cases_in(CaseState.DELIVERED):
-            for doubt in self.ledger.read.case_view(case.id).doubts:
-                if not doubt.decision and known.get(doubt.subject) and known[doubt.subject].accept:
-                    with contextlib.suppress(Refused):
-                        self.ledger.decide(case.id, "accepted", "sim", self.now, doubt.subject)
+        for case_id, uid in self.ledger.corrections():
+            if uid in known and known[uid].accept:
+                with contextlib.suppress(Refused):
+                    self.ledger.decide(case_id, "accepted", "sim", self.now, uid)
 
     def _decide_one(self, case_id: str, view: Any, patient: Patient) -> None:
         for row in view.inputs:
