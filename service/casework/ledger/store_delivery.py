@@ -216,7 +216,8 @@ def _next_pending(connection: Connection, destination: str) -> Any:
 def _may_go(destination: str) -> Any:
     """Pending objects that may be sent now, the most urgent and oldest first.
 
-    An older revision's never follow a newer one's, and the two never overlap on the way. Of a retracted case only its
+    An older revision's never follow a newer one's: they were cancelled when the newer one was made (supersede_unsent), and
+    what of them is on its way arrives first. Of a retracted case only its
     rejection notes go, whatever came after, and only once nothing else of it is on its way.
     """
     other, its = delivery.alias("other"), case_revision.alias("its")
@@ -225,12 +226,11 @@ def _may_go(destination: str) -> Any:
         .join_from(other, its, other.c.case_id == its.c.id)
         .where(other.c.destination == destination, its.c.root_id == case_revision.c.root_id)
     )
-    newer = of_root.where(its.c.revision > case_revision.c.revision, other.c.state != _D.CANCELLED)
     note = artefact.c.kind == REJECTION
     before = or_(its.c.revision < case_revision.c.revision, and_(note, its.c.revision == case_revision.c.revision))
     on_its_way = of_root.where(before, other.c.state == _D.SENDING)
     held = exists().where(base.undecided(case_revision.c.root_id))  # what is in doubt is not sent at all
-    ordinary = and_(case_revision.c.state.in_(SENDABLE), case_revision.c.retraction == "", ~newer.exists(), ~held)
+    ordinary = and_(case_revision.c.state.in_(SENDABLE), case_revision.c.retraction == "", ~held)
     return (
         select(delivery)
         .join_from(delivery, case_revision, delivery.c.case_id == case_revision.c.id)
