@@ -1,4 +1,4 @@
-"""Durable content-addressed files on one local file system. Owns every path below the storage root.
+"""Durable content-addressed files on one file system, local or shared by hosts (docs/hosts.md). Owns every path below the storage root.
 
 Rules: a name is a UUID of ours or a SHA-256, never a string from a peer; an object exists under its digest only after its
 bytes are on the disk; the first failed fsync is final, because the kernel may have thrown the pages away and a second call
@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from casework.errors import Defect, Unavailable
+from casework.owner import place
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREPARED_KEY = re.compile(r"[0-9a-z][0-9a-z_-]{1,127}")
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+FOREIGN_S = 3600.0  # nothing is written for so long without a pause that ends the association
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # of handles or memory, for a moment
 
@@ -96,6 +99,7 @@ class Spool:
         self.root = root
         self.failed = False
         self._fsync_on = fsync
+        self._mark = hashlib.sha256(place().encode()).hexdigest()[:12]
         self._objects = str(root / "objects")
         self._incoming = root / "incoming"
         for name in ("incoming", "objects", "prepared"):
@@ -125,7 +129,7 @@ class Spool:
         """
         self._check()
         while True:
-            path = self._incoming / f"{uuid.uuid4().hex}.part"
+            path = self._incoming / f"{self._mark}-{uuid.uuid4().hex}.part"
             try:
                 fd = os.open(path, _CREATE, 0o600)
             except OSError as error:
@@ -202,10 +206,13 @@ class Spool:
     def sweep_incoming(self) -> int:
         """Remove the half-written files of dead processes (nobody was told that they are here); return how many.
 
-        A living writer holds a lock on its file, so that doors can start at different times.
+        A living writer holds a lock on its file, so that doors can start at different times. Locks of other hosts don't
+        show on every shared file system: their files go after an hour without a change.
         """
         swept = 0
         for path in self._incoming.glob("*.part"):
+            if path.name[:12] != self._mark and time.time() - _changed_at(path) < FOREIGN_S:
+                continue
             with contextlib.suppress(OSError):
                 fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
@@ -289,6 +296,13 @@ class Spool:
             self._fsync(fd)
         finally:
             os.close(fd)
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat(follow_symlinks=False).st_mtime
+    except OSError:  # gone meanwhile
+        return time.time()
 
 
 def _cannot_open(error: OSError) -> Unavailable:

@@ -93,7 +93,7 @@ def test_leftovers_of_dead_processes_go_at_boot(make_rig: MakeRig) -> None:
     """A half-written file whose writer is gone is removed; one that is being written stays."""
     rig = make_rig()
     living = rig.spool.begin()
-    dead = rig.spool.root / "incoming" / "0123.part"
+    dead = rig.spool.root / "incoming" / f"{rig.spool._mark}-0123.part"
     dead.write_bytes(b"half")
     sweeper(rig).boot()
     assert not dead.exists()

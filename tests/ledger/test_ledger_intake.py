@@ -325,13 +325,26 @@ def test_association_log(ledger: Ledger) -> None:
 
 
 def test_associations_of_a_dead_listener_are_closed(ledger: Ledger) -> None:
-    """At a listener's boot what its predecessor left open is closed as lost, so no case waits for it for ever."""
-    ledger.open_association("assoc-1", "MG1", "CMAN", "10.0.0.7", NOW)
+    """What a dead process left open is closed as lost, so no case waits for it for ever; those of living ones stay."""
+    ledger.open_association("assoc-1", "MG1", "CMAN", "10.0.0.7", NOW, "here/1/7")
+    ledger.open_association("assoc-2", "MG2", "CMAN", "10.0.0.8", NOW, "elsewhere/1/7")
     case_id = new_case(ledger, "1.1")
-    assert ledger.close_stale_associations(at(9)) == 1
     assert ledger.close_stale_associations(at(9)) == 0
+    assert ledger.close_stale_associations(at(9), lambda owner: owner.startswith("here")) == 1
+    assert ledger.close_stale_associations(at(9), lambda owner: owner.startswith("here")) == 0
     assert ledger.open_associations_of(case_id) == 0
-    assert ledger.read.associations()[0].end == "lost"
+    assert [row.end for row in ledger.read.associations() if row.id == "assoc-1"] == ["lost"]
+    assert ledger.read.metrics().open_associations == 1
+
+
+def test_associations_of_a_silent_process_are_closed(ledger: Ledger) -> None:
+    """A host that is cut off says nothing: after two minutes its associations are lost, but not while it is seen."""
+    ledger.open_association("assoc-1", "MG1", "CMAN", "10.0.0.7", NOW, "a/1/7")
+    ledger.open_association("assoc-2", "MG1", "CMAN", "10.0.0.7", NOW, "b/1/7")
+    ledger.see_associations("b/1/7", at(60))
+    assert ledger.close_stale_associations(at(119)) == 0
+    assert ledger.close_stale_associations(at(121)) == 1
+    assert [row.id for row in ledger.read.associations() if row.closed_at is None] == ["assoc-2"]
 
 
 def test_unknown_case_is_refused(ledger: Ledger) -> None:

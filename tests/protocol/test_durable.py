@@ -126,7 +126,7 @@ def test_start_recovers_what_a_dead_process_left(tmp_path: Path) -> None:
     first.intake.open_association("A", "CMAN", "127.0.0.1")
     alive = first.spool.begin()
     alive.write(b"x")
-    (settings.root / "incoming" / "dead.part").write_bytes(b"half")
+    (settings.root / "incoming" / f"{first.spool._mark}-dead.part").write_bytes(b"half")
     second = Listener(settings)
     assert [p.name for p in (settings.root / "incoming").iterdir()] == [alive.path.name]
     (row,) = second.ledger.read.associations()

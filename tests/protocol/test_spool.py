@@ -127,7 +127,7 @@ def test_sweep_spares_the_living(tmp_path: Path) -> None:
     """Only files that no living writer holds are swept."""
     first, second = Spool(tmp_path), Spool(tmp_path)
     alive = first.begin()
-    (tmp_path / "incoming" / "dead.part").write_bytes(b"x")
+    (tmp_path / "incoming" / f"{second._mark}-dead.part").write_bytes(b"x")
     assert second.sweep_incoming() == 1
     alive.write(b"abc")
     first.keep(alive, alive.sha256)

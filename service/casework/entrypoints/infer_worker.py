@@ -4,12 +4,11 @@ Two threads: the main one claims and runs cases, the other prepares the images o
 way while a case runs. `infer_door` decides in which process that happens.
 """
 
-import os
-import socket
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from casework import owner
 from casework.config import Settings
 from casework.engine.bundle import ModelPackage, open_package
 from casework.engine.golden import check_golden
@@ -70,7 +69,7 @@ class Worker:
             settings=settings,
             now=_now,
         )
-        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.owner = owner.process()
         self._thread = threading.Thread(target=self._prepare_ahead, name="ahead", daemon=True)
         log.info("worker.started", model=self.package.spec.name, version=self.package.spec.version)
 

@@ -1,7 +1,7 @@
 """The DICOM door: wires spool, ledger, intake and the SCP together, recovers at start, drains on SIGTERM.
 
 Start: half-written files of dead processes go (nobody was told that they are here), associations that a dead process left
-open are closed. An object that reached the spool but not the ledger was never acknowledged: its sender repeats it, and it
+open are closed (those of a silent one on another host after two minutes, by the keeper). An object that reached the spool but not the ledger was never acknowledged: its sender repeats it, and it
 then gets its row under the same digest.
 """
 
@@ -12,6 +12,7 @@ import time
 from datetime import UTC, datetime
 from types import FrameType
 
+from casework import owner
 from casework.config import Settings
 from casework.dicom import status
 from casework.dicom.guard import Caller
@@ -84,7 +85,7 @@ class Listener:
         self.spool = Spool(settings.root, fsync=settings.storage.fsync)
         self.ledger = Ledger.open(settings.ledger_url, window_days=settings.assembly.window_days)
         swept = self.spool.sweep_incoming()
-        stale = self.ledger.close_stale_associations(datetime.now(UTC))
+        stale = self.ledger.close_stale_associations(datetime.now(UTC), owner.dead_at_boot)
         log.info("listener.recovered", kind="half files", count=swept)
         log.info("listener.recovered", kind="associations", count=stale)
         self.intake = Intake(self.spool, self.ledger, settings)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from casework import owner
 from casework.case import Arrival, Header, Recorded, Verdict
 from casework.config import Settings
 from casework.dicom import classes
@@ -28,6 +29,7 @@ from casework.spool import Incoming, Spool
 
 MAX_BATCH = 64
 GATHER_S = 0.005
+SEEN_EVERY_S = 20.0
 REJECTION_ROWS, REJECTION_ROWS_PER_S = 20.0, 1.0
 _META_ROOM = 72 << 10
 
@@ -38,8 +40,19 @@ class Recorder(Protocol):
     def record(self, arrivals: Sequence[Arrival], now: datetime) -> list[Recorded]:
         """Record a batch in one transaction."""
 
-    def open_association(self, id: str, calling: str, called: str, address: str, now: datetime) -> None:  # noqa: A002 - the ledger's word
+    def open_association(  # noqa: PLR0917 - the ledger's signature
+        self,
+        id: str,  # noqa: A002 - the ledger's word
+        calling: str,
+        called: str,
+        address: str,
+        now: datetime,
+        owner: str = "",
+    ) -> None:
         """Record that an association began."""
+
+    def see_associations(self, owner: str, now: datetime) -> None:
+        """Record that this process still has its open ones."""
 
     def close_association(self, id: str, end: str, code: str, counts: dict[str, int], now: datetime) -> None:  # noqa: A002 - the ledger's word
         """Record how it ended."""
@@ -178,6 +191,9 @@ class Intake:
         self._closed = False
         self._rejections = (REJECTION_ROWS, 0.0)  # rows left, and when that was (monotonic seconds)
         self._coming = 0
+        self._owner = owner.process()
+        self._open: set[str] = set()  # associations, and requests, that end here
+        self._seen_at = time.monotonic()
         self._writer = threading.Thread(target=self._write_forever, name="intake-writer", daemon=True)
         self._writer.start()
 
@@ -262,8 +278,11 @@ class Intake:
             Unavailable: LEDGER_UNAVAILABLE.
         """
         association_id, now = str(uuid.uuid4()), self._now()
-        call = lambda: self._ledger.open_association(association_id, calling, called, address, now)  # noqa: E731 - one use
+        call = lambda: self._ledger.open_association(association_id, calling, called, address, now, self._owner)  # noqa: E731 - one use
         self._submit(_Pending(call=call))
+        with self._wake:
+            self._open.add(association_id)
+            self._wake.notify()
         return association_id
 
     def close_association(self, association_id: str, end: str, code: str, counts: dict[str, int]) -> None:
@@ -273,6 +292,8 @@ class Intake:
             Unavailable: LEDGER_UNAVAILABLE; the row is closed at the next start.
         """
         now = self._now()
+        with self._wake:
+            self._open.discard(association_id)
         self._submit(_Pending(call=lambda: self._ledger.close_association(association_id, end, code, counts, now)))
 
     def note_rejection(self, calling: str, called: str, address: str, code: str) -> None:
@@ -364,8 +385,11 @@ class Intake:
     def _write_forever(self) -> None:
         while True:
             with self._wake:
-                while not self._waiting and not self._closing:
-                    self._wake.wait()
+                while not self._waiting and not self._closing and not self._unseen():
+                    self._wake.wait(SEEN_EVERY_S if self._open else None)
+                if self._unseen():
+                    self._seen_at = time.monotonic()
+                    self._waiting.append(_Pending(call=lambda: self._ledger.see_associations(self._owner, self._now())))
                 deadline = time.monotonic() + GATHER_S
                 while self._coming and len(self._waiting) < MAX_BATCH and (left := deadline - time.monotonic()) > 0:
                     self._wake.wait(left)
@@ -380,6 +404,10 @@ class Intake:
             except Exception as error:  # noqa: BLE001 - the writer's outer guard: a driver's error must never end the thread
                 log.error("intake.writer", error_type=type(error).__name__)
                 self._one_by_one(batch)
+
+    def _unseen(self) -> bool:
+        """Whether it is time to say that our associations are open; other hosts close those of a silent process."""
+        return bool(self._open) and time.monotonic() - self._seen_at >= SEEN_EVERY_S
 
     def _turn(self, batch: list[_Pending]) -> None:
         """One ledger transaction for all instances of the batch, their answers, then the calls."""

@@ -52,6 +52,9 @@ class Sweeper:
 
     def rooms(self, now: datetime) -> None:
         """The prepared cache's bound, the disk floor, results that no configured destination will take."""
+        lost = self.ledger.close_stale_associations(now)
+        if lost:
+            log.warning("sweep.associations", count=lost)
         trimmed = self.spool.trim_prepared(self.settings.storage.prepared_bytes)
         if trimmed:
             log.info("sweep.trimmed", count=trimmed)

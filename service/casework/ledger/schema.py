@@ -225,6 +225,8 @@ association = Table(
     Column("ended", Text, nullable=False),
     Column("code", Text, nullable=False),
     Column("counts", Mapped, nullable=False),
+    Column("owner", Text, nullable=False),  # the process that has it; "" = nobody knows
+    Column("seen_at", Instant, nullable=False),  # when that process last said that it is open
     Index(None, "closed_at"),
     Index(None, "opened_at"),
 )

@@ -6,12 +6,12 @@ a doubt is written down; one about patient or side stops the case until a person
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, or_, select, update
 
 from casework.case import ALTERED, STOPPING, Arrival, CaseState, Header, Recorded, Verdict, change
 from casework.ledger.assembly import Assembler
@@ -20,6 +20,8 @@ from casework.ledger.schema import association, case_revision, clean, doubt, exc
 from casework.ledger.store_base import Store, add_findings, move_case, words
 from casework.ledger.store_cases import instance_row
 from casework.ledger.store_fetch import priors_on_their_way
+
+ASSOCIATION_SILENCE = timedelta(seconds=120)  # open ones are seen every 20 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,26 @@ class IntakeStore(Store):
             _audit(tx, items, cases)
         return [_recorded(item, cases) for item in items]
 
-    def open_association(self, id: str, calling: str, called: str, address: str, now: datetime) -> None:  # noqa: A002 - the contract's name
-        """Note that a peer has connected."""
+    def open_association(  # noqa: PLR0917 - the contract's signature
+        self,
+        id: str,  # noqa: A002 - the contract's name
+        calling: str,
+        called: str,
+        address: str,
+        now: datetime,
+        owner: str = "",
+    ) -> None:
+        """Note that a peer has connected to the process `owner`, which then says now and then that it still is."""
         row = {"id": id, "calling": clean(calling), "called": clean(called), "address": address, "opened_at": now}
+        row |= {"ended": "", "code": "", "counts": {}, "owner": words(owner), "seen_at": now}
         with self._database.write(now) as tx:
-            tx.connection.execute(insert(association), {**row, "ended": "", "code": "", "counts": {}})
+            tx.connection.execute(insert(association), row)
+
+    def see_associations(self, owner: str, now: datetime) -> None:
+        """This process is alive and has its open associations still."""
+        mine = (association.c.owner == words(owner)) & association.c.closed_at.is_(None)
+        with self._database.write(now) as tx:
+            tx.connection.execute(update(association).where(mine).values(seen_at=now))
 
     def close_association(self, id: str, end: str, code: str, counts: Mapping[str, int], now: datetime) -> None:  # noqa: A002 - same
         """Note how an association ended: `end` in a word ("released", "aborted", ...), `code` a reason or ""."""
@@ -101,12 +118,22 @@ class IntakeStore(Store):
         with self._database.write(now) as tx:
             tx.connection.execute(update(association).where(association.c.id == id).values(values))
 
-    def close_stale_associations(self, now: datetime) -> int:
-        """Close what a listener that died left open; return how many."""
-        values = {"closed_at": now, "ended": "lost"}
+    def close_stale_associations(self, now: datetime, dead: Callable[[str], bool] = lambda _: False) -> int:
+        """Close what a process left open that is `dead` or has been silent for long; return how many.
+
+        Others may be open on other hosts: closing those would end the wait for their images.
+        """
+        open_ = association.c.closed_at.is_(None)
+        with self._database.read() as connection:
+            owners = connection.execute(select(association.c.owner).where(open_).distinct()).scalars().all()
+        silent = association.c.seen_at < now - ASSOCIATION_SILENCE
+        stale = open_ & or_(silent, association.c.owner.in_([owner for owner in owners if dead(owner)]))
+        with self._database.read() as connection:
+            if connection.execute(select(association.c.id).where(stale).limit(1)).first() is None:
+                return 0
         with self._database.write(now) as tx:
-            stale = update(association).where(association.c.closed_at.is_(None)).values(values)
-            return tx.connection.execute(stale).rowcount
+            values = {"closed_at": now, "ended": "lost"}
+            return tx.connection.execute(update(association).where(stale).values(values)).rowcount
 
 
 def _item(arrival: Arrival) -> Item:

@@ -42,6 +42,8 @@ def _roots() -> None:
         sa.Column("ended", sa.Text(), nullable=False),
         sa.Column("code", sa.Text(), nullable=False),
         sa.Column("counts", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("seen_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_association")),
     )
     op.create_index(op.f("ix_association_closed_at"), "association", ["closed_at"], unique=False)
