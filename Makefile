@@ -24,7 +24,7 @@ run: $(VENV)/.runtime ## keep the service up: DICOM AE CMAN on 11112, REST and s
 
 test: system $(VENV)/.test check ## install what the tests need, then run all of them
 	$(PY) -m coverage erase
-	$(PY) -m coverage run -m pytest $(ARGS)
+	$(PY) -m coverage run -m pytest -n 3 --dist loadfile $(ARGS)
 	$(PY) -m coverage combine -q
 	$(PY) -m coverage report --skip-covered
 
