@@ -32,7 +32,7 @@ def stop_inside(url: str) -> None:
         from casework.ledger.schema import association
 
         row = {"id": "never", "calling": "", "called": "", "address": "", "opened_at": NOW, "ended": "", "code": ""}
-        tx.connection.execute(insert(association), {**row, "counts": {}})
+        tx.connection.execute(insert(association), {**row, "counts": {}, "owner": "", "seen_at": NOW})
         print("inside", flush=True)
         time.sleep(60)
 

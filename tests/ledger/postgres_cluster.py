@@ -7,6 +7,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.simulators.orthanc import free_port
+
 INSTALL = "PostgreSQL's initdb and pg_ctl were not found: apt-get install postgresql (or put its bin folder on PATH)"
 
 
@@ -28,7 +30,8 @@ def binaries() -> Path:
 class Cluster:
     """A running server; `stop` ends it and removes its files."""
 
-    def __init__(self) -> None:
+    def __init__(self, listen: str = "") -> None:
+        """A unix socket only, or also this address with its /24 network."""
         self._bin = binaries()
         self._user = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
         if self._user and not any(entry.pw_name == self._user for entry in pwd.getpwall()):
@@ -38,12 +41,16 @@ class Cluster:
             shutil.chown(self.folder, self._user)
         data, log = self.folder / "data", self.folder / "log"
         self._run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-        options = f"-k {self.folder} -c listen_addresses='' -c fsync=off -c max_connections=60"
+        self.port = free_port() if listen else 5432
+        if listen:
+            with (data / "pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {listen}/24 trust\n")
+        options = f"-k {self.folder} -p {self.port} -c listen_addresses='{listen}' -c fsync=off -c max_connections=60"
         self._run("pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
 
     def url(self, name: str) -> str:
         """SQLAlchemy URL of one of its databases."""
-        return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
+        return f"postgresql+psycopg://postgres@/{name}?host={self.folder}&port={self.port}"
 
     def stop(self) -> None:
         """End the server."""

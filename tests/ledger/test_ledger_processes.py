@@ -198,6 +198,21 @@ def test_lock_gives_up_in_time_and_recovers(tmp_path: Path, start: Start) -> Non
         pass
 
 
+@pytest.mark.parametrize("dialect", ["postgresql"])
+def test_a_host_that_is_cut_off_in_a_write_holds_up_the_others_for_seconds(
+    open_ledger: Callable[..., Ledger], url: str, start: Start
+) -> None:
+    """PostgreSQL ends the silent writer's transaction before the patience of others ends: their write waits and succeeds."""
+    ledger = open_ledger()
+    child = start("stop_inside", url)
+    assert line(child) == "inside"
+    began = time.monotonic()
+    assert record(ledger, "1.1")[0].instance_id
+    assert 1.0 < time.monotonic() - began < 10.0
+    child.kill()
+    child.wait()
+
+
 def test_writer_that_hangs_is_an_error_elsewhere(
     open_ledger: Callable[..., Ledger], url: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

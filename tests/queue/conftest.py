@@ -28,7 +28,7 @@ from tests.queue.redis_server import ROOT, RedisServer
 class Yard:
     """Jobs in a ledger, workers on them, and what the workers did."""
 
-    def __init__(self, folder: Path, queue: Queue, url: str = "") -> None:
+    def __init__(self, folder: Path, queue: Queue, url: str = "", first: int = 0) -> None:
         self.folder, self.queue = folder, queue
         self.url = url or f"sqlite:///{folder / 'ledger' / 'ledger.db'}"
         self.ledger = Ledger.open(self.url)
@@ -37,7 +37,7 @@ class Yard:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.relay: Relay | None = None
-        self._made = 0
+        self._made = first
 
     def add(self, count: int, priority: int = 0, accession: str = "A") -> list[str]:
         """Make so many queued cases; their ids."""

@@ -72,7 +72,7 @@ class RedisServer:
         self.admin.close()
         self._temporary.cleanup()
 
-    def settings(self, **changes: Any) -> Queue:
+    def settings(self, host: str = "127.0.0.1", **changes: Any) -> Queue:
         """The queue settings that use it."""
-        url = f"redis://casework@127.0.0.1:{self.port}/0"
+        url = f"redis://casework@{host}:{self.port}/0"
         return Queue(kind="celery", url=url, password_file=str(self.folder / "password"), **changes)

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from datetime import UTC, datetime
@@ -51,6 +52,7 @@ class FixedHands:
         ended = time.monotonic()
         self._note(
             {"job": job.job_id, "priority": job.priority, "attempt": job.attempt, "done": done, "pid": os.getpid(),
+             "host": socket.gethostname(),
              "at": time.time(), "claim": claimed - began, "all": ended - began}
         )  # fmt: skip
         return lane_of(job.priority)

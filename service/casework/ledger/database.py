@@ -42,7 +42,20 @@ _NETWORK = {
     "ncpfs",
     "virtiofs",
 }
-_PG_OPTIONS = "-c synchronous_commit=on -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+# A host that is cut off in the middle of a write holds the audit's head row, and everybody waits for it: the server ends
+# its transaction well before the others' patience does. No write waits for anything outside while it is open.
+_PG_OPTIONS = (
+    "-c synchronous_commit=on -c lock_timeout=10s -c idle_in_transaction_session_timeout=4s"
+    " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=10000"
+)
+# The same, seen from the host: what it asked on a dead connection fails within 15 s.
+_PG_CONNECT = {
+    "connect_timeout": 10,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15000,
+}
 
 
 @dataclass(slots=True)
@@ -73,7 +86,7 @@ class Database:
         if self.dialect == "sqlite":
             self._open_sqlite()
         elif self.dialect == "postgresql":
-            options: dict[str, Any] = {"options": _PG_OPTIONS, "connect_timeout": 10}
+            options: dict[str, Any] = {"options": _PG_OPTIONS, **_PG_CONNECT}
             self._writer = create_engine(
                 self.url, connect_args=options, pool_pre_ping=True, hide_parameters=True, pool_timeout=_TIMEOUT_S
             )
