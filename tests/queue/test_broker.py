@@ -24,6 +24,7 @@ from casework.entrypoints import deliver_worker
 from casework.errors import Defect, Unavailable
 from casework.flows.relay import Relay
 from casework.ledger import Ledger
+from casework.queue import open_bell
 from casework.queue.scale import CeleryBell
 from tests.queue.conftest import Yard
 from tests.queue.redis_server import RedisServer
@@ -308,3 +309,12 @@ def test_a_ring_ends_the_rest_of_every_sender() -> None:
         thread.join(10)
     assert not any(thread.is_alive() for thread in threads)
     assert len(turns) >= 4
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Celery the scale adapter says what to install; the default doesn't need it."""
+    monkeypatch.delattr("casework.queue.scale", raising=False)
+    monkeypatch.setitem(sys.modules, "casework.queue.scale", None)
+    with pytest.raises(Defect, match="scale"):
+        open_bell(Settings(queue=Queue(kind="celery", url="redis://casework@127.0.0.1:1/0")))
+    assert open_bell(Settings()) is None

@@ -9,11 +9,11 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from casework.case import STAT_PRIORITY
 from casework.config import Settings
-from casework.errors import CaseworkError
+from casework.errors import CaseworkError, Defect
 from casework.observe import log
 
 STAT, ROUTINE, DELIVER = "stat", "routine", "deliver"
@@ -134,15 +134,22 @@ def open_queue(settings: Settings, lanes: Sequence[str]) -> WorkQueue:
     """The configured adapter for a worker of these lanes."""
     if settings.queue.kind == "ledger":
         return LedgerQueue()
-    from casework.queue.scale import CeleryQueue  # only where it is used: the default needs neither Celery nor Redis
-
-    return CeleryQueue(settings, lanes)
+    made: WorkQueue = _scale().CeleryQueue(settings, lanes)
+    return made
 
 
 def open_bell(settings: Settings) -> Bell | None:
     """The configured broker's bell; None where workers ask by themselves."""
     if settings.queue.kind == "ledger":
         return None
-    from casework.queue.scale import CeleryBell
+    made: Bell = _scale().CeleryBell(settings)
+    return made
 
-    return CeleryBell(settings)
+
+def _scale() -> Any:
+    """The scale adapter, only where it is used: the default needs neither Celery nor Redis."""
+    try:
+        from casework.queue import scale
+    except ModuleNotFoundError as error:
+        raise Defect("CONFIG_INVALID", "queue.kind celery needs the packages of casework[scale]") from error
+    return scale
