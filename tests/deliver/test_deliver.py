@@ -137,7 +137,7 @@ def test_a_slow_answer_is_a_timeout_and_not_a_success(make_pacs: MakePacs, make_
 def test_a_pacs_that_stops_reading_is_cut_off(make_pacs: MakePacs, make_rig: MakeRig) -> None:
     """A peer that accepts and then takes nothing more off the wire can't hold the worker beyond the deadline."""
     pacs = make_pacs()
-    destination = dimse("pacs", pacs.port, timeout_s=1.0)
+    destination = dimse("pacs", pacs.port, timeout_s=10.0)
     rig = make_rig(destination)
     case_id = rig.rendered([dataset(payload=64), dataset(payload=12_000_000)], ["pacs"])
     worker = rig.worker(destination)

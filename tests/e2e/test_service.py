@@ -132,7 +132,9 @@ def test_every_process_may_be_killed_at_any_time(tmp_path: Path) -> None:
         parent = psutil.Process(hospital.service.pid)
         sent = hospital.send(truth, lambda ds: ds.Modality == "MG")
         for door in ("listener", "keeper", "infer-worker", "deliver-worker", "api"):
-            _find(parent, door).kill()
+            process = _find(parent, door)
+            process.kill()
+            psutil.wait_procs([process], timeout=10)  # until then its port still answers
             if door == "listener":
                 wait_for("listener back", lambda: _listens(hospital.service.dicom_port))
                 sent += hospital.send(truth, lambda ds: ds.Modality != "MG")

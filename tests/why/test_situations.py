@@ -157,8 +157,8 @@ def tls(stage: Stage) -> Answer:
         peer.sendall(bytes.fromhex("1603010200010001fc0303") + bytes(200))
         with contextlib.suppress(ConnectionResetError):
             peer.recv(100)
-    while not world.ledger.read.associations():
-        pass
+    while not any(a.closed_at for a in world.ledger.read.associations()):
+        time.sleep(0.02)
     return world.ask(ACCESSION)
 
 
@@ -170,7 +170,7 @@ def no_class(stage: Stage) -> Answer:
     ae.add_requested_context(CT_CLASS)
     assert not ae.associate("127.0.0.1", world.port, ae_title="CMAN").is_established
     while not any(a.closed_at for a in world.ledger.read.associations()):
-        pass
+        time.sleep(0.02)
     return world.ask(ACCESSION)
 
 
@@ -183,7 +183,7 @@ def broke_off(stage: Stage) -> Answer:
     assoc = ae.associate("127.0.0.1", world.port, ae_title="CMAN")
     assoc.abort()
     while not any(a.closed_at for a in world.ledger.read.associations()):
-        pass
+        time.sleep(0.02)
     answer = world.ask(ACCESSION)
     assert any("PEER_ABORTED" in line and "MODALITY" in line for line in answer[2]), answer[2]
     return answer
