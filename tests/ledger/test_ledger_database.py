@@ -287,3 +287,28 @@ def test_long_wal_is_shortened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sizes[-1] < 3 * sizes[database._CHECKPOINT_EVERY]
     ledger.close()
     assert not Path(f"{path}-wal").exists()
+
+
+def test_two_ledgers_of_one_process_keep_their_locks(tmp_path: Path) -> None:
+    """A second ledger beside the first drops no lock: another process that closes leaves the WAL, and no commit is lost."""
+    path = tmp_path / "ledger.db"
+    url = f"sqlite:///{path}"
+    first = Ledger.open(url)
+    first.migrate()
+    record(first, "1.1")
+    second = Ledger.open(url)
+    second.read.metrics()
+    wal = path.with_name("ledger.db-wal")
+    before = wal.stat().st_ino
+    subprocess.run([sys.executable, *CHILD, "send", url, "9", "1"], check=True, capture_output=True, timeout=60)
+    assert wal.exists()
+    assert wal.stat().st_ino == before
+    record(first, "1.2")
+    record(second, "1.3")
+    with sqlite3.connect(path) as anybody:
+        found = {row[0] for row in anybody.execute("SELECT sop_uid FROM instance")}
+        assert anybody.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    anybody.close()
+    assert {"1.1", "1.2", "1.3"} <= found
+    second.close()
+    first.close()

@@ -9,7 +9,7 @@ import atexit
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -107,7 +107,7 @@ class Database:
         refuse_network_file_system(path.parent)
         self._lock = WriteLock(path, _TIMEOUT_S)
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            _create(path)
             _become_wal(path, self._lock)
             self._file = (path, _identity(path))
         except (OSError, sqlite3.OperationalError) as error:
@@ -232,6 +232,17 @@ def _identity(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_dev, status.st_ino
+
+
+def _create(path: Path) -> None:
+    """Make the file, closed to others, unless it is there.
+
+    A file that is there is never opened here: closing any descriptor of it would drop the locks that SQLite holds for this
+    process's other connections (sqlite.org/howtocorrupt.html, 2.2), and the next process to close would then remove the WAL
+    under them.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _become_wal(path: Path, lock: WriteLock) -> None:
