@@ -95,8 +95,7 @@ metadata = MetaData(
     }
 )
 
-# --- what arrived ---------------------------------------------------------------------------------------------
-
+# --- what arrived ---
 case_root = Table(
     "case_root",
     metadata,
@@ -288,8 +287,7 @@ finding = Table(
     UniqueConstraint("case_id", "code", "subject", "detail"),
 )
 
-# --- work -----------------------------------------------------------------------------------------------------
-
+# --- work ---
 job = Table(
     "job",
     metadata,
@@ -477,8 +475,7 @@ process = Table(
     Column("error_at", Instant),
 )
 
-# --- audit ----------------------------------------------------------------------------------------------------
-
+# --- audit ---
 audit = Table(
     "audit",
     metadata,
