@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 CONFIG ?=
 TRAIN := .venv-train
 PRESET ?= quick
-DEBIAN := chromium dcmtk dicom3tools fonts-droid-fallback orthanc orthanc-dicomweb poppler-utils postgresql redis-server strace
+DEBIAN := chromium dcmtk dicom3tools fonts-droid-fallback libpixelmed-java orthanc orthanc-dicomweb pixelmed-apps poppler-utils postgresql redis-server strace
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
