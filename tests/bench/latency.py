@@ -45,13 +45,18 @@ def one(service: Service, pacs: Pacs, folder: Path, seed: int, *, full_size: boo
     last = datetime.fromisoformat(case["last_image_at"])
     results = service.get(f"/v1/cases/{case['id']}/results")
     times = {"revision": float(case["revision"])}
+    srs = {f"delivery:{d['id']}" for d in results["deliveries"] if d["kind"] == "sr"}
+    landed: dict[str, list[datetime]] = {"stored": [], "committed": []}
     for event in service.get(f"/v1/cases/{case['id']}/events")["items"]:
         state = event.get("detail", {}).get("to")
+        if event["subject"] in srs and state in landed:  # the acknowledge, and later the proof
+            landed[state].append(datetime.fromisoformat(event["at"]))
         if state in ("queued", "running", "rendered"):
             times[f"to {state}"] = (datetime.fromisoformat(event["at"]) - last).total_seconds()
-    srs = [datetime.fromisoformat(d["changed_at"]) for d in results["deliveries"] if d["kind"] == "sr"]
-    times["to first SR in the PACS"] = (min(srs) - last).total_seconds()
-    times["to last SR in the PACS"] = (max(srs) - last).total_seconds()
+    times["to first SR in the PACS"] = (min(landed["stored"]) - last).total_seconds()
+    times["to last SR in the PACS"] = (max(landed["stored"]) - last).total_seconds()
+    if landed["committed"]:
+        times["to last SR proved there"] = (max(landed["committed"]) - last).total_seconds()
     return times
 
 
