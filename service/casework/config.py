@@ -4,7 +4,6 @@ Precedence: environment (CASEWORK_<SECTION>_<KEY>, e.g. CASEWORK_DICOM_PORT) ove
 the path of a file (`*_file`), never a value. docs/configuration.md is compared with these classes by a test.
 """
 
-import ipaddress
 import os
 import tomllib
 import types
@@ -17,6 +16,7 @@ from typing import Any
 from casework import config_checks, hours
 from casework.checks import severities
 from casework.config_queue import Queue, check_queue, with_password
+from casework.config_security import Tls, check_doors
 from casework.errors import Defect
 
 _SYSTEM_FOLDERS = frozenset(
@@ -31,6 +31,7 @@ class Peer:
     ae_title: str
     address: str = "127.0.0.1"
     called_ae_title: str = ""  # "" = our own AE title
+    certificate_name: str = ""  # then only over TLS, with a certificate of this common name, DNS name or address
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,11 @@ class Destination:
     port: int = 104
     url: str = ""  # DICOMweb root, e.g. https://pacs/dicom-web
     token_file: str = ""
+    tls: bool = False  # kind dimse: TLS on `port`
+    tls_name: str = ""  # the name in its certificate; "" = host
+    ca_file: str = ""  # PEM: the only authorities believed for it; "" = the system's
+    certificate_file: str = ""  # ours, for a destination that asks who calls
+    key_file: str = ""
     send: bool = True
     query: bool = False  # ask it how many instances the patient has
     proof: str = (
@@ -292,6 +298,7 @@ class Settings:
     metrics: Metrics = field(default_factory=Metrics)
     fetch: Fetch = field(default_factory=Fetch)
     queue: Queue = field(default_factory=Queue)
+    tls: Tls = field(default_factory=Tls)
     destination: tuple[Destination, ...] = ()
     webhook: tuple[Webhook, ...] = ()
     profile: tuple[Profile, ...] = ()
@@ -414,16 +421,8 @@ def _check(settings: Settings) -> None:
         raise Defect("CONFIG_INVALID", "storage.watermark must be below storage.hard_watermark, both in 0..1")
     if str(settings.root) in _SYSTEM_FOLDERS:  # "var" from the working directory / is /var
         raise Defect("CONFIG_INVALID", f"storage.root: {settings.root} belongs to the system; name a folder of its own")
-    if not _loopback("dicom.host", settings.dicom.host) and not settings.dicom.peer:
-        raise Defect("CONFIG_INVALID", "dicom.host is not loopback: name the allowed peers in [[dicom.peer]]")
-    if not _loopback("http.host", settings.http.host) and not settings.http.keys_file:
-        raise Defect("CONFIG_INVALID", "http.host is not loopback: set http.keys_file")
-    for peer in settings.dicom.peer:
-        try:
-            ipaddress.ip_network(peer.address, strict=False)
-        except ValueError as error:
-            raise Defect("CONFIG_INVALID", f"dicom.peer {peer.ae_title}: address") from error
     config_checks.check_destinations(settings.destination)
+    check_doors(settings)
     for hook in settings.webhook:
         config_checks.check_webhook(hook)
     if len({hook.name for hook in settings.webhook}) != len(settings.webhook):
@@ -484,11 +483,3 @@ def _check_fetch(settings: Settings) -> None:
         raise Defect("CONFIG_INVALID", "fetch.max_images: 1 to 50000")
     if fetch.again_s < 60 or fetch.retry_first_s <= 0 or not fetch.retry_first_s <= fetch.retry_max_s <= 86400:
         raise Defect("CONFIG_INVALID", "fetch.again_s: 60 or more; retry_first_s up to retry_max_s up to 86400")
-
-
-def _loopback(where: str, host: str) -> bool:
-    """Whether a host to listen on is loopback; names are not resolved, so that a bind can't be moved from outside."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError as error:
-        raise Defect("CONFIG_INVALID", f"{where}: expected an IP address") from error

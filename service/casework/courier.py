@@ -26,6 +26,7 @@ import httpx
 
 from casework.config import Webhook
 from casework.errors import Defect, Unavailable
+from casework.tls import believing, is_tls
 
 MAX_BODY_BYTES = 64 << 10
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -76,7 +77,7 @@ def post(hook: Webhook, event_id: str, body: bytes, now: datetime) -> Outcome:
     except Unavailable as error:
         return Outcome(0, error.code)
     except httpx.ConnectError as error:
-        return Outcome(0, "WEBHOOK_TLS" if _is_tls(error) else "WEBHOOK_UNREACHABLE")
+        return Outcome(0, "WEBHOOK_TLS" if is_tls(error) else "WEBHOOK_UNREACHABLE")
     except (httpx.HTTPError, OSError, ValueError):
         return Outcome(0, "WEBHOOK_UNREACHABLE")
     if 200 <= status < 300:
@@ -197,20 +198,10 @@ def _deadline(request: httpx.Request, seconds: float) -> Iterator[None]:
 
 def _trust(hook: Webhook) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=hook.ca_file or None)
-    except OSError as error:
+        return believing(hook.ca_file)
+    except Defect as error:
         raise Unavailable("WEBHOOK_TLS", f"{hook.name}: ca_file") from error
 
 
 def _port(url: urllib.parse.SplitResult) -> int:
     return url.port or (443 if url.scheme == "https" else 80)
-
-
-def _is_tls(error: BaseException) -> bool:
-    """Whether TLS is at the bottom of it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False

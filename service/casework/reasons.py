@@ -174,6 +174,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("STORAGE_FAILED", _U, "Writing to disk failed; intake has stopped.", "写入磁盘失败，接收已停止。", "Check the disk, then restart.", "请检查磁盘后重启。"),
     ("LEDGER_UNAVAILABLE", _U, "The ledger can't be reached.", "无法访问账本数据库。", "Check the database.", "请检查数据库。"),
     ("QUEUE_UNAVAILABLE", _U, "Redis can't be reached: jobs wait in the ledger until it rings again.", "无法访问Redis：任务保留在账本中，待其恢复后继续。", "Check Redis and its password file; nothing is lost meanwhile.", "请检查Redis及其密码文件；其间不会丢失任何任务。"),
+    ("PEER_TLS", _U, "TLS with the destination failed: its certificate is not believed, or ours is not.", "与目的地的TLS握手失败：其证书或我方证书不被信任。", "Compare ca_file, tls_name and the dates of the certificates at both ends; it is tried again.", "请核对两端的 ca_file、tls_name 与证书有效期；将自动重试。"),
     ("PEER_UNREACHABLE", _U, "The destination can't be reached.", "无法连接目的地。", "Check host, port and network; it is tried again.", "请检查主机、端口和网络；将自动重试。"),
     ("PEER_REJECTED", _U, "The destination rejected the association for now.", "目的地暂时拒绝连接。", "It is tried again.", "将自动重试。"),
     ("PEER_BUSY", _U, "The destination is out of resources.", "目的地资源不足。", "It is tried again.", "将自动重试。"),

@@ -22,6 +22,7 @@ from casework.entrypoints.api.server import configure, listen
 from casework.flows.intake import Intake
 from casework.ledger import Ledger
 from casework.spool import Spool
+from casework.tls import https_context
 
 
 @dataclass
@@ -83,7 +84,7 @@ def serving(
     settings, keys = make_settings(root, **http)
     door = make_door(change(settings))
     with run_server(door) as port:
-        yield Api(door, f"http://127.0.0.1:{port}", keys)
+        yield Api(door, f"{'https' if door.settings.tls.https else 'http'}://127.0.0.1:{port}", keys)
     door.intake.close()
     door.ledger.close()
 
@@ -92,7 +93,7 @@ def serving(
 def run_server(door: Door) -> Iterator[int]:
     """Run uvicorn in a thread; give its port."""
     listening = listen("127.0.0.1", 0)
-    server = uvicorn.Server(configure(door))
+    server = uvicorn.Server(configure(door, https_context(door.settings)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 10

@@ -238,7 +238,7 @@ def test_tls_handshake_never_holds_up_the_door(tmp_path: Path) -> None:
         sock.close()
 
     listening = socket.create_server(("127.0.0.1", 0))
-    lobby = Lobby(listening, Dicom(), arrive, server)
+    lobby = Lobby({listening: lambda: server}, Dicom(), arrive)
     port = listening.getsockname()[1]
     lobby.start()
     silent = [connect(port) for _ in range(20)]

@@ -99,6 +99,7 @@ HTTP_ROWS: tuple[Row, ...] = (
 # Ends without a status. The names are those of `ended()`.
 ENDS: dict[str, tuple[Answer, str]] = {
     "unreachable": (_A.AGAIN, "PEER_UNREACHABLE"),
+    "tls": (_A.AGAIN, "PEER_TLS"),                            # its certificate or ours is not believed
     "aborted_before": (_A.AGAIN, "PEER_REJECTED"),            # during the negotiation: nothing was sent
     "rejected_transient": (_A.AGAIN, "PEER_REJECTED"),
     "rejected_permanent": (_A.NEVER, "PEER_REJECTED_FOR_GOOD"),
@@ -108,7 +109,7 @@ ENDS: dict[str, tuple[Answer, str]] = {
 }
 # fmt: on
 
-PEER_LEVEL = frozenset({"PEER_UNREACHABLE", "PEER_REJECTED", "PEER_OUTCOME_UNKNOWN", "PEER_BUSY"})
+PEER_LEVEL = frozenset({"PEER_UNREACHABLE", "PEER_TLS", "PEER_REJECTED", "PEER_OUTCOME_UNKNOWN", "PEER_BUSY"})
 """Codes that say something about the destination rather than about the object: they move the circuit breaker."""
 
 _DIMSE_STARTS = [row[0] for row in DIMSE_ROWS]

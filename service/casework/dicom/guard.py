@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from casework.config import Dicom, Peer
@@ -35,11 +35,12 @@ _LOBBY_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the two titles of the request and the address it came from."""
+    """Who asks: the two titles of the request, the address it came from, the names in its verified certificate."""
 
     calling: str
     called: str
     address: str
+    names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def abort_pdu(reason: int = 0) -> bytes:
 
 
 def check_caller(caller: Caller, settings: Dicom) -> Rejection | None:
-    """The allow-list: calling title, called title and address must match one row together."""
+    """The allow-list: titles, address and, where a row names one, the certificate must match one row together."""
     if not _AE.fullmatch(caller.calling) or not _AE.fullmatch(caller.called):
         return CALLING_NOT_ALLOWED
     address = ipaddress.ip_address(caller.address.removeprefix("::ffff:"))
@@ -79,7 +80,13 @@ def check_caller(caller: Caller, settings: Dicom) -> Rejection | None:
         if not (settings.any_loopback_peer and address.is_loopback):
             return CALLING_NOT_ALLOWED
         return None if caller.called == settings.ae_title else CALLED_NOT_ALLOWED
-    rows = [p for p in settings.peer if p.ae_title == caller.calling and _inside(address, p)]
+    rows = [
+        p
+        for p in settings.peer
+        if p.ae_title == caller.calling
+        and _inside(address, p)
+        and (not p.certificate_name or p.certificate_name in caller.names)
+    ]
     if not rows:
         return CALLING_NOT_ALLOWED
     return None if any(caller.called == (p.called_ae_title or settings.ae_title) for p in rows) else CALLED_NOT_ALLOWED
@@ -89,7 +96,7 @@ def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address, peer: Peer) 
     return address in ipaddress.ip_network(peer.address, strict=False)
 
 
-def caller_of(request: bytes | bytearray, address: str) -> Caller:
+def caller_of(request: bytes | bytearray, address: str, names: frozenset[str] = frozenset()) -> Caller:
     """Read the titles from their fixed place in an A-ASSOCIATE-RQ (PS3.8 9.3.2).
 
     Raises:
@@ -98,7 +105,7 @@ def caller_of(request: bytes | bytearray, address: str) -> Caller:
     if len(request) < 74:
         raise Refused("PROTOCOL_VIOLATION", "association request is too short")
     called, calling = (bytes(request[a:b]).decode("latin_1").strip(" \0") for a, b in ((10, 26), (26, 42)))
-    return Caller(calling, called, address)
+    return Caller(calling, called, address, names)
 
 
 class Turnstile:
@@ -148,19 +155,20 @@ class Lobby:
 
     def __init__(
         self,
-        listening: socket.socket,
+        ports: Mapping[socket.socket, Callable[[], ssl.SSLContext] | None],
         settings: Dicom,
         arrive: Callable[[socket.socket, str, bytes], None],
-        tls: ssl.SSLContext | None = None,
         *,
         dropped: Callable[[str, str], None] = lambda address, code: None,  # noqa: ARG005 - the signature
     ) -> None:
-        """`arrive` gets a connection with its whole request; it must not block, and owns the socket from then on.
+        """`ports`: each listening socket with what gives its TLS context, None for a plain one.
+
+        `arrive` gets a connection with its whole request; it must not block, and owns the socket from then on.
 
         `dropped` gets the address and the code of who was turned away before; it must not block either.
         """
         self._dropped = dropped
-        self._listening, self._settings, self._arrive, self._tls = listening, settings, arrive, tls
+        self._ports, self._settings, self._arrive = dict(ports), settings, arrive
         self._selector = selectors.DefaultSelector()
         self._guests: dict[int, _Guest] = {}
         # Half of this process's handles at most: idle strangers must not take those that files and peers need.
@@ -171,13 +179,14 @@ class Lobby:
 
     def start(self) -> None:
         """Begin to accept."""
-        self._listening.setblocking(False)  # noqa: FBT003 - the socket's own signature
-        self._selector.register(self._listening, selectors.EVENT_READ)
+        for listening in self._ports:
+            listening.setblocking(False)  # noqa: FBT003 - the socket's own signature
+            self._selector.register(listening, selectors.EVENT_READ)
         self._selector.register(self._wake_r, selectors.EVENT_READ)
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the port and everybody in the lobby."""
+        """Close the ports and everybody in the lobby."""
         self._stopping = True
         self._wake_w.send(b"x")
         self._thread.join()
@@ -186,41 +195,49 @@ class Lobby:
         next_check = time.monotonic() + 0.25
         while not self._stopping:
             for key, _ in self._selector.select(0.25):
-                if key.fileobj is self._listening:
-                    self._accept()
+                if isinstance(key.fileobj, socket.socket) and key.fileobj in self._ports:
+                    self._accept(key.fileobj)
                 elif key.data is not None:
                     self._serve(key.data)
             if time.monotonic() >= next_check:
                 next_check = time.monotonic() + 0.25
                 self._expire()
         self._selector.close()
-        self._listening.close()
+        for listening in self._ports:
+            listening.close()
         for guest in self._guests.values():
             guest.sock.close()
         self._wake_r.close()
         self._wake_w.close()
 
-    def _accept(self) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         for _ in range(64):
             try:
-                sock, address = self._listening.accept()
+                sock, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # out of descriptors: let the deadlines free some
                 log.warning("lobby.accept", error_type=type(error).__name__)
                 return
-            sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            deadline = time.monotonic() + self._settings.association_deadline_s
-            guest = _Guest(sock, address[0], deadline, bytearray(), shaking=self._tls is not None)
+            try:
+                guest = self._guest(sock, address[0], self._ports[listening])
+            except OSError:  # gone before its handshake could begin
+                sock.close()
+                continue
             if len(self._guests) >= self._room:
                 self._drop(next(iter(self._guests.values())), "TOO_MANY_ASSOCIATIONS")
-            self._guests[sock.fileno()] = guest
-            self._selector.register(sock, selectors.EVENT_READ, guest)
+            self._guests[guest.sock.fileno()] = guest
+            self._selector.register(guest.sock, selectors.EVENT_READ, guest)
             if guest.shaking:
                 self._serve(guest)
+
+    def _guest(self, sock: socket.socket, address: str, tls: Callable[[], ssl.SSLContext] | None) -> _Guest:
+        sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            sock = tls().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        deadline = time.monotonic() + self._settings.association_deadline_s
+        return _Guest(sock, address, deadline, bytearray(), shaking=tls is not None)
 
     def _serve(self, guest: _Guest) -> None:
         """Go on with one guest as far as its bytes reach; whatever goes wrong concerns this guest alone."""
@@ -304,9 +321,9 @@ class Wire:
     def __init__(self, sock: socket.socket, settings: Dicom) -> None:
         self._sock, self._settings = sock, settings
         self._buffer = memoryview(bytearray(settings.max_data_pdu_bytes))
-        self._flags = 0
+        self._flags, self._encrypted = 0, isinstance(sock, ssl.SSLSocket)
         seconds, micros = int(_SLICE_S), int(_SLICE_S % 1 * 1e6)
-        if isinstance(sock, ssl.SSLSocket):
+        if self._encrypted:
             sock.settimeout(_SLICE_S)
         else:
             # The kernel waits for the whole PDU: one call instead of one per segment.
@@ -361,7 +378,11 @@ class Wire:
             Closed: the peer went away or does not read.
         """
         try:
+            if self._encrypted:
+                self._sock.settimeout(self._settings.pdu_deadline_s)
             self._sock.sendall(data)
+            if self._encrypted:
+                self._sock.settimeout(_SLICE_S)
         except OSError as error:
             raise Closed from error
 

@@ -438,7 +438,11 @@ def _judge_answer(last: Dataset | None, what: str) -> None:
 
 
 def _not_associated(how: str, name: str) -> Unavailable | Defect:
-    codes: Mapping[str, str] = {"unreachable": "PEER_UNREACHABLE", "rejected_permanent": "PEER_REJECTED_FOR_GOOD"}
+    codes: Mapping[str, str] = {
+        "unreachable": "PEER_UNREACHABLE",
+        "tls": "PEER_TLS",
+        "rejected_permanent": "PEER_REJECTED_FOR_GOOD",
+    }
     if how == "no_context":
         return Defect("FETCH_NOT_OFFERED", name)
     code = codes.get(how, "PEER_REJECTED")

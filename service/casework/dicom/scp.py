@@ -11,10 +11,11 @@ Nothing here stores anything: the caller's `Sink` does.
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from casework.dicom.commitment import PUSH_MODEL
 from casework.dicom.guard import Caller, Closed, Lobby, Rejection, Turnstile, Wire
 from casework.errors import CaseworkError, Defect, Refused
 from casework.observe import ASSOCIATIONS, log
+from casework.tls import ServerTls, names_of
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _IMPLEMENTATION_UID = derive_uid("implementation")
@@ -112,17 +114,28 @@ class Server:
         self,
         settings: Dicom,
         store: Store,
-        listening: socket.socket | None = None,
         *,
         reporters: frozenset[str] = frozenset(),
+        plain: bool = True,
+        tls_port: int = 0,
+        tls: ServerTls | None = None,
     ) -> None:
-        """`reporters`: the AE titles that are asked for storage commitment, and may report."""
+        """`reporters`: the AE titles that are asked for storage commitment, and may report.
+
+        `plain` opens the plain port, `tls` the other one; with neither there is no port.
+        """
         self._settings, self._store, self._reporters = settings, store, reporters
         self._turnstile = Turnstile(settings)
         self._wires: dict[int, Wire] = {}
-        self._listening = listening or listen(settings)
-        self.port: int = self._listening.getsockname()[1]
-        self._lobby = Lobby(self._listening, settings, self._arrive, dropped=self._dropped)
+        ports: dict[socket.socket, Callable[[], ssl.SSLContext] | None] = {}
+        self.port = self.tls_port = 0
+        if plain:
+            ports[sock := listen(settings.host, settings.port)] = None
+            self.port = int(sock.getsockname()[1])
+        if tls is not None:
+            ports[sock := listen(settings.host, tls_port)] = tls.context
+            self.tls_port = int(sock.getsockname()[1])
+        self._lobby = Lobby(ports, settings, self._arrive, dropped=self._dropped)
 
     @property
     def open_associations(self) -> int:
@@ -149,7 +162,7 @@ class Server:
     # --- arrival (the lobby's thread: must not block) -----------------------------------------------------
 
     def _arrive(self, sock: socket.socket, address: str, request: bytes) -> None:
-        caller = guard.caller_of(request, address)
+        caller = guard.caller_of(request, address, names_of(sock))
         rejection = guard.check_caller(caller, self._settings)
         if rejection is None and (code := self._store.admit()):
             rejection = guard.busy(code)
@@ -314,20 +327,20 @@ def _sum(association: _Association) -> dict[str, int]:
     return {"count": association.counts["stored"]}
 
 
-def listen(settings: Dicom) -> socket.socket:
-    """Bind the port.
+def listen(host: str, port: int) -> socket.socket:
+    """Bind a port.
 
     Raises:
         Defect: CONFIG_INVALID when it is taken or not ours to take.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind((settings.host, settings.port))
+        sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise Defect("CONFIG_INVALID", f"dicom.port {settings.port}: {error.strerror}") from error
+        raise Defect("CONFIG_INVALID", f"port {port} for DICOM: {error.strerror}") from error
     sock.listen(256)
     return sock
 

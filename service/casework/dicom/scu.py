@@ -7,6 +7,7 @@ A missing status is never a success. Every call ends within its deadline, whatev
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,8 @@ from pynetdicom.transport import AssociationSocket
 from casework.config import Destination
 from casework.dicom import commitment
 from casework.dicom.answers import Answer, StoreItem, StoreResult, ended, of_dimse
-from casework.errors import Refused, Unavailable
+from casework.errors import Defect, Refused, Unavailable
+from casework.tls import client_context
 
 # A file is streamed from disk PDU by PDU instead of being decoded and encoded again.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -207,11 +209,14 @@ def ask_commitment(
     return ended("", "broken") if status is None else of_dimse("", int(status))
 
 
+_FIND_ENDS = {"unreachable": "PEER_UNREACHABLE", "tls": "PEER_TLS"}
+
+
 class FindSession:
     """C-FIND questions over one association.
 
     Raises (all methods):
-        Unavailable: PEER_UNREACHABLE, PEER_REJECTED or PEER_BUSY; an incomplete answer is never returned as complete.
+        Unavailable: PEER_UNREACHABLE, PEER_TLS, PEER_REJECTED or PEER_BUSY; an incomplete answer is never returned as complete.
     """
 
     def __init__(self, destination: Destination, calling: str, model: str) -> None:
@@ -219,7 +224,7 @@ class FindSession:
         self._model = model
         assoc, how = associate(destination, calling, [_context(model, ImplicitVRLittleEndian)])
         if assoc is None:
-            raise Unavailable("PEER_UNREACHABLE" if how == "unreachable" else "PEER_REJECTED", destination.name)
+            raise Unavailable(_FIND_ENDS.get(how, "PEER_REJECTED"), destination.name)
         self._assoc = assoc
 
     def __enter__(self) -> "FindSession":
@@ -247,15 +252,40 @@ class FindSession:
         raise Unavailable("PEER_BUSY", "C-FIND without a final response")
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """A TLS socket that remembers a handshake that failed; the library only logs it."""
+
+    failed = False
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Shake hands."""
+        try:
+            super().do_handshake(block)
+        except ssl.SSLError:
+            self.failed = True
+            raise
+
+
 class _Client(AE):
     """An AE that remembers the socket of its one association, so that we can cut and close it ourselves."""
 
     raw: socket.socket | None = None
+    tls: tuple[ssl.SSLContext, str] | None = None
 
     def _create_socket(self, *args: Any) -> AssociationSocket:
         wrapped = super()._create_socket(*args)
+        if (
+            self.tls is not None and wrapped.socket is not None
+        ):  # here, not in the library, which would forget the socket that it made of ours
+            context, name = self.tls
+            wrapped.socket = context.wrap_socket(wrapped.socket, server_hostname=name)
         self.raw = wrapped.socket
         return wrapped
+
+    @property
+    def distrusted(self) -> bool:
+        """Whether the handshake failed."""
+        return isinstance(self.raw, _TlsSocket) and self.raw.failed
 
 
 def associate(
@@ -271,6 +301,13 @@ def associate(
     Returns: it and "", or None and a key of answers.ENDS that says why not.
     """
     ae = _Client(ae_title=calling)
+    if destination.tls:
+        try:
+            context = client_context(destination)
+        except Defect:
+            return None, "tls"
+        context.sslsocket_class = _TlsSocket
+        ae.tls = context, destination.tls_name or destination.host
     connect_s = min(CONNECT_S, destination.timeout_s)
     ae.connection_timeout = connect_s
     ae.acse_timeout = destination.timeout_s
@@ -298,6 +335,8 @@ def associate(
         return assoc, ""
     if ae.raw is not None:
         ae.raw.close()  # the library only forgets it
+    if ae.distrusted:
+        return None, "tls"
     if assoc.is_rejected:
         permanent = getattr(assoc.acceptor.primitive, "result", None) == 0x01
         return None, "rejected_permanent" if permanent else "rejected_transient"
@@ -334,7 +373,7 @@ def cut(ae: AE) -> None:
     raw = getattr(ae, "raw", None)
     if raw is not None:
         with contextlib.suppress(OSError):
-            raw.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(raw, socket.SHUT_RDWR)  # below TLS, which belongs to the other thread
 
 
 def release(assoc: Association) -> None:

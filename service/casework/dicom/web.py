@@ -22,6 +22,7 @@ import httpx
 from casework.config import Destination
 from casework.dicom.answers import Answer, StoreItem, StoreResult, ended, of_dimse, of_http
 from casework.errors import Unavailable
+from casework.tls import client_context, is_tls
 
 CHUNK = 1 << 17
 MAX_ANSWER_BYTES = 16 << 20
@@ -44,6 +45,7 @@ class WebSession:
             timeout=limit,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             follow_redirects=False,
+            verify=client_context(destination) if self._root.startswith("https://") else False,
             trust_env=False,  # a proxy of the environment would see the patient's data
         )
 
@@ -81,8 +83,8 @@ class WebSession:
                 },
             )
             status, headers, body = self._exchange(request, deadline)
-        except _BEFORE:
-            return [ended(uid, "unreachable") for uid in uids]
+        except _BEFORE as error:
+            return [ended(uid, "tls" if is_tls(error) else "unreachable") for uid in uids]
         except httpx.HTTPError:
             return [ended(uid, "broken") for uid in uids]
         except OSError:
@@ -102,7 +104,7 @@ class WebSession:
         """QIDO-RS: every match, page by page.
 
         Raises:
-            Unavailable: PEER_UNREACHABLE, PEER_REJECTED or PEER_BUSY; an incomplete answer is never returned as complete.
+            Unavailable: PEER_UNREACHABLE, PEER_TLS, PEER_REJECTED or PEER_BUSY; an incomplete answer is never returned as complete.
         """
         found: list[dict[str, Any]] = []
         deadline = time.monotonic() + self._destination.timeout_s
@@ -121,7 +123,7 @@ class WebSession:
         """A GET whose body the caller reads; its head comes within the timeout, each piece of the body too.
 
         Raises:
-            Unavailable: PEER_UNREACHABLE or PEER_BUSY, also for what goes wrong while the body is read.
+            Unavailable: PEER_UNREACHABLE, PEER_TLS or PEER_BUSY, also for what goes wrong while the body is read.
         """
         request = self._client.build_request(
             "GET", f"{self._root}/{path}", headers={"Accept": accept, "Accept-Encoding": "identity"}
@@ -138,7 +140,7 @@ class WebSession:
             finally:
                 response.close()
         except _BEFORE as error:
-            raise Unavailable("PEER_UNREACHABLE", self._destination.name) from error
+            raise Unavailable("PEER_TLS" if is_tls(error) else "PEER_UNREACHABLE", self._destination.name) from error
         except httpx.HTTPError as error:
             raise Unavailable("PEER_BUSY", f"WADO {type(error).__name__}") from error
         finally:
@@ -156,7 +158,7 @@ class WebSession:
                 raise Unavailable("PEER_BUSY" if status >= 500 else "PEER_REJECTED", f"QIDO HTTP {status}")
             page = json.loads(body or b"[]")
         except _BEFORE as error:
-            raise Unavailable("PEER_UNREACHABLE", self._destination.name) from error
+            raise Unavailable("PEER_TLS" if is_tls(error) else "PEER_UNREACHABLE", self._destination.name) from error
         except (httpx.HTTPError, ValueError) as error:
             raise Unavailable("PEER_BUSY", f"QIDO {type(error).__name__}") from error
         if not isinstance(page, list) or not all(isinstance(match, dict) for match in page):

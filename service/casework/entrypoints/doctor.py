@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import tempfile
 import urllib.error
 import urllib.request
@@ -20,13 +21,16 @@ from casework.config import Destination, Settings
 from casework.dicom.answers import Answer
 from casework.dicom.retrieve import offers
 from casework.dicom.scu import echo, offers_commitment
+from casework.dicom.web import WebSession
 from casework.errors import CaseworkError
 from casework.ledger import Ledger
 from casework.reasons import reason
+from casework.tls import ServerTls, expires
 
 _DIRECT = urllib.request.build_opener(
     urllib.request.ProxyHandler({})
 )  # as the service does: no proxy of the environment
+CERTIFICATE_DAYS = 30  # an earlier end is worth a warning
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 
 
@@ -45,6 +49,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         _disk,
         _ledger,
         _ports,
+        _certificate,
         _decoders,
         _model,
         _peers,
@@ -123,7 +128,11 @@ def _ledger(settings: Settings) -> Iterator[Check]:
 
 def _ports(settings: Settings) -> Iterator[Check]:
     dicom, http = settings.dicom, settings.http
-    if _answers(dicom.host, dicom.port):
+    if not settings.tls.plain_dicom:
+        there = _answers(dicom.host, settings.tls.dicom_port)
+        words = f"{dicom.host}:{settings.tls.dicom_port} (TLS only) " + ("listens" if there else "does not listen")
+        yield Check("listener", "ok" if there else "warn", words)
+    elif _answers(dicom.host, dicom.port):
         node = Destination("self", ae_title=dicom.ae_title, host=dicom.host, port=dicom.port, timeout_s=5)
         good = echo(node, "DOCTOR").answer is Answer.STORED
         # With an allow-list the doctor's own title may be refused, which is as it should be.
@@ -138,12 +147,34 @@ def _ports(settings: Settings) -> Iterator[Check]:
         yield Check("api", "warn", f"nothing listens on {http.host}:{http.port}")
         return
     host = f"[{http.host}]" if ":" in http.host else http.host
-    url = f"http://{host}:{http.port}/v1/health/ready"
+    secure = settings.tls.https
+    url = f"{'https' if secure else 'http'}://{host}:{http.port}/v1/health/ready"
     try:
-        with _DIRECT.open(url, timeout=5) as answer:
+        with _opener(settings).open(url, timeout=5) as answer:
             yield Check("api", "ok", f"ready: {json.load(answer).get('status', '')}")
     except urllib.error.HTTPError as error:
         yield Check("api", "fail", f"{url} answers {error.code}")
+
+
+def _opener(settings: Settings) -> urllib.request.OpenerDirector:
+    """Asks our own API; over HTTPS its certificate is only looked at, by `_certificate`."""
+    if not settings.tls.https:
+        return _DIRECT
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+
+
+def _certificate(settings: Settings) -> Iterator[Check]:
+    """Whether the certificate can be used, and for how long."""
+    tls = settings.tls
+    if not (tls.dicom or tls.https):
+        return
+    ServerTls(tls.certificate_file, tls.key_file, tls.client_ca_file if tls.dicom else "")
+    until = expires(tls.certificate_file)
+    days = (until - datetime.now(UTC)).days
+    mark = "ok" if days >= CERTIFICATE_DAYS else "warn" if days >= 0 else "fail"
+    yield Check("certificate", mark, f"valid until {until:%Y-%m-%d}, {days} days")
 
 
 def _answers(host: str, port: int) -> bool:
@@ -184,7 +215,8 @@ def _peers(settings: Settings) -> Iterator[Check]:
         yield Check("peers", "warn", "no [[destination]] is configured: results stay here")
     for destination in settings.destination:
         if destination.kind == "stow":
-            reached = _reaches(destination.url)
+            with WebSession(destination) as web:
+                reached = web.probe()
         else:
             reached = echo(destination, settings.dicom.ae_title).answer is Answer.STORED
         yield Check(
@@ -225,19 +257,6 @@ def _webhooks(settings: Settings) -> Iterator[Check]:
             continue
         open_ = [f for f in (hook.key_file, hook.previous_key_file) if f and Path(f).stat().st_mode & 0o077]
         yield Check(name, "warn" if open_ else "ok", "its key is open to others: chmod 600" if open_ else "answers")
-
-
-def _reaches(url: str) -> bool:
-    """Whether anything speaks HTTP there; 401 or 404 is an answer too."""
-    if not url.startswith(("http://", "https://")):
-        return False
-    try:
-        _DIRECT.open(url, timeout=5).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def _clock(settings: Settings) -> Iterator[Check]:

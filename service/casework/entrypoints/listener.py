@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from types import FrameType
 
-from casework import owner
+from casework import owner, tls
 from casework.config import Settings
 from casework.dicom import status
 from casework.dicom.guard import Caller
@@ -91,8 +91,15 @@ class Listener:
         self.intake = Intake(self.spool, self.ledger, settings)
         reports = CommitmentReports(self.ledger, settings)
         self.door = DimseDoor(self.intake, reports)
-        self.server = Server(settings.dicom, self.door, reporters=reports.peers)
-        self.port = self.server.port
+        self.server = Server(
+            settings.dicom,
+            self.door,
+            reporters=reports.peers,
+            plain=settings.tls.plain_dicom,
+            tls_port=settings.tls.dicom_port,
+            tls=tls.dicom_port(settings),
+        )
+        self.port, self.tls_port = self.server.port, self.server.tls_port
 
     def start(self) -> None:
         """Begin to accept."""
@@ -114,6 +121,7 @@ class Listener:
             "ok": not code,
             "code": code,
             "port": self.port,
+            "tls_port": self.tls_port,
             "associations": self.server.open_associations,
         }
 

@@ -18,7 +18,7 @@ from casework.case import DeliveryState
 from casework.config import Destination, Settings, Work
 from casework.dicom import scu, web
 from casework.dicom.answers import PEER_LEVEL, Answer, StoreItem, StoreResult, ended
-from casework.errors import Unavailable
+from casework.errors import Defect, Unavailable
 from casework.ledger import ClaimedDelivery, Ledger
 from casework.observe import log
 from casework.spool import Spool
@@ -27,7 +27,7 @@ POLL_S = 0.25
 PROBE_S = 60.0
 FAILURES_TO_OPEN = 3
 FEW_TRIES = 5
-_NOT_THERE = frozenset({"PEER_UNREACHABLE", "PEER_REJECTED", "PEER_OUTCOME_UNKNOWN"})
+_NOT_THERE = frozenset({"PEER_UNREACHABLE", "PEER_TLS", "PEER_REJECTED", "PEER_OUTCOME_UNKNOWN"})
 
 
 class Sender(Protocol):
@@ -205,6 +205,8 @@ class DestinationWorker:
             self._sender = self._sender or open_sender(self.destination, self._calling)
         except OSError:  # the token file
             return ended(artefact.sop_instance_uid, "unreachable")
+        except Defect:  # its certificates
+            return ended(artefact.sop_instance_uid, "tls")
         try:
             with _Heartbeat(self._ledger, claim, self._work, self._now):
                 return self._sender.send(item)

@@ -42,6 +42,7 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
     (b"cache-control", b"no-store"),
 )
+ONLY_HTTPS = (b"strict-transport-security", b"max-age=31536000")
 
 
 @dataclass
@@ -82,6 +83,7 @@ class _Exchange:
                 *message["headers"],
                 (b"x-request-id", self.request_id.encode()),
                 *(header for header in SECURITY_HEADERS if header[0] not in own),
+                *([ONLY_HTTPS] if self.scope.get("scheme") == "https" else []),
                 # What is left of a body would be read as the next request.
                 *([] if self.body_ended or not _announces_body(self.scope) else [(b"connection", b"close")]),
             ]

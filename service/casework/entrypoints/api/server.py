@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import socket
+import ssl
+from asyncio import constants as asyncio_constants
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ from casework.flows.intake import Intake
 from casework.ledger import Ledger
 from casework.observe import log
 from casework.spool import Spool
+from casework.tls import https_context
 
 HEADER_DEADLINE_S = 10.0  # from the connection, or the end of the answer before, to a complete request head
 KEEP_ALIVE_S = 15
@@ -86,6 +89,9 @@ class DrainingServer(uvicorn.Server):
 
 def main(settings: Settings) -> int:
     """Serve until a signal; return the exit status."""
+    asyncio_constants.SSL_HANDSHAKE_TIMEOUT = (
+        HEADER_DEADLINE_S  # uvicorn has no setting for it; the default is a minute
+    )
     keys = open_keyring(settings)
     listening = listen(settings.http.host, settings.http.port)
     spool = Spool(settings.root, fsync=settings.storage.fsync)
@@ -97,7 +103,7 @@ def main(settings: Settings) -> int:
         door = Door(settings, ledger, spool, intake, keys, lambda: datetime.now(UTC))
         if settings.metrics.port:
             _open_metrics(door)
-        server = DrainingServer(configure(door))
+        server = DrainingServer(configure(door, https_context(settings)))
         log.info("api.listening", host=settings.http.host, port=listening.getsockname()[1])
         server.run(sockets=[listening])
     finally:
@@ -116,8 +122,8 @@ def _open_metrics(door: Door) -> None:
     start_http_server(door.settings.metrics.port, door.settings.metrics.host, joined)
 
 
-def configure(door: Door) -> uvicorn.Config:
-    """How uvicorn serves this door."""
+def configure(door: Door, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
+    """How uvicorn serves this door; over HTTPS where there is a context."""
     return uvicorn.Config(
         guarded(door),
         http=DeadlineProtocol,
@@ -132,6 +138,8 @@ def configure(door: Door) -> uvicorn.Config:
         timeout_graceful_shutdown=DRAIN_S,
         limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=HEADER_BYTES,
+        # uvicorn by itself would read the certificate once, and allow suites of its own choice.
+        ssl_context_factory=(lambda _config, _default: tls) if tls is not None else None,
     )
 
 

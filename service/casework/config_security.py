@@ -1,0 +1,69 @@
+"""Who may come in and over what: the settings of TLS, and which of them are refused. Does no I/O."""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from casework.errors import Defect
+
+if TYPE_CHECKING:
+    from casework.config import Destination, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS (PS3.15 B.12) for DICOM on a port of its own, and HTTPS. Changed files count from the next connection on."""
+
+    dicom: bool = False  # open the TLS port for DICOM
+    dicom_port: int = 2762  # dicom-tls
+    plain_dicom: bool = True  # false closes dicom.port: only TLS
+    https: bool = False  # http.port speaks HTTPS only
+    certificate_file: str = ""  # PEM: our certificate and the ones between it and its authority
+    key_file: str = ""  # PEM, without a passphrase, readable by its owner only
+    client_ca_file: str = ""  # PEM; with it every peer on the TLS port must show a certificate of these authorities
+
+
+def check_doors(settings: "Settings") -> None:
+    """Refuse settings that would open a door to people nobody named, or promise TLS that could not be had."""
+    tls, dicom, http = settings.tls, settings.dicom, settings.http
+    if not _loopback("dicom.host", dicom.host) and not dicom.peer:
+        raise Defect("CONFIG_INVALID", "dicom.host is not loopback: name the allowed peers in [[dicom.peer]]")
+    if not _loopback("http.host", http.host) and not http.keys_file:
+        raise Defect("CONFIG_INVALID", "http.host is not loopback: set http.keys_file")
+    if (tls.dicom or tls.https) and not (tls.certificate_file and tls.key_file):
+        raise Defect("CONFIG_INVALID", "tls: certificate_file and key_file are needed")
+    if not tls.dicom and not tls.plain_dicom:
+        raise Defect("CONFIG_INVALID", "tls.plain_dicom is false and tls.dicom too: no door for images is left")
+    for peer in dicom.peer:
+        try:
+            ipaddress.ip_network(peer.address, strict=False)
+        except ValueError as error:
+            raise Defect("CONFIG_INVALID", f"dicom.peer {peer.ae_title}: address") from error
+        if peer.certificate_name and not (tls.dicom and tls.client_ca_file):
+            raise Defect(
+                "CONFIG_INVALID", f"dicom.peer {peer.ae_title}: certificate_name needs tls.dicom and tls.client_ca_file"
+            )
+    for destination in settings.destination:
+        _check_outgoing(destination)
+
+
+def _check_outgoing(destination: "Destination") -> None:
+    """Refuse a destination whose certificates would not be used, or only halfway."""
+    where = f"destination {destination.name}"
+    encrypted = destination.tls if destination.kind == "dimse" else destination.url.startswith("https://")
+    if destination.tls and destination.kind != "dimse":
+        raise Defect("CONFIG_INVALID", f"{where}: tls is for kind dimse; for stow write https:// in url")
+    if not encrypted and (destination.ca_file or destination.certificate_file or destination.tls_name):
+        raise Defect("CONFIG_INVALID", f"{where}: ca_file, certificate_file and tls_name need TLS")
+    if destination.tls_name and destination.kind != "dimse":
+        raise Defect("CONFIG_INVALID", f"{where}: tls_name is for kind dimse; url names the host")
+    if bool(destination.certificate_file) != bool(destination.key_file):
+        raise Defect("CONFIG_INVALID", f"{where}: certificate_file and key_file belong together")
+
+
+def _loopback(where: str, host: str) -> bool:
+    """Whether a host to listen on is loopback; names are not resolved, so that a bind can't be moved from outside."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError as error:
+        raise Defect("CONFIG_INVALID", f"{where}: expected an IP address") from error
