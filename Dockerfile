@@ -49,22 +49,31 @@ RUN groupadd --gid 10001 casework && useradd --uid 10001 --gid 10001 --no-create
  && install -d -o casework -g casework -m 0700 /var/lib/casework
 ENV PATH=/opt/casework/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     CASEWORK_STORAGE_ROOT=/var/lib/casework CASEWORK_DOOR=api
-USER 10001:10001
 WORKDIR /var/lib/casework
 VOLUME /var/lib/casework
 HEALTHCHECK --interval=10s --timeout=8s --start-period=30s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["casework"]
 
+# A read-only root can't keep bytecode, and Python's images come without that of the standard library: every start and every
+# health check would compile it anew. So each image writes what its doors import.
 FROM base AS service
 COPY --from=service-packages /opt/casework /opt/casework
+RUN PYTHONDONTWRITEBYTECODE= python -c "import celery.bin.worker, casework.entrypoints.pulse, casework.entrypoints as e, importlib; \
+[importlib.import_module(f'{e.__name__}.{door}') for door in 'cli listener keeper deliver_worker fetch_worker api.door'.split()]"
+USER 10001:10001
 EXPOSE 11112 8000
 CMD ["api"]
 
 FROM base AS infer-cpu
 COPY --from=model /opt/models /opt/models
 COPY --from=cpu-packages /opt/casework /opt/casework
+RUN PYTHONDONTWRITEBYTECODE= python -c "import celery.bin.worker, casework.entrypoints.pulse, casework.entrypoints as e, importlib; \
+[importlib.import_module(f'{e.__name__}.{door}') for door in 'cli listener keeper deliver_worker fetch_worker api.door infer_worker'.split()]"
+USER 10001:10001
 ENV CASEWORK_WORK_MODEL=/opt/models/cman
+# A worker checks its model before it takes work: seconds, on a host that is busy minutes.
+HEALTHCHECK --interval=10s --timeout=8s --start-period=180s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
 EXPOSE 11112 8000
 CMD ["serve"]
 
@@ -78,7 +87,7 @@ ENV PATH=/opt/casework/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 NV
     CASEWORK_STORAGE_ROOT=/var/lib/casework CASEWORK_WORK_MODEL=/opt/models/cman CASEWORK_DOOR=infer-worker
 USER 10001:10001
 VOLUME /var/lib/casework
-HEALTHCHECK --interval=10s --timeout=8s --start-period=60s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
+HEALTHCHECK --interval=10s --timeout=8s --start-period=180s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["casework"]
 CMD ["infer-worker"]

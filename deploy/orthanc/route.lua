@@ -1,26 +1,52 @@
 -- The one rule that a PACS admin adds: every stable series of modality MG, MR or US goes to the AE `CASEWORK` (titled CMAN).
--- What that AE stored itself never goes back to it, and a series goes again only when it has grown. A sending that failed is
--- tried again (Orthanc gives up after one try; a clinical PACS repeats by itself).
+-- What that AE stored itself never goes back to it, and a series goes again only when it has grown. A series counts as sent
+-- when all of it was taken: a sending that failed is tried again (Orthanc gives up after one try), and one that a restart of
+-- Orthanc cut off, or a series that was not stable yet then, is found when it starts.
 local WANTED = { MG = true, MR = true, US = true }
+
+local function sent(seriesId)
+   local known, count = pcall(RestApiGet, '/series/' .. seriesId .. '/metadata/RoutedCount')
+   return known and count or ''
+end
 
 local function ours(instance)
    local known, sender = pcall(RestApiGet, '/instances/' .. instance .. '/metadata/RemoteAET')
    return known and sender == 'CMAN'
 end
 
-function OnStableSeries(seriesId, tags, metadata, origin)
+local function send(seriesId)
    local series = ParseJson(RestApiGet('/series/' .. seriesId))
-   local count = tostring(#series['Instances'])
-   if not WANTED[series['MainDicomTags']['Modality']] or metadata['RoutedCount'] == count or ours(series['Instances'][1]) then
-      return
+   if WANTED[series['MainDicomTags']['Modality']] and sent(seriesId) ~= tostring(#series['Instances']) and not ours(series['Instances'][1]) then
+      RestApiPost('/modalities/CASEWORK/store', DumpJson({ Resources = { seriesId }, Asynchronous = true }, false))
    end
-   RestApiPut('/series/' .. seriesId .. '/metadata/RoutedCount', count)
-   RestApiPost('/modalities/CASEWORK/store', DumpJson({ Resources = { seriesId }, Asynchronous = true, Permissive = true }, false))
+end
+
+local function sending(jobId)
+   local job = ParseJson(RestApiGet('/jobs/' .. jobId))
+   return job['Type'] == 'DicomModalityStore' and job['Content']['RemoteAet'] == 'CMAN' and job['Content']
+end
+
+function Initialize()
+   for _, seriesId in ipairs(ParseJson(RestApiGet('/series'))) do
+      send(seriesId)
+   end
+end
+
+function OnStableSeries(seriesId, tags, metadata, origin)
+   send(seriesId)
+end
+
+function OnJobSuccess(jobId)
+   local content = sending(jobId)
+   if content then
+      for _, seriesId in ipairs(content['ParentResources']) do
+         RestApiPut('/series/' .. seriesId .. '/metadata/RoutedCount', tostring(content['InstancesCount']))
+      end
+   end
 end
 
 function OnJobFailure(jobId)
-   local job = ParseJson(RestApiGet('/jobs/' .. jobId))
-   if job['Type'] == 'DicomModalityStore' and job['Content']['RemoteAet'] == 'CMAN' then
+   if sending(jobId) then
       os.execute('sleep 3')
       RestApiPost('/jobs/' .. jobId .. '/resubmit', '')
    end

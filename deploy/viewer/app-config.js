@@ -1,7 +1,27 @@
 // OHIF 3.13 over Orthanc's DICOMweb, same origin.
+
+// OHIF 3.13.2 reads only the first letter of VOI LUT Function (0028,1056) and then shows nothing of such an image: it is
+// given the value under the other name that its loader knows.
+const wholeWindowFunction = {
+  id: 'casework.voi-lut-function',
+  onModeEnter() {
+    const { metaData } = window.cornerstone || {};
+    if (!metaData || this.added) return;
+    this.added = true;
+    let asking = false;
+    metaData.addProvider((kind, image) => {
+      if (kind !== 'voiLutModule' || asking) return undefined;
+      asking = true;
+      const found = metaData.get(kind, image);
+      asking = false;
+      return typeof found?.voiLUTFunction === 'string' ? { ...found, voiLUTFunction: undefined, voiLutFunction: found.voiLUTFunction } : found;
+    }, 100000);
+  },
+};
+
 window.config = {
   routerBasename: '/',
-  extensions: [],
+  extensions: [wholeWindowFunction],
   modes: [],
   showStudyList: true,
   investigationalUseDialog: { option: 'always' },
@@ -21,7 +41,7 @@ window.config = {
         supportsReject: false,
         dicomUploadEnabled: false,
         imageRendering: 'wadors',
-        thumbnailRendering: 'wadors',
+        thumbnailRendering: 'wadors', // this Orthanc has no /thumbnail
         enableStudyLazyLoad: true,
         omitQuotationForMultipartRequest: true,
         bulkDataURI: { enabled: true },

@@ -6,7 +6,6 @@ end the door. What a host that is gone left behind is removed after a week.
 """
 
 import contextlib
-import http.client
 import json
 import os
 import socket
@@ -50,8 +49,12 @@ class Pulse:
                 part.replace(self._folder / f"{self._name}.{suffix}")
 
 
-def look(settings: Settings, door: str, now: datetime) -> str:
-    """What is wrong with this host's `door`, "" when it is well."""
+def look(settings: Settings, door: str, now: datetime, *, only_alive: bool = False) -> str:
+    """What is wrong with this host's `door`, "" when it is well.
+
+    only_alive: a door that is there and says that it can't work (a full disk, a database that is away) is alive; to kill it
+    for that would mend nothing.
+    """
     if door == "api":
         return _ask(settings.http.port)
     try:
@@ -61,10 +64,12 @@ def look(settings: Settings, door: str, now: datetime) -> str:
         return f"no sign of life: {type(error).__name__}"
     if age_s > STALE_S:
         return f"silent for {age_s:.0f} s"
-    return "" if health.get("ok") else str(health.get("code") or "not well")
+    return "" if only_alive or health.get("ok") else str(health.get("code") or "not well")
 
 
 def _ask(port: int) -> str:
+    import http.client  # half of the check's time, and only one door needs it
+
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
     try:
         connection.request("GET", "/v1/health/live")
@@ -81,13 +86,13 @@ def _name(door: str) -> str:
     return f"{host.lstrip('.')}.{door.replace('-', '_')}"
 
 
-def main(door: str) -> int:
-    """The health check: 0 when this host's `door` is well; says on standard error what is wrong."""
-    problem = look(load(), door, datetime.now(UTC))
+def main(door: str, question: str = "well") -> int:
+    """The check of a container: 0 when this host's `door` is well (or "alive"); says on standard error what is wrong."""
+    problem = look(load(), door, datetime.now(UTC), only_alive=question == "alive")
     if problem:
         sys.stderr.write(f"{door}: {problem}\n")
     return 1 if problem else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:3]))
