@@ -11,17 +11,28 @@ from typing import Any
 from tests.simulators.orthanc import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-PORTS = ("DICOM_PORT", "HTTP_PORT", "PACS_DICOM_PORT", "PACS_HTTP_PORT")
-DOORS = ("listener", "api", "keeper", "infer-worker", "deliver-worker")
+PORTS = (
+    "DICOM_PORT",
+    "HTTP_PORT",
+    "PACS_DICOM_PORT",
+    "PACS_HTTP_PORT",
+    "VIEWER_PORT",
+    "PROMETHEUS_PORT",
+    "GRAFANA_PORT",
+)
+DOORS = ("listener", "api", "keeper", "infer-worker", "deliver-worker", "fetch-worker")
+BUILT = ("migrate", "infer-worker")  # one service for each image
+GRAFANA = "grafana/grafana:12.2.1"
+PROMETHEUS = "prom/prometheus:v3.7.3"
 
 
 class Stack:
-    """The containers of docker-compose.yml with the profile `pacs`."""
+    """The containers of docker-compose.yml: the profile `pacs`, and on request what looks on."""
 
     def __init__(self, project: str = "casework-e2e") -> None:
         self.ports = {name: free_port() for name in PORTS}
         self._environment = {**os.environ, **{name: str(port) for name, port in self.ports.items()}}
-        self._command = ["docker", "compose", "-p", project, "--profile", "pacs"]
+        self._command = ["docker", "compose", "-p", project, "--profile", "*"]
 
     def compose(self, *arguments: str, within_s: float = 600.0) -> str:
         """One compose command's output.
@@ -41,28 +52,52 @@ class Stack:
             raise SystemExit(f"docker compose {' '.join(arguments)} ended with {ended.returncode}:\n{said[-3000:]}")
         return said
 
-    def build(self) -> float:
-        """Build the images; seconds."""
+    def build(self, *services: str) -> float:
+        """Build the images of these services (default: ours); seconds."""
         begun = time.monotonic()
         subprocess.run(["sh", "deploy/secrets.sh"], cwd=ROOT, check=True)
-        self.compose("build", "-q", within_s=1500)
+        self.compose("build", "-q", *(services or BUILT), within_s=1500)
         return time.monotonic() - begun
 
     def up(self) -> float:
-        """Start everything; seconds until every container is healthy."""
+        """The profile `pacs`: seconds until every container is healthy."""
+        return self._up("postgres", "redis", "migrate", *DOORS, "pacs")
+
+    def up_beside(self) -> tuple[float, bool]:
+        """Viewer, Prometheus and, where its image can be had, Grafana; seconds, and whether Grafana is there."""
+        if not _have(PROMETHEUS):
+            standin = "casework-e2e-prometheus"
+            _docker("build", "-q", "-t", standin, "-f", str(ROOT / "tests/compose/standins/prometheus.Dockerfile"), str(ROOT / "tests/compose/standins"))  # fmt: skip
+            self._environment["PROMETHEUS_IMAGE"] = standin
+        grafana = _have(GRAFANA)
+        return self._up("viewer", "prometheus", *(["grafana"] if grafana else [])), grafana
+
+    def _up(self, *services: str) -> float:
         begun = time.monotonic()
-        self.compose("up", "-d", "--wait", "--wait-timeout", "180")
+        # `migrate` ends when it is done, which --wait takes for a failure when it is named; what depends on it waits for it.
+        self.compose(
+            "up", "-d", "--no-build", "--wait", "--wait-timeout", "300", *(s for s in services if s != "migrate")
+        )
         return time.monotonic() - begun
 
     def down(self) -> None:
         """Remove containers, network and volumes."""
         self.compose("down", "-v", "--timeout", "20")
 
+    def kill(self, service: str) -> None:
+        """Kill -9, as a machine that fails does; it stays down."""
+        self.compose("kill", "-s", "KILL", service)
+
     def admin_key(self) -> str:
         """The key that the API made at its first start."""
         return self.compose("exec", "-T", "api", "cat", "/var/lib/casework/secrets/admin.key").strip()
 
-    def healthy_again(self, service: str, within_s: float = 90.0) -> float:
+    def ask(self, query: str) -> list[list[str]]:
+        """The rows of an SQL question to the ledger."""
+        said = self.compose("exec", "-T", "postgres", "psql", "-h", "127.0.0.1", "-U", "casework", "-d", "casework", "-At", "-F", "|", "-c", query)  # fmt: skip
+        return [line.split("|") for line in said.splitlines() if line]
+
+    def healthy_again(self, service: str, within_s: float = 120.0) -> float:
         """Seconds until `service` reports healthy (or runs, where it has no check).
 
         Raises:
@@ -70,10 +105,9 @@ class Stack:
         """
         begun = time.monotonic()
         while time.monotonic() - begun < within_s:
-            rows = self.rows()
             if any(
                 r["Service"] == service and r["State"] == "running" and r.get("Health", "") in ("", "healthy")
-                for r in rows
+                for r in self.rows()
             ):
                 return time.monotonic() - begun
             time.sleep(0.5)
@@ -86,17 +120,44 @@ class Stack:
         said = self.compose("ps", "-a", "--format", "json")
         return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
-    def sizes(self) -> list[tuple[str, float, float]]:
-        """Door, image size in MB, memory in MiB."""
+    def sizes(self) -> list[dict[str, Any]]:
+        """Of every running container: image size in MB, memory in MiB, seconds from its start to healthy (None: no check)."""
         found = []
         for row in self.rows():
             if row["State"] != "running":
                 continue
-            size = _docker("image", "inspect", "-f", "{{.Size}}", row["Image"])
+            image = _docker("image", "inspect", "-f", "{{.Size}}", row["Image"])
             used = _docker("stats", "--no-stream", "--format", "{{.MemUsage}}", row["Name"]).split("/")[0].strip()
             scale = {"KiB": 1 / 1024, "MiB": 1.0, "GiB": 1024.0}[used[-3:]]
-            found.append((str(row["Service"]), int(size) / 1e6, float(used[:-3]) * scale))
-        return sorted(found)
+            found.append(
+                {
+                    "container": str(row["Service"]), "image_mb": round(int(image) / 1e6),
+                    "memory_mib": round(float(used[:-3]) * scale), "healthy_s": _first_healthy(row["Name"]),
+                }
+            )  # fmt: skip
+        return sorted(found, key=lambda row: row["container"])
+
+
+def _first_healthy(container: str) -> float | None:
+    """Seconds from the start to the first check that passed, among the last five that the engine remembers."""
+    state = json.loads(_docker("inspect", "-f", "{{json .State}}", container))
+    passed = [check["End"] for check in (state.get("Health") or {}).get("Log") or [] if check["ExitCode"] == 0]
+    return round(_seconds(passed[0]) - _seconds(state["StartedAt"]), 1) if passed else None
+
+
+def _seconds(stamp: str) -> float:
+    from datetime import datetime
+
+    head, _, rest = stamp.partition(".")
+    digits = rest[: next((i for i, c in enumerate(rest) if not c.isdigit()), len(rest))]
+    zone = rest[len(digits) :].strip().split(" ")[0].replace("Z", "+00:00")
+    return datetime.fromisoformat(f"{head.replace(' ', 'T')}.{digits[:6].ljust(6, '0')}{zone or '+00:00'}").timestamp()
+
+
+def _have(image: str) -> bool:
+    """Whether an image is here or can be pulled."""
+    known = ["docker", "image", "inspect", image], ["docker", "pull", "-q", image]
+    return any(subprocess.run(ask, capture_output=True, timeout=600, check=False).returncode == 0 for ask in known)
 
 
 def _docker(*arguments: str) -> str:
