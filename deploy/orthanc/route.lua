@@ -4,19 +4,14 @@
 -- Orthanc cut off, or a series that was not stable yet then, is found when it starts.
 local WANTED = { MG = true, MR = true, US = true }
 
-local function sent(seriesId)
-   local known, count = pcall(RestApiGet, '/series/' .. seriesId .. '/metadata/RoutedCount')
-   return known and count or ''
-end
-
-local function ours(instance)
-   local known, sender = pcall(RestApiGet, '/instances/' .. instance .. '/metadata/RemoteAET')
-   return known and sender == 'CMAN'
+local function noted(resource)
+   return ParseJson(RestApiGet(resource .. '/metadata?expand'))
 end
 
 local function send(seriesId)
    local series = ParseJson(RestApiGet('/series/' .. seriesId))
-   if WANTED[series['MainDicomTags']['Modality']] and sent(seriesId) ~= tostring(#series['Instances']) and not ours(series['Instances'][1]) then
+   local whole = noted('/series/' .. seriesId)['RoutedCount'] == tostring(#series['Instances'])
+   if WANTED[series['MainDicomTags']['Modality']] and not whole and noted('/instances/' .. series['Instances'][1])['RemoteAET'] ~= 'CMAN' then
       RestApiPost('/modalities/CASEWORK/store', DumpJson({ Resources = { seriesId }, Asynchronous = true }, false))
    end
 end
