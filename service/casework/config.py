@@ -16,7 +16,7 @@ from typing import Any
 from casework import config_checks, hours
 from casework.checks import severities
 from casework.config_queue import Queue, check_queue, with_password
-from casework.config_security import Tls, check_doors
+from casework.config_security import Oidc, Tls, check_doors, check_oidc
 from casework.errors import Defect
 
 _SYSTEM_FOLDERS = frozenset(
@@ -62,6 +62,8 @@ class Http:
     port: int = 8000
     keys_file: str = ""  # "" = <storage.root>/secrets/api-keys.json, made at first start with one admin key
     max_body_bytes: int = 4 << 30
+    tls_by_proxy: bool = False  # a proxy in front ends TLS: plain HTTP beyond loopback is then meant
+    allowed_hosts: tuple[str, ...] = ()  # names in the Host header; none = on loopback its own names, elsewhere any
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +301,7 @@ class Settings:
     fetch: Fetch = field(default_factory=Fetch)
     queue: Queue = field(default_factory=Queue)
     tls: Tls = field(default_factory=Tls)
+    oidc: Oidc = field(default_factory=Oidc)
     destination: tuple[Destination, ...] = ()
     webhook: tuple[Webhook, ...] = ()
     profile: tuple[Profile, ...] = ()
@@ -381,6 +384,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     _check_policy(settings.policy, settings.assembly)
     _check_fetch(settings)
     check_queue(settings.queue)
+    check_oidc(settings.oidc)
     return settings
 
 

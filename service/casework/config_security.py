@@ -1,6 +1,7 @@
-"""Who may come in and over what: the settings of TLS, and which of them are refused. Does no I/O."""
+"""Who may come in and over what: the settings of TLS and of tokens, and which of them are refused. Does no I/O."""
 
 import ipaddress
+import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,60 @@ class Tls:
     client_ca_file: str = ""  # PEM; with it every peer on the TLS port must show a certificate of these authorities
 
 
+@dataclass(frozen=True, slots=True)
+class Oidc:
+    """Access tokens of one OAuth 2 issuer, beside API keys. Everything that decides is here, nothing is taken from a token."""
+
+    issuer: str = ""  # exactly as in the tokens' `iss`; "" = API keys only
+    audience: str = ""  # this service's name at the issuer, in `aud`
+    jwks_url: str = ""  # https address of the issuer's public keys
+    jwks_file: str = ""  # or a file of them, where the issuer can't be reached from here
+    ca_file: str = ""  # PEM; "" = the system's authorities
+    algorithms: tuple[str, ...] = ("RS256", "RS384", "ES256", "ES384")  # asymmetric ones only
+    claim: str = "scope"  # the claim that names scopes or roles: words in a text, or a list
+    scopes: tuple[str, ...] = (
+        "casework.viewer=viewer",
+        "casework.operator=operator",
+        "casework.admin=admin",
+        "casework.auditor=auditor",
+    )  # which scope gives which role
+    leeway_s: float = 30.0  # between the two clocks
+    keys_refresh_s: float = 300.0
+    keys_stale_s: float = 86400.0  # keys that could not be fetched anew for so long are believed no more
+    timeout_s: float = 5.0
+
+
+_ALGORITHMS = frozenset("RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512".split())  # noqa: SIM905 - nine quoted words read worse
+_ROLES = frozenset({"viewer", "operator", "admin", "auditor"})
+
+
+def check_oidc(oidc: Oidc) -> None:
+    """Refuse an issuer that could not be told from another one, or algorithms that a public key could forge."""
+    if not oidc.issuer:
+        return
+    if not oidc.audience or bool(oidc.jwks_url) == bool(oidc.jwks_file):
+        raise Defect("CONFIG_INVALID", "oidc: audience and one of jwks_url, jwks_file are needed")
+    url = urllib.parse.urlsplit(oidc.jwks_url)
+    if oidc.jwks_url and url.scheme != "https" and not (url.scheme == "http" and url.hostname == "127.0.0.1"):
+        raise Defect("CONFIG_INVALID", "oidc.jwks_url: https:// is needed")
+    if not oidc.algorithms or not set(oidc.algorithms) <= _ALGORITHMS:
+        raise Defect("CONFIG_INVALID", f"oidc.algorithms: some of {', '.join(sorted(_ALGORITHMS))}")
+    if any(pair.rpartition("=")[2] not in _ROLES or not pair.rpartition("=")[0] for pair in oidc.scopes):
+        raise Defect("CONFIG_INVALID", f"oidc.scopes: scope=role, role one of {', '.join(sorted(_ROLES))}")
+    if not (0 <= oidc.leeway_s <= 120 and 0 < oidc.timeout_s <= 30 and 10 < oidc.keys_refresh_s <= oidc.keys_stale_s):
+        raise Defect("CONFIG_INVALID", "oidc: leeway_s up to 120, timeout_s up to 30, keys_refresh_s above 10")
+
+
 def check_doors(settings: "Settings") -> None:
     """Refuse settings that would open a door to people nobody named, or promise TLS that could not be had."""
     tls, dicom, http = settings.tls, settings.dicom, settings.http
     if not _loopback("dicom.host", dicom.host) and not dicom.peer:
         raise Defect("CONFIG_INVALID", "dicom.host is not loopback: name the allowed peers in [[dicom.peer]]")
-    if not _loopback("http.host", http.host) and not http.keys_file:
-        raise Defect("CONFIG_INVALID", "http.host is not loopback: set http.keys_file")
+    if not _loopback("http.host", http.host):
+        if not http.keys_file:
+            raise Defect("CONFIG_INVALID", "http.host is not loopback: set http.keys_file")
+        if not tls.https and not http.tls_by_proxy:
+            raise Defect("CONFIG_INVALID", "http.host is not loopback: set tls.https, or http.tls_by_proxy")
     if (tls.dicom or tls.https) and not (tls.certificate_file and tls.key_file):
         raise Defect("CONFIG_INVALID", "tls: certificate_file and key_file are needed")
     if not tls.dicom and not tls.plain_dicom:

@@ -155,7 +155,8 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("REQUEST_TOO_SLOW", _R, "The request's body did not come in time.", "未在规定时间内收到请求正文。", "Check the network and the sender, then send it again.", "请检查网络和发送方后重新发送。"),
     ("IDEMPOTENCY_CONFLICT", _R, "This Idempotency-Key was used with another request.", "该幂等键已用于其他请求。", "Use a new key.", "请使用新的键。"),
     ("NOT_FOUND", _R, "Nothing here has this identifier.", "未找到该标识符。", "Search by accession with casework why.", "请用 casework why 按检查号查询。"),
-    ("NOT_AUTHENTICATED", _R, "The request carries no valid API key.", "请求缺少有效的API密钥。", "Send it in the Authorization header as Bearer.", "请在 Authorization 头中以 Bearer 方式发送。"),
+    ("HOST_NOT_ALLOWED", _R, "The request names a host that this service is not called by.", "请求的主机名不是本服务的名称。", "Use its own name, or add it to http.allowed_hosts.", "请使用本服务的名称，或将其加入 http.allowed_hosts。"),
+    ("NOT_AUTHENTICATED", _R, "The request carries no valid API key or access token.", "请求缺少有效的API密钥或访问令牌。", "Send it in the Authorization header as Bearer.", "请在 Authorization 头中以 Bearer 方式发送。"),
     ("NOT_AUTHORISED", _R, "The key's role does not allow this.", "该密钥的角色无此权限。", "Ask an administrator.", "请联系管理员。"),
     ("STATE_FORBIDS", _R, "The case's state does not allow this action.", "病例当前状态不允许此操作。", "See the case's state and reason.", "请查看病例状态和原因。"),
     ("DISMISSED", _N, "A person decided that the first images stand; the earlier revision's result holds.", "人工确认保留首次的图像；先前版本的结果有效。", "Nothing to do.", "无需操作。"),
@@ -219,6 +220,7 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("ILLEGAL_MOVE", _D, "A state change that the tables don't allow was tried.", "尝试了不允许的状态变更。", "Report this to the maker.", "请报告给制造商。"),
     ("LEDGER_CORRUPT", _D, "The audit chain or the ledger does not verify.", "审计链或账本校验失败。", "Stop, keep a copy, see the runbook.", "请停机、保留副本并查看手册。"),
     ("SPOOL_CORRUPT", _D, "A stored object no longer matches its digest.", "存储的对象与其摘要不符。", "Restore it from the PACS; see the runbook.", "请从PACS恢复；见手册。"),
+    ("ISSUER_KEYS", _D, "The public keys of the issuer of access tokens can't be read.", "无法读取访问令牌颁发者的公钥。", "Check oidc.jwks_url or jwks_file, ca_file and the network; API keys still work.", "请检查 oidc.jwks_url 或 jwks_file、ca_file 及网络；API密钥仍可使用。"),
     ("CONFIG_INVALID", _D, "The configuration can't be used.", "配置不可用。", "Correct the setting that is named.", "请更正所指出的设置。"),
     ("INTERNAL", _D, "Something unexpected failed.", "发生意外错误。", "See the log by the correlation id.", "请按关联号查看日志。"),
 )

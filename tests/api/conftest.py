@@ -16,9 +16,10 @@ import structlog
 import uvicorn
 
 from casework.config import Destination, Http, Settings, Storage
-from casework.entrypoints.api.auth import Role, new_key, open_keyring
+from casework.entrypoints.api.auth import open_keyring
 from casework.entrypoints.api.door import Door
 from casework.entrypoints.api.server import configure, listen
+from casework.entrypoints.keyfile import Role, new_key
 from casework.flows.intake import Intake
 from casework.ledger import Ledger
 from casework.spool import Spool

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from casework.config import Http, Settings, Storage
-from casework.entrypoints.api.auth import Keyring, Principal, Role, digest, new_key, open_keyring
+from casework.entrypoints.api.auth import Keyring, Principal, open_keyring
+from casework.entrypoints.keyfile import Role, digest, new_key
 from casework.errors import Defect
 
 

@@ -106,7 +106,7 @@ def test_silent_and_slow_heads_are_dropped(own_api: Api, monkeypatch: pytest.Mon
     monkeypatch.setattr(server, "HEADER_DEADLINE_S", 0.5)
     silent = [socket.create_connection(("127.0.0.1", own_api.port), 5) for _ in range(30)]
     for connection in silent[:15]:
-        connection.sendall(b"GET /v1/health/live HTTP/1.1\r\nHost: a\r\nX: ")
+        connection.sendall(b"GET /v1/health/live HTTP/1.1\r\nHost: localhost\r\nX: ")
     started = time.monotonic()
     with own_api.client("") as client:
         assert client.get("/v1/health/live").status_code == 200
@@ -122,7 +122,7 @@ def test_a_second_request_may_come_late_but_not_half(own_api: Api, monkeypatch: 
     """On a kept connection, the next head has the deadline too."""
     monkeypatch.setattr(server, "HEADER_DEADLINE_S", 0.5)
     with socket.create_connection(("127.0.0.1", own_api.port), 5) as connection:
-        connection.sendall(b"GET /v1/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.sendall(b"GET /v1/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
         connection.sendall(b"GET /v1/hea")
         connection.settimeout(5)
@@ -135,7 +135,7 @@ def test_a_body_that_stalls_ends_in_408(own_api: Api, monkeypatch: pytest.Monkey
     """A body that stops coming is answered with 408 and the connection is closed."""
     monkeypatch.setattr(gate, "CHUNK_DEADLINE_S", 0.4)
     monkeypatch.setattr(gate, "DRAIN_S", 0.2)
-    head = f"POST /v1/why HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {own_api.keys['viewer']}\r\nContent-Type: application/json\r\n"
+    head = f"POST /v1/why HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {own_api.keys['viewer']}\r\nContent-Type: application/json\r\n"
     answer = raw(own_api.port, head.encode() + b'Content-Length: 20\r\n\r\n{"q"')
     assert b" 408 " in answer.split(b"\r\n")[0]
     assert b"REQUEST_TOO_SLOW" in answer
@@ -144,12 +144,12 @@ def test_a_body_that_stalls_ends_in_408(own_api: Api, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "request_head",
     [
-        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 200_000,
-        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX y: 1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 200_000,
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX y: 1\r\n\r\n",
         b"\x00\x01\x02\x03\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
     ],

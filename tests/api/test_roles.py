@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from casework.entrypoints.api.auth import Role
+from casework.entrypoints.keyfile import Role
 from tests.api.conftest import Api
 from tests.api.test_contract import load, operations
 
@@ -49,10 +49,17 @@ def test_what_is_not_a_route_needs_a_key_too(path: str, api: Api) -> None:
         assert client.get(path).status_code == 404
 
 
-def test_roles_are_ordered() -> None:
-    """Each role covers itself and the ones below, no other."""
+def test_what_each_role_covers() -> None:
+    """Viewer, operator and admin each cover the ones before; an auditor sees the audit only, which an admin may too."""
     assert [[a.covers(b) for b in Role] for a in Role] == [
-        [True, False, False],
-        [True, True, False],
-        [True, True, True],
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, True, True, True],
+        [False, False, False, True],
     ]
+
+
+def test_an_auditor_changes_nothing() -> None:
+    """Every route that an auditor may call only reads."""
+    open_to_auditors = {method for method, _, needed, role in MATRIX if role == Role.AUDITOR and needed == Role.AUDITOR}
+    assert open_to_auditors == {"get"}

@@ -147,7 +147,7 @@ def test_a_connection_cut_by_its_sender_keeps_what_was_complete(own_api: Api) ->
     """The caller vanishes in the middle of the second part: the first stays, nothing half-written is left."""
     body, content_type = multipart([mammogram(), mammogram(PixelData=bytes(2 << 20), Rows=1024, Columns=2048)])
     head = (
-        f"POST /dicom-web/studies HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {own_api.keys['operator']}\r\n"
+        f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {own_api.keys['operator']}\r\n"
         f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", own_api.port)) as connection:
@@ -247,7 +247,7 @@ def test_a_storage_failure_is_503_and_stays(own_api: Api) -> None:
 def test_expect_continue(own_api: Api) -> None:
     """A caller that asks first is told to go on, or gets the refusal before it sends anything."""
     body, content_type = multipart([mammogram()])
-    head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
     refused = raw(own_api.port, head.encode() + b"Expect: 100-continue\r\nConnection: close\r\n\r\n")
     assert refused.startswith(b"HTTP/1.1 401")
     connection = http.client.HTTPConnection("127.0.0.1", own_api.port, timeout=10)

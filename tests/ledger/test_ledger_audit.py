@@ -102,6 +102,32 @@ def execute(connection: Connection, statement: str, **values: Any) -> None:
     connection.execute(text(statement), values)
 
 
+def test_a_chain_made_anew_is_convicted_by_a_kept_head(ledger: Ledger, url: str) -> None:
+    """Who may write everything can chain it all anew, but not to the head that was kept elsewhere; cutting rows off fails too."""
+    delivered(ledger)
+    kept = ledger.read.audit_head()
+    assert kept.hash == ledger.read.verify_audit().head
+    record(ledger, "1.2.3.1.7", now=at(10))
+    assert ledger.read.verify_audit(kept).ok, "a chain that went on still has it"
+    with raw(url) as connection:
+        guards.remove(connection)
+        connection.execute(text("UPDATE audit SET actor = 'nobody' WHERE seq = 3"))
+        last, rows = audit.GENESIS, list(audit._raw_rows(connection))
+        for row in rows:
+            last = audit._hash(last, row.at_us, row._mapping)
+            connection.execute(text("UPDATE audit SET hash = :h WHERE seq = :s"), {"h": last, "s": row.seq})
+        connection.execute(text("UPDATE audit_head SET hash = :h"), {"h": last})
+        assert audit.verify(connection).ok
+        found = audit.verify(connection, kept)
+        assert (found.ok, found.first_bad, found.problem) == (False, kept.seq, "not the kept head")
+        cut = rows[kept.seq - 3]
+        connection.execute(text("DELETE FROM audit WHERE seq > :s"), {"s": cut.seq})
+        again = connection.execute(text("SELECT hash FROM audit WHERE seq = :s"), {"s": cut.seq}).scalar_one()
+        connection.execute(text("UPDATE audit_head SET hash = :h, seq = :s"), {"h": again, "s": cut.seq})
+        assert audit.verify(connection).ok
+        assert not audit.verify(connection, kept).ok
+
+
 def test_lost_head_is_found(ledger: Ledger, url: str) -> None:
     """A chain without its head does not verify."""
     new_case(ledger)

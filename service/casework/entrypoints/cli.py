@@ -1,13 +1,10 @@
 """The command line. Each command opens what it needs, says what it did, and exits 0 only when it did it."""
 
 import ctypes
-import getpass
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -15,16 +12,20 @@ from typing import Annotated, Literal
 
 import typer
 from prometheus_client import start_http_server
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from casework import __version__
 from casework.case import CaseState, NoticeState, shown_words
 from casework.config import Settings, load
+from casework.entrypoints import cli_security
+from casework.entrypoints.cli_keys import keys
+from casework.entrypoints.cli_security import say_audit
 from casework.entrypoints.explain import explain, plain
 from casework.entrypoints.presence import Presence
-from casework.errors import CaseworkError, Refused
+from casework.entrypoints.spoken import Config, console, spoken_errors
+from casework.entrypoints.spoken import actor as _actor
+from casework.entrypoints.spoken import open_ledger as _ledger
 from casework.ledger import CaseRow, Ledger
 from casework.observe import hide_values, setup_logging
 
@@ -35,51 +36,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+app.add_typer(keys)
+cli_security.add_commands(app)
 
-Config = Annotated[
-    Path | None, typer.Option("--config", help="TOML file; default CASEWORK_CONFIG, else only defaults.")
-]
 Language = Annotated[str, typer.Option("--language", help="en or zh")]
 Supervised = Annotated[int, typer.Option("--supervised", hidden=True)]  # the supervisor's process id
 PR_SET_PDEATHSIG = 1
-
-
-@contextmanager
-def _spoken_errors() -> Iterator[None]:
-    """Turn our own errors into one line and a status: 2 refused, 3 unavailable, 4 defect."""
-    try:
-        yield
-    except CaseworkError as error:
-        family = {"Refused": 2, "Unavailable": 3, "Defect": 4}[type(error).__name__]
-        typer.echo(f"casework: {error}\n  next: {error.reason.next_en}", err=True)
-        raise typer.Exit(family) from error
-
-
-@contextmanager
-def _ledger(config: Path | None) -> Iterator[tuple[Settings, Ledger]]:
-    """The settings and an open ledger, for commands that ask or decide."""
-    with _spoken_errors():
-        settings = load(config)
-        if (
-            settings.ledger_url.startswith("sqlite")
-            and not Path(settings.ledger_url.removeprefix("sqlite:///")).exists()
-        ):
-            raise Refused("NOT_FOUND", f"no ledger in {settings.root}; start casework serve first, or name --config")
-        ledger = Ledger.open(
-            settings.ledger_url, window_days=settings.assembly.window_days, max_attempts=settings.work.max_attempts
-        )
-        try:
-            yield settings, ledger
-        finally:
-            ledger.close()
-
-
-def _actor() -> str:
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user often has no name
-        return f"cli:uid-{os.getuid()}"
 
 
 # --- processes ------------------------------------------------------------------------------------------------
@@ -91,7 +53,7 @@ def serve(config: Config = None) -> None:
     from casework.entrypoints.serve import Supervisor
 
     hide_values()
-    with _spoken_errors():
+    with spoken_errors():
         settings = load(config)
         setup_logging("serve")
         typer.echo(
@@ -109,7 +71,7 @@ def _door(name: str, config: Path | None, *, supervised: int, module: str = "") 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != supervised:  # it died before we could ask for that
             raise typer.Exit(0)
-    with _spoken_errors():
+    with spoken_errors():
         settings = load(config)
         setup_logging(name)
         if not supervised:
@@ -175,7 +137,7 @@ def fetch_worker(config: Config = None, *, supervised: Supervised = 0) -> None:
 @app.command()
 def migrate(config: Config = None) -> None:
     """Bring the ledger's schema to this version; needed once before doors are started one by one."""
-    with _spoken_errors():
+    with spoken_errors():
         ledger = Ledger.open(load(config).ledger_url)
         try:
             ledger.migrate()
@@ -263,14 +225,9 @@ def verify_ledger(
     from casework.entrypoints.doctor import verify_objects
 
     with _ledger(config) as (settings, ledger):
-        found = ledger.read.verify_audit()
-        typer.echo(f"audit: {found.rows} rows, head {found.head[:16] or '-'}: {'ok' if found.ok else 'BROKEN'}")
-        if not found.ok:
-            typer.echo(
-                f"  first bad row {found.first_bad}: {found.problem}\n  next: stop, keep a copy, see docs/runbooks.md"
-            )
+        sound = say_audit(ledger.read.verify_audit())
         bad = verify_objects(settings, ledger) if objects else 0
-        if bad or not found.ok:
+        if bad or not sound:
             raise typer.Exit(4)
 
 
@@ -279,7 +236,7 @@ def doctor(config: Config = None) -> None:
     """Check settings, disk, ledger, ports, decoders, model, peers and clock; exits 1 when something must be mended."""
     from casework.entrypoints.doctor import examine
 
-    with _spoken_errors():
+    with spoken_errors():
         settings = load(config)
         marks = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
         worst = False
@@ -471,7 +428,7 @@ def send(
     """Send DICOM files to a node by C-STORE, with progress; exits 1 when any was not stored."""
     from casework.entrypoints.send import send_files
 
-    with _spoken_errors():
+    with spoken_errors():
         failed = send_files(paths, to, calling, load(config), console)
         raise typer.Exit(1 if failed else 0)
 

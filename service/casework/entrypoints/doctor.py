@@ -21,11 +21,10 @@ from casework.config import Destination, Settings
 from casework.dicom.answers import Answer
 from casework.dicom.retrieve import offers
 from casework.dicom.scu import echo, offers_commitment
-from casework.dicom.web import WebSession
 from casework.errors import CaseworkError
 from casework.ledger import Ledger
 from casework.reasons import reason
-from casework.tls import ServerTls, expires
+from casework.tls import ServerTls, client_context, expires
 
 _DIRECT = urllib.request.build_opener(
     urllib.request.ProxyHandler({})
@@ -215,8 +214,7 @@ def _peers(settings: Settings) -> Iterator[Check]:
         yield Check("peers", "warn", "no [[destination]] is configured: results stay here")
     for destination in settings.destination:
         if destination.kind == "stow":
-            with WebSession(destination) as web:
-                reached = web.probe()
+            reached = _reaches(destination)
         else:
             reached = echo(destination, settings.dicom.ae_title).answer is Answer.STORED
         yield Check(
@@ -257,6 +255,23 @@ def _webhooks(settings: Settings) -> Iterator[Check]:
             continue
         open_ = [f for f in (hook.key_file, hook.previous_key_file) if f and Path(f).stat().st_mode & 0o077]
         yield Check(name, "warn" if open_ else "ok", "its key is open to others: chmod 600" if open_ else "answers")
+
+
+def _reaches(destination: Destination) -> bool:
+    """Whether anything speaks HTTP there, over TLS that we believe; 401 or 404 is an answer too."""
+    opener = _DIRECT
+    if destination.url.startswith("https://"):
+        https = urllib.request.HTTPSHandler(context=client_context(destination))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
+    elif not destination.url.startswith("http://"):
+        return False
+    try:
+        opener.open(destination.url, timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _clock(settings: Settings) -> Iterator[Check]:

@@ -15,18 +15,10 @@ from sqlalchemy import Connection, Row, insert, select, type_coerce, update
 from sqlalchemy.types import BigInteger
 
 from casework.ledger.schema import Instant, audit, audit_head, canonical, clean
-from casework.ledger.types import AuditCheck, Event
+from casework.ledger.types import AuditCheck, AuditHead, Event
 
 GENESIS = "0" * 64
 _CHUNK = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Number and hash of the newest row."""
-
-    seq: int
-    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +33,16 @@ class Entry:
     detail: dict[str, Any]
 
 
-def lock_head(connection: Connection) -> Head:
+def lock_head(connection: Connection) -> AuditHead:
     """Read the head; on PostgreSQL hold it until the transaction ends, so writers take turns."""
     row = connection.execute(_LOCK).one()
-    return Head(row.seq, row.hash)
+    return AuditHead(row.seq, row.hash)
 
 
 _LOCK = select(audit_head.c.seq, audit_head.c.hash).where(audit_head.c.id == 1).with_for_update()
 
 
-def append(connection: Connection, head: Head, entries: list[Entry]) -> Head:
+def append(connection: Connection, head: AuditHead, entries: list[Entry]) -> AuditHead:
     """Chain and write the rows of one transaction; return the new head."""
     if not entries:
         return head
@@ -71,7 +63,7 @@ def append(connection: Connection, head: Head, entries: list[Entry]) -> Head:
         rows.append({**row, "hash": last})
     connection.execute(insert(audit), rows)
     connection.execute(update(audit_head).where(audit_head.c.id == 1).values(seq=seq, hash=last))
-    return Head(seq, last)
+    return AuditHead(seq, last)
 
 
 def _hash(previous: str, at_us: int | None, row: Any) -> str:
@@ -81,8 +73,17 @@ def _hash(previous: str, at_us: int | None, row: Any) -> str:
     ).hexdigest()
 
 
-def verify(connection: Connection) -> AuditCheck:
-    """Walk the whole chain and name the first row that is missing, moved or changed."""
+def head(connection: Connection) -> AuditHead:
+    """The newest row's number and hash."""
+    row = connection.execute(select(audit_head.c.seq, audit_head.c.hash)).one()
+    return AuditHead(row.seq, row.hash)
+
+
+def verify(connection: Connection, kept: AuditHead | None = None) -> AuditCheck:
+    """Walk the whole chain and name the first row that is missing, moved or changed.
+
+    `kept`: a head that was exported. Whoever could write here could have chained everything anew; that one he could not.
+    """
     head = connection.execute(select(audit_head.c.seq, audit_head.c.hash)).one_or_none()
     last, expected = GENESIS, 1
     for row in _raw_rows(connection):
@@ -92,9 +93,11 @@ def verify(connection: Connection) -> AuditCheck:
             return AuditCheck(ok=False, rows=expected - 1, head=last, first_bad=bad, problem=problem)
         if _hash(last, row.at_us, fields) != row.hash:
             return AuditCheck(ok=False, rows=expected - 1, head=last, first_bad=row.seq, problem="changed")
+        if kept is not None and row.seq == kept.seq and row.hash != kept.hash:
+            return AuditCheck(ok=False, rows=expected - 1, head=last, first_bad=row.seq, problem="not the kept head")
         last, expected = row.hash, expected + 1
     count = expected - 1
-    if head is None or head.seq > count:
+    if head is None or max(head.seq, kept.seq if kept else 0) > count:
         return AuditCheck(ok=False, rows=count, head=last, first_bad=expected, problem="missing")
     if head.seq != count or head.hash != last:
         return AuditCheck(ok=False, rows=count, head=last, first_bad=count, problem="head differs")

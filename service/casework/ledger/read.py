@@ -46,6 +46,7 @@ from casework.ledger.types import (
     ArtefactRow,
     AssociationRow,
     AuditCheck,
+    AuditHead,
     CaseItem,
     CaseRow,
     CaseView,
@@ -306,10 +307,15 @@ class Read(ReadLists):
                 notices=notice_counts(connection),
             )
 
-    def verify_audit(self) -> AuditCheck:
-        """Walk the audit chain; names the first row that does not verify."""
+    def verify_audit(self, kept: AuditHead | None = None) -> AuditCheck:
+        """Walk the audit chain; names the first row that does not verify, or that is not the one of a `kept` head."""
         with self._database.read() as connection:
-            return audit.verify(connection)
+            return audit.verify(connection, kept)
+
+    def audit_head(self) -> AuditHead:
+        """Number and hash of the newest row."""
+        with self._database.read() as connection:
+            return audit.head(connection)
 
 
 def _counts(connection: Connection, column: Any) -> dict[str, int]:

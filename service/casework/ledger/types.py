@@ -458,6 +458,14 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditHead:
+    """Number and hash of the audit's newest row."""
+
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
 class AuditCheck:
     """Result of verifying the audit chain. `first_bad` is the sequence number of the first row that does not verify."""
 

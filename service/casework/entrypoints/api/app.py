@@ -16,6 +16,7 @@ from casework.entrypoints.api import (
     page,
     problems,
     routes_analyses,
+    routes_audit,
     routes_cases,
     routes_fetches,
     routes_intake,
@@ -28,7 +29,7 @@ from casework.entrypoints.api import (
     schemas_events,
 )
 from casework.entrypoints.api.door import Door
-from casework.entrypoints.api.gate import Gate
+from casework.entrypoints.api.gate import Gate, hosts_of
 from casework.errors import CaseworkError, Defect
 from casework.observe import log
 
@@ -54,6 +55,7 @@ def create_app(door: Door) -> FastAPI:
         routes_service,
         routes_summary,
         routes_why,
+        routes_audit,
     ):
         module.add_routes(app, door)
     page.add_routes(app)
@@ -66,7 +68,8 @@ def create_app(door: Door) -> FastAPI:
 
 def guarded(door: Door) -> Gate:
     """What is served: the application behind its gate."""
-    return Gate(create_app(door), door.keys, door.settings.http.max_body_bytes)
+    http = door.settings.http
+    return Gate(create_app(door), door.keys, http.max_body_bytes, hosts_of(http))
 
 
 def described(app: FastAPI) -> dict[str, Any]:

@@ -1,88 +1,95 @@
-"""API keys and roles: who a request comes from and what it may do. Owns the keys file.
+"""Who a request comes from: API keys and, where an issuer is configured, access tokens. Owns the note of when keys were used.
 
-Only SHA-256 digests are kept. Keys are 256 random bits, so a plain digest can't be searched, and comparing digests in
-constant time over every row tells a caller nothing. A changed file is read again without a restart (rotation, S21).
+A changed keys file is read again without a restart (S21). Comparing digests in constant time over every row tells a
+caller nothing.
 """
 
-import hashlib
 import hmac
 import json
-import os
-import re
-import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from casework.config import Settings
+from casework.entrypoints.api.tokens import Tokens, open_tokens
+from casework.entrypoints.keyfile import KeyRow, Role, digest, new_key, read_keys, write_keys, write_private
 from casework.errors import Defect
 from casework.observe import log
 
 RELOAD_S = 1.0
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,32}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-class Role(StrEnum):
-    """What a key may do; each role may do all that the one before may."""
-
-    VIEWER = "viewer"
-    OPERATOR = "operator"
-    ADMIN = "admin"
-
-    def covers(self, needed: "Role") -> bool:
-        """Whether this role may do what `needed` may."""
-        order = list(Role)
-        return order.index(self) >= order.index(needed)
+USED_FILE = "keys-used.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The owner of a key. `name` is ours (from the keys file), so it may stand in the audit and in logs."""
+    """Who asks. `name` is the key's or `oidc:` and the token's subject, both of a safe form, so it may stand in audit and log."""
 
     name: str
     role: Role
 
 
-def new_key() -> tuple[str, str]:
-    """Return a fresh key and its digest."""
-    key = "cw_" + secrets.token_urlsafe(32)
-    return key, digest(key)
-
-
-def digest(key: str) -> str:
-    """The form in which a key is kept."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
 class Keyring:
-    """The keys file in memory. `clock` is monotonic seconds.
+    """The keys file in memory. `clock` is monotonic seconds, `now` gives aware times.
 
     Raises:
         Defect: CONFIG_INVALID when the file is missing, open to others or not what it should be.
     """
 
-    def __init__(self, path: Path, clock: Any = time.monotonic) -> None:
-        self._path = path
-        self._clock = clock
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        used: Path | None = None,
+        tokens: Tokens | None = None,
+    ) -> None:
+        """`used`: the folder where the day is noted on which each key was last used."""
+        self._path, self._clock, self._now, self._used, self._tokens = path, clock, now, used, tokens
         self._lock = threading.Lock()
         self._stamp = _stamp(path)
-        self._keys = read_keys(path)
+        self._keys: tuple[KeyRow, ...] = read_keys(path)
         self._looked_at = clock()
+        self._noted: dict[str, str] = {}
 
     def identify(self, authorization: str) -> Principal | None:
-        """Return the owner of the key in an Authorization header, or None."""
+        """Return who an Authorization header stands for, or None."""
         scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        if self._tokens is not None and key.count(".") == 2:
+            found = self._tokens.identify(key.strip())
+            return None if found is None else Principal(*found)
         self._refresh()
-        seen = digest(key.strip())
-        found: Principal | None = None
-        for kept, principal in self._keys:
-            if hmac.compare_digest(kept, seen):
-                found = principal
-        return found if scheme.lower() == "bearer" else None
+        seen, now = digest(key.strip()), self._now()
+        row: KeyRow | None = None
+        for one in self._keys:
+            for kept in one.digests(now):
+                if hmac.compare_digest(kept, seen):
+                    row = one
+        if row is None:
+            return None
+        self._note(row.name, now)
+        return Principal(row.name, row.role)
+
+    def close(self) -> None:
+        """Stop asking the issuer for its keys."""
+        if self._tokens is not None:
+            self._tokens.close()
+
+    def _note(self, name: str, now: datetime) -> None:
+        """Keep the day of use, which is all that finding unused keys needs: one small write a key and day."""
+        day = f"{now:%Y-%m-%d}"
+        if self._used is None or self._noted.get(name) == day:
+            return
+        self._noted[name] = day
+        file = self._used / USED_FILE
+        try:
+            write_private(file, json.dumps(read_used(self._used) | {name: day}, indent=1) + "\n")
+        except OSError as error:
+            log.warning("api.key_use_not_noted", error_type=type(error).__name__)
 
     def _refresh(self) -> None:
         """Read the file again when it changed; a file that can't be used changes nothing but the log."""
@@ -99,29 +106,19 @@ class Keyring:
                 log.error("api.keys_not_reloaded", code=defect.code)
 
 
-def read_keys(path: Path) -> tuple[tuple[str, Principal], ...]:
-    """Read (digest, owner) rows.
-
-    Raises:
-        Defect: CONFIG_INVALID, never quoting the file's content.
-    """
+def read_used(folder: Path) -> dict[str, str]:
+    """The day of each key's last use, by name; empty when nothing was noted."""
     try:
-        if path.stat().st_mode & 0o037:
-            raise Defect(
-                "CONFIG_INVALID", f"{path}: must not be writable by its group or readable by others (chmod 600)"
-            )
-        rows = json.loads(path.read_text("utf-8"))["keys"]
-        keys = tuple((str(row["sha256"]), Principal(str(row["name"]), Role(row["role"]))) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Defect("CONFIG_INVALID", f"{path}: {type(error).__name__}") from error
-    names = [principal.name for _, principal in keys]
-    if not all(_DIGEST.fullmatch(kept) and _NAME.fullmatch(who.name) for kept, who in keys) or len(set(names)) < len(
-        names
-    ):
-        raise Defect("CONFIG_INVALID", f"{path}: each key needs its own name ([A-Za-z0-9._-]) and a sha256")
-    if not keys:
-        raise Defect("CONFIG_INVALID", f"{path}: no keys")
-    return keys
+        found = json.loads((folder / USED_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(day) for name, day in found.items()} if isinstance(found, dict) else {}
+
+
+def keys_path(settings: Settings) -> Path:
+    """Where the keys file is."""
+    own = settings.root / "secrets" / "api-keys.json"
+    return Path(settings.http.keys_file).absolute() if settings.http.keys_file else own
 
 
 def open_keyring(settings: Settings) -> Keyring:
@@ -131,29 +128,14 @@ def open_keyring(settings: Settings) -> Keyring:
     of its keys; naming the one in `<root>/secrets` is such a thought (a container's first start).
     """
     folder = settings.root / "secrets"
-    path = folder / "api-keys.json"
-    if settings.http.keys_file and Path(settings.http.keys_file).absolute() != path:
-        return Keyring(Path(settings.http.keys_file))
-    if not path.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = keys_path(settings)
+    if path == folder / "api-keys.json" and not path.exists():
         key, kept = new_key()
-        _write_private(folder / "admin.key", key + "\n")
-        _write_private(
-            path, json.dumps({"keys": [{"name": "admin", "sha256": kept, "role": "admin"}]}, indent=1) + "\n"
-        )
+        write_private(folder / "admin.key", key + "\n")
+        write_keys(path, [KeyRow("admin", Role.ADMIN, kept)])
         log.info("api.admin_key_made", path_kind="secrets/admin.key")
-    return Keyring(path)
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    return Keyring(path, used=folder, tokens=open_tokens(settings.oidc))
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

@@ -10,9 +10,10 @@ from starlette.requests import Request
 
 from casework.config import Settings
 from casework.entrypoints.api import problems
-from casework.entrypoints.api.auth import Keyring, Principal, Role
+from casework.entrypoints.api.auth import Keyring, Principal
 from casework.entrypoints.api.gate import PUBLIC
 from casework.entrypoints.api.problems import Language
+from casework.entrypoints.keyfile import Role
 from casework.flows.intake import Intake
 from casework.ledger import Ledger
 from casework.spool import Spool
@@ -48,7 +49,7 @@ def add(
 ) -> None:
     """Add one documented route. `role` None opens it to everybody."""
     extra: dict[str, Any] = {"x-role": role.value if role else PUBLIC}
-    extra["security"] = [{"apiKey": []}] if role else []
+    extra["security"] = [{"apiKey": []}, {"accessToken": []}] if role else []
     described: dict[int | str, dict[str, Any]] = {
         code: {"description": f"See the contract ({code}).", "content": _PROBLEM}
         for code in (*failures, *(NEEDS_KEY if role else ()))

@@ -5,6 +5,7 @@ read. Nothing from the request but the route's template reaches a log line.
 """
 
 import asyncio
+import ipaddress
 import re
 import time
 import uuid
@@ -15,9 +16,11 @@ from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
+from casework.config import Http
 from casework.entrypoints.api import problems
-from casework.entrypoints.api.auth import Keyring, Principal, Role
+from casework.entrypoints.api.auth import Keyring, Principal
 from casework.entrypoints.api.limits import FAILURE_RATE, KEY_RATE, Buckets
+from casework.entrypoints.keyfile import Role
 from casework.observe import log
 
 JSON_BODY_BYTES = 64 << 10
@@ -114,8 +117,10 @@ class _Exchange:
 class Gate:
     """The ASGI application that is served: checks, then the FastAPI application."""
 
-    def __init__(self, app: FastAPI, keys: Keyring, max_body_bytes: int) -> None:
+    def __init__(self, app: FastAPI, keys: Keyring, max_body_bytes: int, hosts: frozenset[str] = frozenset()) -> None:
+        """`hosts`: the names that the Host header may bear; none = any."""
         self.app = app
+        self._hosts = hosts
         self._keys = keys
         self._max_body_bytes = max_body_bytes
         self._by_key = Buckets(KEY_RATE)
@@ -149,6 +154,10 @@ class Gate:
     async def _serve(self, exchange: _Exchange, headers: dict[bytes, str]) -> None:
         if sum(len(name) + len(value) for name, value in exchange.scope["headers"]) > HEADER_BYTES:
             await exchange.refuse("REQUEST_TOO_LARGE", "headers", 431)
+            return
+        if self._hosts and _host(headers.get(b"host", "")) not in self._hosts:
+            # A page elsewhere whose name leads here (DNS rebinding) must not speak with the voice of this one.
+            await exchange.refuse("HOST_NOT_ALLOWED", status=421)
             return
         if b"content-length" in headers and b"transfer-encoding" in headers:
             # Two lengths of one body: whatever stands in front may have believed the other one (RFC 9112 6.3).
@@ -193,6 +202,21 @@ class Gate:
             bytes=exchange.taken,
             association_id=exchange.request_id,
         )
+
+
+def hosts_of(http: Http) -> frozenset[str]:
+    """The names by which this API may be called: those of the settings, on loopback its own too."""
+    own: set[str] = set()
+    if ipaddress.ip_address(http.host).is_loopback:
+        own = {"localhost", "127.0.0.1", "[::1]", f"[{http.host}]" if ":" in http.host else http.host}
+    elif not http.allowed_hosts:
+        return frozenset()
+    return frozenset(own | {name.lower() for name in http.allowed_hosts})
+
+
+def _host(value: str) -> str:
+    """A Host header without its port."""
+    return re.sub(r":\d*$", "", value.strip().lower())
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

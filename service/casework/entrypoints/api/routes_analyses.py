@@ -9,9 +9,9 @@ from starlette.requests import Request
 
 from casework.case import STAT_PRIORITY
 from casework.entrypoints.api import schemas, views
-from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add, language, principal
 from casework.entrypoints.api.routes_cases import actor
+from casework.entrypoints.keyfile import Role
 from casework.ledger.types import Selector
 
 AnalysisId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]

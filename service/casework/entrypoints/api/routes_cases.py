@@ -10,8 +10,8 @@ from starlette.requests import Request
 
 from casework.case import CaseState
 from casework.entrypoints.api import schemas, views
-from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add, language, principal
+from casework.entrypoints.keyfile import Role
 
 CaseId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Cursor = Annotated[str | None, Query(pattern=r"^[A-Za-z0-9._:|=+-]{1,128}$")]

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import FastAPI, Path
 from starlette.requests import Request
 
-from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add, language
 from casework.entrypoints.api.routes_cases import CaseId, actor
 from casework.entrypoints.api.schemas_why import FetchList, FetchRequest
 from casework.entrypoints.api.views_why import fetch_list
+from casework.entrypoints.keyfile import Role
 
 CandidateId = Annotated[int, Path(ge=1, le=2**53)]
 

@@ -8,9 +8,9 @@ from starlette.requests import Request
 
 from casework.case import Verdict
 from casework.entrypoints.api import schemas, views
-from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add, language
 from casework.entrypoints.api.routes_cases import Limit
+from casework.entrypoints.keyfile import Role
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Row numbers; for associations, whose ids have no order, microseconds since the epoch. The limit is the year 9999.

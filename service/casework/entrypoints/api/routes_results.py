@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from casework.case import REJECTION
-from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add
+from casework.entrypoints.keyfile import Role
 from casework.errors import Defect, Refused
 
 CHUNK_BYTES = 256 << 10

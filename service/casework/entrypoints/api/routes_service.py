@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from casework import __version__
 from casework.entrypoints.api import schemas
-from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add, principal
+from casework.entrypoints.keyfile import Role
 from casework.errors import CaseworkError
 
 

@@ -18,9 +18,9 @@ from casework.case import Verdict
 from casework.dicom import stow
 from casework.dicom.status import status_of
 from casework.entrypoints.api import schemas
-from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add, principal
 from casework.entrypoints.api.problems import code_of
+from casework.entrypoints.keyfile import Role
 from casework.errors import CaseworkError, Refused, Unavailable
 from casework.flows.intake import Answer, Context, Intake, Reception
 from casework.reasons import Family, reason

@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add, language
 from casework.entrypoints.api.problems import Language, words
 from casework.entrypoints.api.routes_cases import CaseId
+from casework.entrypoints.keyfile import Role
 from casework.errors import Defect, Refused
 from casework.ledger.types import CaseView
 from casework.report import stored, summary

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import FastAPI, Query
 from starlette.requests import Request
 
-from casework.entrypoints.api.auth import Role
 from casework.entrypoints.api.door import Door, add, language, principal
 from casework.entrypoints.api.schemas_why import Why, WhyRequest
 from casework.entrypoints.api.views_why import why as view
 from casework.entrypoints.ask import ask_pacs
+from casework.entrypoints.keyfile import Role
 from casework.errors import Refused
 
 SearchTerm = Annotated[str, Query(min_length=1, max_length=64)]

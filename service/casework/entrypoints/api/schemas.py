@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from casework.case import CaseState, DeliveryState, JobState, Shown, Verdict
-from casework.entrypoints.api.auth import Role
+from casework.entrypoints.keyfile import Role
 from casework.reasons import Family
 
 UID = r"^[0-9]+(\.[0-9]+)*$"

@@ -110,6 +110,7 @@ def main(settings: Settings) -> int:
         intake.close()
         ledger.close()
         listening.close()
+        keys.close()
     log.info("api.stopped")
     return 0
 

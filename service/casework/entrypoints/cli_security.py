@@ -1,0 +1,55 @@
+"""Commands of those who watch over the service: the audit's head and proof."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from casework.entrypoints.spoken import Config, open_ledger
+from casework.errors import Refused
+from casework.ledger import AuditCheck, AuditHead
+
+
+def audit_head(config: Config = None) -> None:
+    """Print the audit's newest row, to be kept on another machine."""
+    with open_ledger(config) as (_, ledger):
+        head = ledger.read.audit_head()
+        typer.echo(json.dumps({"sequence": head.seq, "hash": head.hash, "at": datetime.now(UTC).isoformat()}))
+
+
+def verify_audit(
+    config: Config = None,
+    head: Annotated[Path | None, typer.Option(help="A head that audit-head or /v1/audit/head gave.")] = None,
+) -> None:
+    """Verify the audit chain; names the first bad row. With --head nobody can have made the chain anew up to it."""
+    with open_ledger(config) as (_, ledger):
+        if not say_audit(ledger.read.verify_audit(_kept(head))):
+            raise typer.Exit(4)
+
+
+def _kept(head: Path | None) -> AuditHead | None:
+    if head is None:
+        return None
+    try:
+        told = json.loads(head.read_text("utf-8"))
+        return AuditHead(int(told["sequence"]), str(told["hash"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused("REQUEST_INVALID", f"{head}: {type(error).__name__}") from error
+
+
+def say_audit(found: AuditCheck) -> bool:
+    """Print what was found; return whether the chain holds."""
+    typer.echo(f"audit: {found.rows} rows, head {found.head[:16] or '-'}: {'ok' if found.ok else 'BROKEN'}")
+    if not found.ok:
+        typer.echo(
+            f"  first bad row {found.first_bad}: {found.problem}\n  next: stop, keep a copy, see docs/runbooks.md"
+        )
+    return found.ok
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("audit-head")(audit_head)
+    app.command("verify-audit")(verify_audit)
