@@ -15,6 +15,7 @@ from typing import Any
 
 from casework import config_checks, hours
 from casework.checks import severities
+from casework.config_engine import Engine, check_engine
 from casework.config_queue import Queue, check_queue, with_password
 from casework.config_security import Oidc, Tls, check_doors, check_oidc
 from casework.errors import Defect
@@ -302,6 +303,7 @@ class Settings:
     queue: Queue = field(default_factory=Queue)
     tls: Tls = field(default_factory=Tls)
     oidc: Oidc = field(default_factory=Oidc)
+    engine: Engine = field(default_factory=Engine)
     destination: tuple[Destination, ...] = ()
     webhook: tuple[Webhook, ...] = ()
     profile: tuple[Profile, ...] = ()
@@ -385,6 +387,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     _check_fetch(settings)
     check_queue(settings.queue)
     check_oidc(settings.oidc)
+    check_engine(settings.engine)
     return settings
 
 

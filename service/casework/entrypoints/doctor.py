@@ -195,18 +195,15 @@ def _decoders(_: Settings) -> Iterator[Check]:
 
 def _model(settings: Settings) -> Iterator[Check]:
     from casework.engine.bundle import open_package
-    from casework.engine.golden import check_golden
-    from casework.engine.onnxrt import OnnxRunner
+    from casework.engine.choose import open_engine
+    from casework.entrypoints.engines import place_of
 
     package = open_package(settings.model_folder)
-    runner = OnnxRunner(package, settings.work.threads)
-    check_golden(runner, package)
+    passport = open_engine(package, settings.engine, place_of(settings)).passport
     spec = package.spec
-    yield Check(
-        "model",
-        "ok",
-        f"{spec.name} {spec.version} ({spec.precision}), manifest {package.sha256[:16]}, golden samples reproduced by {runner.describe()}",
-    )
+    what = f"{spec.name} {spec.version} ({spec.precision}), manifest {package.sha256[:16]}; serves by {passport.line}"
+    over = ", ".join(f"{name} ({code})" for name, code in passport.passed_over)
+    yield Check("model", "warn" if over else "ok", f"{what}; passed over: {over}" if over else what)
 
 
 def _peers(settings: Settings) -> Iterator[Check]:
