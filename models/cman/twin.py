@@ -12,6 +12,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,8 +57,8 @@ def _record(made: ModelPackage, out: Path) -> dict[str, dict[str, str]]:
     for n, sample in enumerate(made.golden):
         outputs = runner.run(inputs_of(sample))
         file = out / f"golden-{n}.npz"
-        heat = {f"{m}_heat": v.astype(np.float16) for m, v in outputs.heat.items()}
-        np.savez_compressed(file, prob=outputs.prob, logit=outputs.logit, **heat)
+        arrays: dict[str, Any] = {f"{m}_heat": v.astype(np.float16) for m, v in outputs.heat.items()}
+        np.savez_compressed(file, prob=outputs.prob, logit=outputs.logit, **arrays)
         golden[sample.name] = {"file": file.name, "sha256": _sha(file.read_bytes())}
         drift = np.abs(outputs.prob - sample.arrays["prob"].astype(np.float32)).max()
         print(f"{sample.name}: a probability is at most {drift:.4f} from the released one")

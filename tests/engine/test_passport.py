@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from casework.config_engine import Engine
 from casework.engine.bundle import ModelPackage
 from casework.engine.choose import OPENERS, Opened, Opener, Place, open_cpu, open_engine
 from casework.engine.onnxrt import OnnxRunner
-from casework.engine.passport import Passport, examine
+from casework.engine.passport import examine
 from casework.engine.runner import SideInputs, SideOutputs
 from casework.errors import CaseworkError, Defect
 from casework.flows.analyse.batch import identity
@@ -124,7 +125,8 @@ def test_results_name_what_computed_them(package: ModelPackage, place: Place) ->
     assert passport.sha256[:12] in ours.engine
     assert passport.sha256[:32] in ours.passport
     for name in ("runner", "engine", "device", "driver", "precision", "package", "plan"):
-        other: Passport = replace(passport, **{name: "another"})
+        changes: dict[str, Any] = {name: "another"}
+        other = replace(passport, **changes)
         assert identity(package, other).device_uid != ours.device_uid, name
     again = replace(passport, passed_over=(("cuda", "ENGINE_UNAVAILABLE"),))
     assert identity(package, again).device_uid == ours.device_uid

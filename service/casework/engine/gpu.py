@@ -49,7 +49,7 @@ class Gpu:
         size = int(np.prod(shape)) * dtype.itemsize
         pointer = int(self._ok(self._cuda.cudaHostAlloc(size, self._cuda.cudaHostAllocDefault)))
         memory = (ctypes.c_uint8 * size).from_address(pointer)
-        return np.frombuffer(memory, dtype=dtype).reshape(shape)
+        return np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
 
     def memory(self, size: int) -> int:
         """An address of so many bytes on the device; they live as long as the process."""

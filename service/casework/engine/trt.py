@@ -24,7 +24,7 @@ from casework.errors import CaseworkError, Defect, Unavailable
 from casework.modelspec import SLOTS
 from casework.observe import log
 
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+MODULES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx_libs", "tensorrt_rtx_bindings")}  # libraries first
 # The bindings raise these; none has a base of its own.
 _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, MemoryError)
 Profile = tuple[int, int, int]
@@ -61,7 +61,7 @@ class Library:
 
     def __init__(self, kind: str, module: Any = None) -> None:
         try:
-            self.trt: Any = module or importlib.import_module(MODULES[kind])
+            self.trt: Any = module or [importlib.import_module(name) for name in MODULES[kind]][-1]
         except (ImportError, OSError) as error:
             raise Unavailable("ENGINE_UNAVAILABLE", f"{kind} can't be loaded: {type(error).__name__}") from error
         self.kind, self.version = kind, str(self.trt.__version__)
