@@ -88,6 +88,7 @@ class NoticeState(StrEnum):
 _C, _J, _D = CaseState, JobState, DeliveryState
 _O, _F = OrderState, CandidateState
 
+ANALYSE, TELL = "analyse", "tell"  # kinds of jobs: one moves its case, the other only says in the studies how it ended
 STAT_PRIORITY = 100  # a case of this priority or more waits for no modality
 
 CASE_MOVES: Mapping[CaseState, frozenset[CaseState]] = {
@@ -103,10 +104,10 @@ CASE_MOVES: Mapping[CaseState, frozenset[CaseState]] = {
     _C.DELIVERED: frozenset({_C.SUPERSEDED, _C.NEEDS_ATTENTION, _C.RETRACTED}),
     # NEEDS_ATTENTION: a destination refused the document that says that nothing was analysed.
     _C.REJECTED: frozenset({_C.SUPERSEDED, _C.QUEUED, _C.CLOSED, _C.NEEDS_ATTENTION}),
-    # DELIVERING: an operator resends results that are already rendered.
+    # DELIVERING: an operator resends results that are already rendered; from CLOSED too.
     _C.NEEDS_ATTENTION: frozenset({_C.QUEUED, _C.DELIVERING, _C.CLOSED, _C.SUPERSEDED, _C.RETRACTED}),
     _C.SUPERSEDED: frozenset({_C.RETRACTED}),
-    _C.CLOSED: frozenset({_C.QUEUED, _C.SUPERSEDED, _C.RETRACTED}),
+    _C.CLOSED: frozenset({_C.QUEUED, _C.DELIVERING, _C.SUPERSEDED, _C.RETRACTED}),
     # A destination refused the rejection note; its results stay retracted (CaseRow.retraction).
     _C.RETRACTED: frozenset({_C.NEEDS_ATTENTION}),
 }
@@ -130,7 +131,7 @@ DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     _D.COMMIT_FAILED: frozenset({_D.PENDING, _D.CANCELLED}),
     _D.COMMITTED: frozenset({_D.COMMIT_FAILED}),  # by an operator only, who knows that the destination lost it since
     _D.DEAD: frozenset({_D.PENDING, _D.CANCELLED}),  # PENDING by an operator only
-    _D.CANCELLED: frozenset(),
+    _D.CANCELLED: frozenset({_D.PENDING}),  # by an operator only, who takes a closed case up again
 }
 
 ORDER_MOVES: Mapping[OrderState, frozenset[OrderState]] = {
@@ -300,7 +301,7 @@ class Recorded:
 class Artefact:
     """One rendered object, stored once; the same bytes are sent every time (reliability: render once)."""
 
-    kind: str  # one of config.OBJECTS, "not-performed", "preview" or "result-json"
+    kind: str  # one of config.OBJECTS or NOT_PERFORMED, "preview" or "result-json"
     media_type: str  # application/dicom, image/png, application/json
     study_instance_uid: str
     series_instance_uid: str
@@ -329,6 +330,10 @@ class Proof:
 RETRACTIONS = ("RETRACTED_QUALITY", "RETRACTED_SAFETY", "RETRACTED_WORKLIST", "RETRACTED_RETENTION")
 """Why results may be withdrawn: rows of casework.reasons, one for each document title of a rejection note (IHE IOCM)."""
 REJECTION = "rejection"  # the kind of artefact that tells a destination so
+NOT_PERFORMED = frozenset({"not-performed", "not-performed-page"})
+"""Kinds of artefacts that say that nothing was analysed: a report, and a page for destinations that show no reports."""
+TOLD = frozenset({CaseState.REJECTED, CaseState.NEEDS_ATTENTION, CaseState.CLOSED})
+"""States that end without a result: its studies are told, because silence would read as a negative."""
 
 
 # --- derived identifiers --------------------------------------------------------------------------------------

@@ -9,13 +9,12 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from casework import config_checks, hours
 from casework.checks import severities
-from casework.config_engine import Engine, check_engine
 from casework.config_queue import Queue, check_queue, with_password
 from casework.config_security import Oidc, Tls, check_doors, check_oidc
 from casework.errors import Defect
@@ -174,6 +173,9 @@ class Destination:
     proof: str = (
         ""  # that it holds a result: "commitment" | "query" | "none"; "" = query where `query` is on, else none
     )
+    commitment_ae_title: str = ""  # where storage commitment is asked for; "" and 0 = where the results go
+    commitment_host: str = ""
+    commitment_port: int = 0
     timeout_s: float = 30.0
     retrieve: str = (
         ""  # how other studies are fetched from it: "wado" (kind stow), "move" or "get" (kind dimse); "" = not at all
@@ -185,6 +187,16 @@ class Destination:
         """How it proves that it holds what it stored: "commitment", "query", or "" (its answer to the store is all)."""
         chosen = self.proof or ("query" if self.query else "none")
         return "" if chosen == "none" else chosen
+
+    @property
+    def committer(self) -> "Destination":
+        """The peer that is asked for storage commitment."""
+        return replace(
+            self,
+            ae_title=self.commitment_ae_title or self.ae_title,
+            host=self.commitment_host or self.host,
+            port=self.commitment_port or self.port,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +315,6 @@ class Settings:
     queue: Queue = field(default_factory=Queue)
     tls: Tls = field(default_factory=Tls)
     oidc: Oidc = field(default_factory=Oidc)
-    engine: Engine = field(default_factory=Engine)
     destination: tuple[Destination, ...] = ()
     webhook: tuple[Webhook, ...] = ()
     profile: tuple[Profile, ...] = ()
@@ -322,8 +333,20 @@ class Settings:
 
     @property
     def withheld(self) -> dict[str, frozenset[str]]:
-        """By destination: the kinds that its profile leaves out."""
-        return {d.name: frozenset(OBJECTS) - self.profiles[d.profile] for d in self.destination}
+        """By destination: the kinds that its profile leaves out; of what says that nothing was analysed, the other form."""
+        return {
+            d.name: frozenset(OBJECTS) - self.profiles[d.profile]
+            | {"not-performed" if self._without_reports(d) else "not-performed-page"}
+            for d in self.destination
+        }
+
+    @property
+    def pages(self) -> bool:
+        """Whether some destination gets pictures only, so that even "AI not performed" has to be one."""
+        return any(d.send and self._without_reports(d) for d in self.destination)
+
+    def _without_reports(self, destination: "Destination") -> bool:
+        return not {"sr", "sr-comprehensive"} & self.profiles[destination.profile]
 
     @property
     def root(self) -> Path:
@@ -383,11 +406,10 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     _check_profiles(settings)
     config_checks.check_work(settings.work)
     severities(settings.gate.severity)
-    _check_policy(settings.policy, settings.assembly)
+    config_checks.check_policy(settings.policy, settings.assembly)
     _check_fetch(settings)
     check_queue(settings.queue)
     check_oidc(settings.oidc)
-    check_engine(settings.engine)
     return settings
 
 
@@ -452,21 +474,6 @@ def _check_profiles(settings: Settings) -> None:
     for d in settings.destination:
         if d.profile not in settings.profiles:
             raise Defect("CONFIG_INVALID", f"destination {d.name}: no profile {d.profile!r}")
-
-
-def _check_policy(policy: Policy, assembly: Assembly) -> None:
-    """Refuse waits that could never be of use, or that outlast the window in which studies are joined."""
-    if not policy.wanted or len(set(policy.wanted)) < len(policy.wanted) or not {*policy.wanted} <= {"MG", "MR", "US"}:
-        raise Defect("CONFIG_INVALID", "policy.wanted: some of MG, MR and US, each once")
-    for setting in fields(Policy):
-        hours = getattr(policy, setting.name)
-        if setting.name.startswith("wait_") and not 0 <= hours <= assembly.window_days * 24:
-            raise Defect("CONFIG_INVALID", f"policy.{setting.name}: from 0 to assembly.window_days in hours")
-    for kind in {"MG", "MR", "US"} - {*policy.wanted}:
-        if getattr(policy, f"wait_{kind.lower()}_h"):
-            raise Defect("CONFIG_INVALID", f"policy.wait_{kind.lower()}_h: {kind} is not in policy.wanted")
-    if not policy.stat_quiet_s >= 0:
-        raise Defect("CONFIG_INVALID", "policy.stat_quiet_s must not be negative")
 
 
 _RETRIEVE = {"dimse": ("", "move", "get"), "stow": ("", "wado")}

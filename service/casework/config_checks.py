@@ -2,12 +2,13 @@
 
 import ipaddress
 import urllib.parse
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from casework.errors import Defect
 
 if TYPE_CHECKING:
-    from casework.config import Destination, Webhook, Work
+    from casework.config import Assembly, Destination, Policy, Webhook, Work
 
 
 def check_destinations(destinations: "tuple[Destination, ...]") -> None:
@@ -24,6 +25,9 @@ def check_destinations(destinations: "tuple[Destination, ...]") -> None:
             raise Defect("CONFIG_INVALID", f"destination {d.name}: proof must be commitment, query or none")
         if d.proof == "commitment" and d.kind != "dimse":
             raise Defect("CONFIG_INVALID", f"destination {d.name}: DICOMweb has no storage commitment; use proof query")
+        elsewhere = d.commitment_ae_title or d.commitment_host or d.commitment_port
+        if elsewhere and d.proof != "commitment":
+            raise Defect("CONFIG_INVALID", f"destination {d.name}: commitment_* needs proof commitment")
 
 
 def check_webhook(hook: "Webhook") -> None:
@@ -55,3 +59,18 @@ def check_work(work: "Work") -> None:
         raise Defect("CONFIG_INVALID", "work.retry_max_s and work.proof_again_s must be at most 86400")
     if not 0 < work.proof_again_s <= work.proof_wait_s:
         raise Defect("CONFIG_INVALID", "work.proof_again_s must be above 0 and at most work.proof_wait_s")
+
+
+def check_policy(policy: "Policy", assembly: "Assembly") -> None:
+    """Refuse waits that could never be of use, or that outlast the window in which studies are joined."""
+    if not policy.wanted or len(set(policy.wanted)) < len(policy.wanted) or not {*policy.wanted} <= {"MG", "MR", "US"}:
+        raise Defect("CONFIG_INVALID", "policy.wanted: some of MG, MR and US, each once")
+    for setting in fields(policy):
+        hours = getattr(policy, setting.name)
+        if setting.name.startswith("wait_") and not 0 <= hours <= assembly.window_days * 24:
+            raise Defect("CONFIG_INVALID", f"policy.{setting.name}: from 0 to assembly.window_days in hours")
+    for kind in {"MG", "MR", "US"} - {*policy.wanted}:
+        if getattr(policy, f"wait_{kind.lower()}_h"):
+            raise Defect("CONFIG_INVALID", f"policy.wait_{kind.lower()}_h: {kind} is not in policy.wanted")
+    if not policy.stat_quiet_s >= 0:
+        raise Defect("CONFIG_INVALID", "policy.stat_quiet_s must not be negative")

@@ -18,13 +18,13 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from casework.case import CaseState
+from casework.case import ANALYSE, CaseState
 from casework.config import Destination
 from casework.engine.runner import Runner, SideInputs, SideOutputs
 from casework.entrypoints.infer_worker import Worker
 from casework.entrypoints.pulse import look
 from casework.errors import CaseworkError, Defect, Unavailable
-from casework.flows.analyse import JOB_KIND, Stopwatch
+from casework.flows.analyse import Stopwatch
 from casework.ledger import CaseView
 from models.cman.phantom.dicom import CaseTruth, write_case
 from tests.analyse.rig import Rig, changed
@@ -318,8 +318,8 @@ def test_a_worker_that_was_overtaken_changes_nothing(rig: Rig, truth: CaseTruth)
     rig.queue(case_id)
     worker = rig.worker()
     long_ago = datetime.now(UTC) - timedelta(hours=1)
-    slow = rig.ledger.claim_job(JOB_KIND, "slow", 1.0, long_ago)
-    quick = rig.ledger.claim_job(JOB_KIND, "quick", 60.0, datetime.now(UTC))
+    slow = rig.ledger.claim_job(ANALYSE, "slow", 1.0, long_ago)
+    quick = rig.ledger.claim_job(ANALYSE, "quick", 60.0, datetime.now(UTC))
     assert slow is not None
     assert quick is not None
     assert worker.analyser.run(slow, Stopwatch()).code == "LEASE_EXPIRED"
@@ -339,7 +339,7 @@ def test_the_heartbeat_keeps_a_long_case(tmp_path: Path, truth: CaseTruth) -> No
     class Slow(Failing):
         def run(self, inputs: SideInputs) -> SideOutputs:
             time.sleep(1.5)
-            assert rig.ledger.claim_job(JOB_KIND, "thief", 60.0, datetime.now(UTC)) is None
+            assert rig.ledger.claim_job(ANALYSE, "thief", 60.0, datetime.now(UTC)) is None
             return self.runner.run(inputs)
 
     worker.analyser._runner = Slow(worker.runner, ValueError())

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydicom import dcmread
 
-from casework.case import CaseState
+from casework.case import TOLD, CaseState
 from casework.reasons import REASONS
 from tests.bench.case_world import Image
 
@@ -24,7 +24,7 @@ class Oracle:
         self._read = simulation.ledger.read
         self.complaints: dict[str, list[str]] = defaultdict(list)
         self.states: Counter[str] = Counter()
-        self.performed = 0
+        self.performed = self.told = 0
         self._truth = {(i.uid, i.sha256): i for p in simulation.people for i in p.images}
         self._kinds = {i.sha256: p.kind for p in simulation.people for i in p.images}
         self._one_sided = {i.sha256: p.sides for p in simulation.people for i in p.images if len(p.sides) == 1}
@@ -50,6 +50,7 @@ class Oracle:
             "duplicate results",
             "not final",
             "order",
+            "silent",
             "audit",
             "unexpected",
         )
@@ -67,6 +68,8 @@ class Oracle:
         if len(inputs) < len(view.inputs):
             self.complaints["duplicate results"].append(f"{case.id} holds two images under one UID")
         if not any(a.artefact.kind == "sr" for a in view.artefacts):
+            self._silence(view, inputs)
+            self._documents(view, inputs)
             if view.newest_id == case.id and not {self._kinds[i.sha256] for i in inputs.values()} - {
                 "plain",
                 "late",
@@ -95,6 +98,16 @@ class Oracle:
                 self.complaints["order"].append(f"{case.id} names no predecessor")
         self._documents(view, inputs)
 
+    def _silence(self, view: Any, inputs: Mapping[str, Image]) -> None:
+        """A case that ended without a result says so in each of its studies, and the PACS has got it."""
+        if view.case.state not in TOLD or view.newest_id != view.case.id or view.case.reason == "DISMISSED":
+            return
+        self.told += 1
+        landed = {uid for *_, uid, _ in self._sim.pacs.log}
+        told = {a.artefact.study_instance_uid for a in view.artefacts if a.artefact.sop_instance_uid in landed}
+        for study in {image.study for image in inputs.values()} - told:
+            self.complaints["silent"].append(f"{view.case.id} {view.case.reason} {study}")
+
     def _wanted(self, view: Any, inputs: Mapping[str, Image]) -> None:
         """A patient to whom nothing happened gets a result."""
         self.complaints["unexpected"].append(f"{view.case.id} {view.case.state} {view.case.reason} {len(inputs)}")
@@ -104,7 +117,7 @@ class Oracle:
         of = {image.study: image for image in inputs.values()}
         for row in view.artefacts:
             made = row.artefact
-            if made.kind not in ("sr", "capture"):
+            if made.kind not in ("sr", "capture", "not-performed"):
                 continue
             data = self._sim.spool.path(made.sha256).read_bytes()
             if data[128:132] == b"DICM":

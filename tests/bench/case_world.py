@@ -6,7 +6,7 @@ An image is a header, the facts that the choice of images looks at, and a digest
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -148,6 +148,7 @@ class Patient:
 
     number: int
     kind: str
+    like: int  # whose accession numbers and birth date it has
     sendings: list[tuple[float, list[Image]]] = field(default_factory=list)
     sides: frozenset[str] = frozenset("RL")
     accept: bool = False
@@ -160,15 +161,23 @@ class Patient:
         return [image for _, images in self.sendings for image in images]
 
 
-def population(seed: int, count: int) -> list[Patient]:
+@dataclass(frozen=True)
+class Mix:
+    """What patients there are. alike: each odd one has accession numbers and birth date of the one before: only the ID differs."""
+
+    kinds: Mapping[str, int] = field(default_factory=lambda: KINDS)
+    alike: bool = False
+
+
+def population(seed: int, count: int, mix: Mix = Mix()) -> list[Patient]:
     """So many patients, the same for the same seed."""
     chance = random.Random(seed)
-    return [_patient(chance, number, count) for number in range(count)]
+    return [_patient(chance, number, count, mix) for number in range(count)]
 
 
-def _patient(chance: random.Random, number: int, count: int) -> Patient:
-    kind = chance.choices([*KINDS], [*KINDS.values()])[0]
-    patient = Patient(number, kind)
+def _patient(chance: random.Random, number: int, count: int, mix: Mix) -> Patient:
+    kind = chance.choices([*mix.kinds], [*mix.kinds.values()])[0]
+    patient = Patient(number, kind, like=number - number % 2 if mix.alike else number)
     if kind == "unilateral":
         patient.sides = frozenset(chance.choice("RL"))
     modalities = ["MG", "MR", "US"]
@@ -196,9 +205,9 @@ def _study(chance: random.Random, patient: Patient, modality: str, day: datetime
     number = patient.number
     study = f"1.2.{number + 1}.{('MG', 'US', 'MR').index(modality) + 1}"
     # One accession number in ten is somebody else's too: numbers are reused across departments.
-    accession = f"ACC{number if chance.random() > 0.1 else chance.randrange(20)}{modality}"
+    accession = f"ACC{patient.like if chance.random() > 0.1 else chance.randrange(20)}{modality}"
     base = Image(
-        number, "", "", study, f"{study}.1", modality, "", "", f"P{number}", "HOSP", f"19{50 + number % 50}0101",
+        number, "", "", study, f"{study}.1", modality, "", "", f"P{number}", "HOSP", f"19{50 + patient.like % 50}0101",
         accession, day.strftime("%Y%m%d"),
     )  # fmt: skip
     if modality == "MR":

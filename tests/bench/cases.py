@@ -4,7 +4,8 @@
 
 Real: the ledger on SQLite and PostgreSQL (intake's `record`, doubts, exclusions, jobs, deliveries), the keeper's assembly with a
 policy and a clock of its own, `Analyser` from claim to `finish_job`, the choice of images (`preprocess.select`), readout,
-findings, result document; for every `--render-every`th run also the reports and captures, with their own check.
+findings, result document; the word that nothing was analysed; for every `--render-every`th run of either kind also the
+reports and captures, with their own check.
 Stood in for: sockets, files and pixels (images are headers), the network (a runner that reads from each tensor whose
 image and which side it is), the PACS (a dictionary that fails now and then), and the other runs' reports (one small object
 per study). Controls switch a guard off; the same oracle has to see each of them.
@@ -12,6 +13,7 @@ per study). Controls switch a guard off; the same oracle has to see each of them
 
 import argparse
 import contextlib
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -35,11 +37,11 @@ from pydicom.dataset import Dataset
 from casework.case import CaseState, DeliveryState, Verdict
 from casework.config import Assembly, Destination, Policy, Settings, Storage, Work
 from casework.engine.bundle import ModelPackage, open_package
-from casework.engine.passport import Passport
 from casework.engine.runner import SideInputs, SideOutputs
 from casework.errors import Refused
 from casework.flows.analyse import Analyser, Inputs, Stopwatch
 from casework.flows.analyse.inputs import Ready
+from casework.flows.analyse.tell import Teller
 from casework.flows.assemble import Assembler
 from casework.geometry import Affine2
 from casework.ledger import InstanceRow, Ledger
@@ -47,13 +49,13 @@ from casework.ledger import assembly as homes
 from casework.modelspec import CHANNELS, SLOTS
 from casework.preprocess.prepared import PreparedImage
 from casework.preprocess.select import choose
-from casework.report import Rendered
+from casework.report import Rendered, Silent
 from casework.report.beside import ReportProcess
-from casework.report.uid import SR_CLASS
+from casework.report.uid import SR_CLASS, TEXT_CLASS
 from casework.result import CaseResult, Side
 from casework.spool import Spool
 from tests.bench.case_oracle import Oracle
-from tests.bench.case_world import Image, Patient, population
+from tests.bench.case_world import Image, Mix, Patient, population
 
 SIZE = 16  # of a tensor; the network is stood in for
 START = datetime(2026, 1, 12, tzinfo=UTC)
@@ -205,13 +207,34 @@ class Analysis(Analyser):
         return [*made, Rendered("result-json", "application/json", "", "", "", "", "result", whole)]
 
 
+class Telling(Teller):
+    """The word that nothing was analysed, small, but for every so manieth verdict."""
+
+    full, runs = 0, 0
+
+    def _documents(self, result: CaseResult, studies: Sequence[Silent], now: datetime) -> list[Rendered]:
+        """The real documents with their check; else one small object for each study, with its images' identity."""
+        self.runs += 1
+        if self.full and self.runs % self.full == 0:
+            return super()._documents(result, studies, now)
+        made = []
+        for one in studies:
+            uid = f"{one.study}.{int(result.input_digest[:12], 16)}.{len(result.stopped[0])}{result.stopped[0]}"
+            uid = f"{one.study}.{int(hashlib.sha256(uid.encode()).hexdigest()[:12], 16)}.9"
+            named = {"patient": str(one.reference.PatientID), "born": str(one.reference.PatientBirthDate)}
+            data = json.dumps({**named, "revision": result.revision, "why": result.stopped}).encode()
+            where = (one.study, f"{uid}.1", TEXT_CLASS, f"{uid}.1.1", "not performed")
+            made.append(Rendered("not-performed", "application/dicom", *where, data))
+        return made
+
+
 class Simulation:
     """One hospital."""
 
-    def __init__(self, url: str, root: Path, seed: int, count: int, render_every: int) -> None:
+    def __init__(self, url: str, root: Path, seed: int, people: list[Patient], render_every: int) -> None:
         self.now = START
         self.chance = random.Random(seed)
-        self.people = population(seed, count)
+        self.people = people
         self.ledger = Ledger.open(url, max_attempts=3)
         self.ledger.migrate()
         self.settings = replace(
@@ -233,12 +256,13 @@ class Simulation:
             inputs,
             package=package,
             runner=self.engine,
-            passport=Passport("cpu", "stand-in", "none", "", "fp32", package.sha256, ""),
             reports=ReportProcess(),
             settings=self.settings,
             now=lambda: self.now,
         )
-        self.analyser.full = render_every
+        record, who = self.analyser._record, self.analyser._identity
+        self.analyser._teller = self.telling = Telling(self.ledger, inputs, record, who, self.settings)
+        self.analyser.full = self.telling.full = render_every
         self.keeper = Assembler(self.ledger, self.settings)
         self.clock = 0.0
         self.verdicts: Counter[str] = Counter()
@@ -368,23 +392,46 @@ def without_identity() -> Iterator[None]:
         yield
 
 
-CONTROLS = {"grouped by accession number": by_accession, "identity not compared": without_identity}
+@dataclass(frozen=True)
+class Control:
+    """One guard taken away, and patients of whom each one walks into the trap: whether it is seen is no matter of luck."""
+
+    without: Callable[[], contextlib.AbstractContextManager[None]]
+    patients: Mix
 
 
-def simulate(url: str, root: Path, seed: int, count: int, render_every: int = 0) -> dict[str, Any]:
-    """Run one hospital and ask the oracle."""
-    simulation = Simulation(url, root, seed, count, render_every)
+CONTROLS = {
+    "grouped by accession number": Control(by_accession, Mix({"plain": 1}, alike=True)),
+    "identity not compared": Control(without_identity, Mix({"foreign image": 1, "somebody else's image": 1})),
+}
+
+
+def simulate(
+    url: str, root: Path, seed: int, count: int, render_every: int = 0, *, control: str = ""
+) -> dict[str, Any]:
+    """Run one hospital, perhaps without a guard, and ask the oracle."""
+    with contextlib.ExitStack() as stack:
+        mix = Mix()
+        if control:
+            mix = CONTROLS[control].patients
+            stack.enter_context(CONTROLS[control].without())
+        return _simulate(url, root, seed, population(seed, count, mix), render_every)
+
+
+def _simulate(url: str, root: Path, seed: int, people: list[Patient], render_every: int) -> dict[str, Any]:
+    simulation = Simulation(url, root, seed, people, render_every)
     try:
         simulation.run()
         oracle = Oracle(simulation)
         found = oracle.look()
         return {
-            "patients": count,
+            "patients": len(people),
             "images sent": sum(len(p.images) for p in simulation.people),
             "sendings": sum(len(p.sendings) for p in simulation.people),
             "verdicts": dict(simulation.verdicts),
             "revisions": sum(oracle.states.values()),
             "performed": oracle.performed,
+            "told that nothing was analysed": oracle.told,
             "rendered in full": simulation.analyser.runs // render_every if render_every else 0,
             "objects at the PACS": len({uid for *_, uid, _ in simulation.pacs.log}),
             "states": dict(sorted(oracle.states.items())),
@@ -408,10 +455,8 @@ def hospital(database: str, seed: int, count: int, render_every: int, control: s
             cluster = Cluster()
             stack.callback(cluster.stop)
             url = cluster.url("postgres")
-        if control:
-            stack.enter_context(CONTROLS[control]())
         began, cpu = time.monotonic(), time.process_time()
-        found = simulate(url, folder, seed, count, render_every)
+        found = simulate(url, folder, seed, count, render_every, control=control)
         times = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}
     return {**found, **{name: round(value, 1) for name, value in times.items()}}
 
@@ -423,7 +468,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--database", choices=["sqlite", "postgresql", "both"], default="both")
     parser.add_argument("--render-every", type=int, default=50, help="0: never")
-    parser.add_argument("--control-patients", type=int, default=75)
+    parser.add_argument("--control-patients", type=int, default=20)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     names = ["sqlite", "postgresql"] if options.database == "both" else [options.database]

@@ -10,6 +10,7 @@ import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 
+from casework.checks import CHECKS
 from casework.config import Report
 from casework.errors import Defect
 from casework.reasons import REASONS
@@ -157,9 +158,25 @@ def foreign(ds: Dataset) -> None:
     found.ReferencedSOPInstanceUID = "1.2.3.4.5"
 
 
+def status_means_done(ds: Dataset) -> None:
+    """The right code under words that say the contrary: viewers show the words."""
+    item_of(ds, "121077").ConceptCodeSequence[0].CodeMeaning = "Completed"
+
+
+def reason_means_another(ds: Dataset) -> None:
+    item_of(ds, "121070").ContentSequence[0].ConceptCodeSequence[0].CodeMeaning = "Absent"
+
+
+def heading_means_another(ds: Dataset) -> None:
+    item_of(ds, "121072").ConceptNameCodeSequence[0].CodeMeaning = "No findings"
+
+
 @pytest.mark.parametrize(
     ("defect", "rule"),
     [
+        (status_means_done, "code"),
+        (reason_means_another, "code"),
+        (heading_means_another, "code"),
         (says_absent, "answer"),
         (softened, "answer"),
         (other_reason, "answer"),
@@ -189,9 +206,102 @@ def test_the_self_check_finds_each_seeded_defect(defect: Callable[[Dataset], Non
         check_not_performed([bad], result, silent(case))
 
 
+# --- the same as a picture -------------------------------------------------------------------------------------------
+
+FONT = "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf"
+
+
+def paged(case: Case, language: str = "en", font: str = "") -> tuple[CaseResult, list[Rendered]]:
+    """The self-checked pages."""
+    result = stopped(case, "PATIENT_IDENTITY_CONFLICT", "NO_USABLE_IMAGE")
+    rendered = render_not_performed(result, silent(case), Report(language=language, pdf_font=font), NOW, pages=True)
+    check_not_performed(rendered, result, silent(case), pages=True)
+    return result, [r for r in rendered if r.kind == "not-performed-page"]
+
+
+@pytest.mark.parametrize(("charset", "language"), [("none", "en"), ("ir58", "en"), ("utf8", "zh"), ("gb18030", "zh")])
+def test_a_page_is_a_valid_capture_with_the_same_words(tmp_path: Path, charset: str, language: str) -> None:
+    """One page a study, for destinations that show pictures only; dciodvfy finds nothing; nothing is cut off."""
+    case = make(charset, modalities=("MG", "US"))
+    _, pages = paged(case, language, FONT)
+    assert [p.study_instance_uid for p in pages] == [s.study for s in silent(case)]
+    for page in pages:
+        ds = dcmread(BytesIO(page.data))
+        for code in ("PATIENT_IDENTITY_CONFLICT", "NO_USABLE_IMAGE"):
+            row = REASONS[code]
+            assert (row.zh if language == "zh" else row.en) in ds.ImageComments
+        assert ("未进行AI分析" if language == "zh" else "AI NOT PERFORMED") in ds.ImageComments
+        pixels = ds.pixel_array
+        assert pixels[-24:].max() == pixels[:, :24].max() == pixels[:, -24:].max() == 0 < pixels.max()
+        (folder := tmp_path / page.study_instance_uid).mkdir()
+        (folder / "page.dcm").write_bytes(page.data)
+        (path,) = readable([folder / "page.dcm"], charset, folder / "readable")
+        done = tool("dciodvfy", "-new", path)
+        assert complaints(done.stderr + done.stdout) == []
+
+
+def test_without_a_font_for_it_a_page_is_in_english() -> None:
+    """Boxes in place of characters say nothing; the report beside it stays in the site's language."""
+    case = make("utf8", modalities=("MG",))
+    with_font, without = paged(case, "zh", FONT)[1][0], paged(case, "zh", str(Path(__file__)))[1][0]
+    assert "不是阴性结果" in dcmread(BytesIO(with_font.data)).ImageComments
+    assert dcmread(BytesIO(without.data)).ImageComments.isascii()
+
+
+def test_many_words_get_smaller_and_are_never_cut() -> None:
+    """Every check stops and every refusal was seen: all reasons and the last line are on the page, the rest is counted."""
+    case = make(modalities=("MG",))
+    refusals = [Finding(code) for code, row in REASONS.items() if row.family == "refused"]
+    result = replace(stopped(case, *CHECKS), findings=tuple(refusals))
+    rendered = render_not_performed(result, silent(case), Report(), NOW, pages=True)
+    check_not_performed(rendered, result, silent(case), pages=True)
+    ds = dcmread(BytesIO(rendered[1].data))
+    assert ds.pixel_array[-24:].max() == 0
+    assert len(ds.ImageComments) <= 10240
+    assert "(+ " in ds.ImageComments
+    assert ds.ImageComments.endswith("replaces this page.")
+
+
+def says_fine(ds: Dataset) -> None:
+    ds.ImageComments = ds.ImageComments.replace("not a negative result", "fine")
+
+
+def blank(ds: Dataset) -> None:
+    ds.PixelData = bytes(len(ds.PixelData))
+
+
+@pytest.mark.parametrize(
+    ("defect", "rule"),
+    [
+        (says_fine, "answer"),
+        (blank, "page"),
+        (lambda ds: setattr(ds, "ImageComments", ds.ImageComments.replace("[NO_USABLE_IMAGE]", "")), "answer"),
+        (lambda ds: setattr(ds, "AccessionNumber", "OTHER"), "study"),
+        (lambda ds: setattr(ds, "PatientID", "P-0002"), "patient"),
+        (lambda ds: setattr(ds, "StudyInstanceUID", "1.2.3"), "study"),
+        (lambda ds: setattr(ds.SeriesDescriptionCodeSequence[0], "CodeMeaning", "Normal"), "code"),
+        (lambda ds: setattr(ds, "SeriesDescription", "AI report"), "series"),
+        (lambda ds: setattr(ds, "SourceImageSequence", []), "references"),
+    ],
+)
+def test_the_self_check_finds_each_defect_of_a_page(defect: Callable[[Dataset], None], rule: str) -> None:
+    """One defect at a time; the check names its rule and nothing is sent."""
+    case = make(modalities=("US",))
+    result, (page,) = paged(case)
+    report = made(case)[1][0]
+    ds = dcmread(BytesIO(page.data))
+    defect(ds)
+    buffer = BytesIO()
+    dcmwrite(buffer, ds)
+    with pytest.raises(Defect, match=rule):
+        check_not_performed([report, replace(page, data=buffer.getvalue())], result, silent(case), pages=True)
+
+
 def test_a_study_without_a_document_is_found() -> None:
     """Every study that has to be told is counted."""
     case = make(modalities=("MG", "US"))
     result, rendered = made(case)
     with pytest.raises(Defect, match="count"):
         check_not_performed(rendered[:1], result, silent(case))
+    with pytest.raises(Defect, match="count"):
+        check_not_performed(rendered, result, silent(case), pages=True)

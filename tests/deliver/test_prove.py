@@ -101,6 +101,31 @@ def test_committed_on_either_association(make_site: MakeSite, how: str) -> None:
     assert len(pacs.commitment.asked) == 1  # one question for the whole case
 
 
+@pytest.mark.parametrize("how", ["new", "same"])
+def test_another_peer_commits(make_pacs: MakePacs, make_rig: MakeRig, how: str) -> None:
+    """Results go to one AE; storage commitment is asked of another one, at its own port, and only its word counts."""
+    port = free_port()
+    gate = make_pacs("gate", peers=(f"CMAN@127.0.0.1:{port}",))
+    gate.faults.update(commit="refuse")
+    vault = make_pacs("vault", aet="VAULT", peers=(f"CMAN@127.0.0.1:{port}",))
+    vault.faults.update(commit=how)
+    vault.holds = gate.holds  # two doors of one archive
+    place = replace(dimse("pacs", gate.port, timeout_s=3.0), proof="commitment")
+    place = replace(place, commitment_ae_title="VAULT", commitment_port=vault.port)
+    # Long waits: no query may prove anything in time.
+    rig = make_rig(place, work=replace(QUICK, proof_again_s=60, proof_wait_s=60))
+    site = Site(rig, place, port)
+    try:
+        assert [check.mark for check in _peers(rig.settings)] == ["ok"], "the doctor asks the vault too"
+        case_id = rig.rendered([dataset("SR"), dataset()], ["pacs"])
+        site.until(lambda: site.state(case_id) is CaseState.DELIVERED)
+        assert {row.proof for row in rig.deliveries(case_id)} == {"commitment"}
+        assert (len(vault.commitment.asked), gate.commitment.asked) == (1, [])
+        assert vault.commitment.answers == [0x0000]
+    finally:
+        site.close()
+
+
 @pytest.mark.parametrize("web", [False, True], ids=["C-FIND", "QIDO"])
 def test_a_query_proves_too(make_site: MakeSite, *, web: bool) -> None:
     """Without storage commitment the destination's own index, asked per instance, is the proof."""

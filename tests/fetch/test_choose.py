@@ -11,12 +11,13 @@ from casework.flows.fetch import Patient, choose
 from casework.ledger import HereStudy
 
 OURS = Person("P1", "A", "Zhang^Xiaodong=张^小东", "19700101")
-CASE = Patient(OURS, date(2026, 1, 10), (HereStudy("1.1", "20260110", {"MG": 4}),), 90)
+CASE = Patient(OURS, date(2026, 1, 10), (HereStudy("1.1", "20260110", {"MG": 4}, "A1"),), 90)
 
 
 def study(uid: str = "1.2", modality: str = "MR", count: int = 9, **values: Any) -> FoundStudy:
     """A breast study of our patient; values are of the study, the series or the person."""
-    series = {"body_part": "BREAST", "description": "", **{k: values.pop(k) for k in ("body_part",) if k in values}}
+    series: dict[str, Any] = {"body_part": "BREAST", "description": ""}
+    series |= {k: values.pop(k) for k in ("body_part", "said") if k in values}
     person = {"patient_id": "P1", "issuer": "", "name": "ZHANG^XIAODONG", "birth_date": "19700101"}
     person |= {key: values.pop(key) for key in person if key in values}
     given = {"study_date": "20260201", "accession_number": "A2", "description": "", **values}
@@ -43,6 +44,17 @@ def study(uid: str = "1.2", modality: str = "MR", count: int = 9, **values: Any)
         (study(count=5001), "sibling", "FETCH_TOO_MANY_IMAGES"),
         (study(body_part="KNEE"), "sibling", "FETCH_BODY_PART"),
         (study(body_part=""), "sibling", "FETCH_NOT_BREAST"),
+        (
+            study(body_part="CHEST"),
+            "sibling",
+            "FETCH_NOT_BREAST",
+        ),  # often the label of a breast MRI, but of a heart's too
+        (study(body_part="", said=("AX T1 dyn", "BreastMatrix 16")), "sibling", ""),  # its coil
+        (study(body_part="", said=("T-04000",)), "sibling", ""),
+        (study(body_part="", said=("HeadNeck 20", "76752009")), "sibling", "FETCH_NOT_BREAST"),
+        (study(body_part="", accession_number="A1"), "sibling", ""),  # the order of the mammogram
+        (study(body_part="KNEE", accession_number="A1"), "sibling", "FETCH_BODY_PART"),
+        (study(body_part="", study_date="20260411"), "sibling", "FETCH_OUTSIDE_WINDOW"),  # nobody has to look into it
         (study(body_part="", description="MRT Mamma bds."), "sibling", ""),
         (study(body_part="CHEST", description="双侧乳腺增强"), "sibling", ""),
         (study(modality="US", body_part="AXILLA"), "sibling", ""),

@@ -14,8 +14,11 @@ import pytest
 from pydicom.dataset import Dataset
 
 from casework.config import Destination
+from casework.dicom import retrieve
+from casework.reasons import REASONS
 from tests.deliver.rig import dimse
 from tests.fetch.rig import FAST, FetchRig, breast, fill
+from tests.simulators.orthanc import free_port
 from tests.simulators.pacs import SimulatedPacs
 
 MakePacs = Callable[..., SimulatedPacs]
@@ -219,6 +222,25 @@ def test_c_get_without_end(make_pacs: MakePacs, make_rig: MakeRig, tmp_path: Pat
     fill(pacs.port, tmp_path / "out", big)
     rig = make_rig(replace(dimse("p", pacs.port), retrieve="get"), rules=RULES)
     assert outcome(rig) == ("failed", "FETCH_TOO_MUCH", 0)
+
+
+def test_c_get_of_a_huge_image_names_the_other_ways(
+    make_pacs: MakePacs, make_rig: MakeRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What C-GET can't carry is refused with a code of its own, never tried again; the same study comes by C-MOVE."""
+    monkeypatch.setattr(retrieve, "GET_INSTANCE_BYTES", 1_000_000)
+    rules, port = replace(RULES, max_bytes=100_000_000), free_port()
+    pacs = make_pacs(peers=(f"CMAN@127.0.0.1:{port}",))
+    fill(pacs.port, tmp_path / "out", mr(payload=8_000_000))
+    rig = make_rig(replace(dimse("p", pacs.port), retrieve="get"), rules=rules)
+    assert outcome(rig) == ("failed", "FETCH_INSTANCE_TOO_LARGE", 0)
+    assert "move" in REASONS["FETCH_INSTANCE_TOO_LARGE"].next_en
+    by_move = FetchRig(tmp_path / "move", replace(dimse("p", pacs.port), retrieve="move"), rules=rules)
+    by_move.listen(port)
+    try:
+        assert outcome(by_move) == ("fetched", "FETCHED", 1)
+    finally:
+        by_move.close()
 
 
 def test_c_get_that_stops(make_pacs: MakePacs, make_rig: MakeRig, tmp_path: Path) -> None:

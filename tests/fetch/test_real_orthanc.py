@@ -72,6 +72,44 @@ def test_siblings_come_as_they_are_stored(kind: str, there: tuple[Orthanc, int],
         rig.close()
 
 
+def coded(value: str, meaning: str) -> list[Dataset]:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+    return [item]
+
+
+@pytest.mark.parametrize("kind", ["wado", "get"])
+def test_an_index_that_says_nothing_is_looked_behind(kind: str, there: tuple[Orthanc, int], tmp_path: Path) -> None:
+    """No body part, no description: one image's coil, region, protocol or order tells a breast from a heart and a neck."""
+    orthanc, _ = there
+    patient = f"S-{kind}"
+    unsaid = {"PatientID": patient, "BodyPartExamined": ""}
+    order = Dataset()
+    order.RequestedProcedureDescription = "Contrast MRI of both breasts"
+    wanted = [
+        breast("MR", ReceiveCoilName="Breast 18", BodyPartExamined="CHEST", PatientID=patient),
+        breast("US", AnatomicRegionSequence=coded("91470000", "Axilla"), **unsaid),
+        breast("MR", ProtocolName="Mamma_dyn_3D", **unsaid),
+        breast("MR", RequestAttributesSequence=[order], **unsaid),
+        breast("US", AccessionNumber="ORDER-7", **unsaid),
+    ]
+    others = [
+        breast("MR", ReceiveCoilName="Body 18", ProtocolName="cine sax", BodyPartExamined="CHEST", PatientID=patient),
+        breast("US", **unsaid),
+    ]
+    neck = breast("US", AnatomicRegionSequence=coded("45048000", "Neck"), **unsaid)
+    fill(orthanc.port, tmp_path / "out", *wanted, *others, neck, aet=orthanc.aet)
+    rig = FetchRig(tmp_path / "rig", destination(kind, orthanc), rules=FAST)
+    try:
+        case_id = rig.arrives(breast("MG", PatientID=patient, AccessionNumber="ORDER-7"))
+        rig.run()
+        told = rig.told(case_id)
+        assert [told[ds.StudyInstanceUID] for ds in wanted] == [(C.FETCHED, "FETCHED")] * 5, rig.candidates(case_id)
+        assert {told[ds.StudyInstanceUID] for ds in (*others, neck)} == {(C.REJECTED, "FETCH_NOT_BREAST")}
+    finally:
+        rig.close()
+
+
 @pytest.mark.parametrize("kind", ["wado", "move", "get"])
 def test_what_is_configured_is_offered(kind: str, there: tuple[Orthanc, int]) -> None:
     """The doctor's question, which fetches nothing: Orthanc offers each way, and moves to no title that it doesn't know."""

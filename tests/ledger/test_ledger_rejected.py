@@ -64,9 +64,9 @@ def test_retry_analyses_again_and_never_counts_the_document_as_a_result(ledger: 
     job = claim(ledger, at(3))
     assert ledger.claim_delivery("pacs", "s", 60, at(3)) is None, "not while it is analysed again"
     assert ledger.finish_job(job.job_id, job.fence, "{}", artefacts(case_id, 1), [], ["pacs"], at(4))
-    for _ in range(2):
-        assert end(ledger, next_delivery(ledger, now=at(4)), now=at(4))
+    assert end(ledger, next_delivery(ledger, now=at(4)), now=at(4))
     assert state_of(ledger, case_id) is C.DELIVERED
+    assert ledger.claim_delivery("pacs", "s", 60, at(5)) is None, "the document says what is no longer so"
 
 
 def test_without_a_study_to_tell_there_is_nothing_to_send_again(ledger: Ledger) -> None:

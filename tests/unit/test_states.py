@@ -11,7 +11,7 @@ from casework import case
 TABLES = [
     (case.CaseState, case.CASE_MOVES, set()),
     (case.JobState, case.JOB_MOVES, {case.JobState.SUCCEEDED, case.JobState.CANCELLED}),
-    (case.DeliveryState, case.DELIVERY_MOVES, {case.DeliveryState.CANCELLED}),
+    (case.DeliveryState, case.DELIVERY_MOVES, set()),
     (case.NoticeState, case.NOTICE_MOVES, {case.NoticeState.SENT}),
     (case.OrderState, case.ORDER_MOVES, set()),
     (case.CandidateState, case.CANDIDATE_MOVES, set()),

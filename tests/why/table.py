@@ -30,6 +30,7 @@ SITUATIONS: dict[str, Situation] = {
     "no_class": Situation("The sender offers only objects that are not taken here.", "发送方只提供本服务不接收的对象。", _S.ASSOCIATION, "SOP_CLASS_NOT_ACCEPTED"),
     "broke_off": Situation("The sender broke off before the first image was whole.", "发送方在首幅图像完整前中断。", _S.ASSOCIATION, "NEVER_ARRIVED"),
     "disk": Situation("The disk was too full to let the sender in.", "磁盘过满，未接受发送方。", _S.ASSOCIATION, "DISK_LOW"),
+    "disk_in_between": Situation("The disk was too full for an image.", "磁盘过满，未能接收图像。", _S.ADMISSION, "DISK_LOW"),
     "listener_down": Situation("The listener is not running.", "接收进程未运行。", _S.ASSOCIATION, "LISTENER_DOWN"),
     "pacs_holds": Situation("The PACS has it and never routed it.", "PACS中有该检查但从未路由。", _S.ASSOCIATION, "PACS_HOLDS_IT"),
     "pacs_has_none": Situation("The PACS has never heard of it either.", "PACS中也没有该检查。", _S.ASSOCIATION, "PACS_HOLDS_NOTHING"),

@@ -198,6 +198,17 @@ def disk(stage: Stage) -> Answer:
 
 
 @situation
+def disk_in_between(stage: Stage) -> Answer:
+    world = stage.world()
+    world.settings = replace(world.settings, storage=replace(world.settings.storage, hard_watermark=1e-9))
+    assert world.sends(world.mg())[0].answer.name != "STORED"
+    while not any(a.closed_at for a in world.ledger.read.associations()):
+        time.sleep(0.02)
+    assert world.ledger.read.associations()[0].counts["DISK_LOW"] == 1  # the log of associations says so too
+    return world.ask(ACCESSION)
+
+
+@situation
 def listener_down(stage: Stage) -> Answer:
     world = stage.world()
     world.door_ran("listener")

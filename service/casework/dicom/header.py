@@ -4,6 +4,7 @@ Reads files only in `read_header`. Every bound is checked before memory is used;
 decoded by Specific Character Set and control characters are replaced, so that no value can break a log line or a page.
 """
 
+import contextlib
 import mmap
 import re
 from collections.abc import Mapping
@@ -169,10 +170,30 @@ def read_dataset(buffer: Buffer, offset: int, syntax: str, max_frames_bytes: int
     big = syntax == EXPLICIT_BE
     scanner = Scanner(buffer, Encoding(syntax == IMPLICIT_LE, big), _WANTED, limits)
     scan = scanner.walk(offset, end)
-    uids = {name: _uid(scan.top.get(tag, b"")) for tag, name in _IDENTIFIERS.items()}
-    if uids["SOPClassUID"] in IMAGE_CLASSES:
+    header = _header(scan, syntax)
+    if header.sop_class_uid in IMAGE_CLASSES:
         _check_pixels(scan, syntax, max_frames_bytes, big_endian=big)
-    values = _values(scan, big_endian=big)
+    return header
+
+
+def peek(start: bytes) -> Header | None:
+    """What the beginning of a Part 10 file says, for a refusal's row; None when it doesn't get as far as the UIDs."""
+    try:
+        meta = parse_file_meta(start)
+        syntax = meta.transfer_syntax_uid
+        if syntax not in TRANSFER_SYNTAXES or syntax == DEFLATED_LE:
+            return None
+        scanner = Scanner(start, Encoding(syntax == IMPLICIT_LE, syntax == EXPLICIT_BE), _WANTED, LIMITS)
+        with contextlib.suppress(Refused):  # it is cut somewhere: what stands before that is what is asked for
+            scanner.walk(meta.dataset_offset, len(start))
+        return _header(scanner.seen, syntax)
+    except Refused:
+        return None
+
+
+def _header(scan: Scan, syntax: str) -> Header:
+    uids = {name: _uid(scan.top.get(tag, b"")) for tag, name in _IDENTIFIERS.items()}
+    values = _values(scan, big_endian=syntax == EXPLICIT_BE)
     return Header(
         sop_instance_uid=uids["SOPInstanceUID"],
         sop_class_uid=uids["SOPClassUID"],

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # the names are made at import time
     StudyRootQueryRetrieveInformationModelFind,
@@ -16,7 +17,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # the names ar
 from casework.config import Destination
 from casework.dicom.scu import FindSession
 from casework.dicom.web import WebSession
-from casework.errors import Refused
+from casework.errors import Refused, Unavailable
 
 WANTED_MODALITIES = frozenset({"MG", "MR", "US"})
 
@@ -152,6 +153,19 @@ class DimseQuestions:
         given = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
         return [found["SOPInstanceUID"] for found in self.ask("IMAGE", given, ("SOPInstanceUID",))]
 
+    def image(self, study_uid: str, series_uid: str, uid: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+        """These attributes of one image in the DICOM JSON model, as far as the PACS returns them."""
+        query = Dataset()
+        query.QueryRetrieveLevel = "IMAGE"
+        query.StudyInstanceUID, query.SeriesInstanceUID, query.SOPInstanceUID = study_uid, series_uid, uid
+        for keyword in wanted:
+            setattr(query, keyword, [] if dictionary_VR(keyword) == "SQ" else None)
+        found = self._session.find(query)
+        try:
+            return {k: found[0][k].to_json_dict(None, 0) for k in wanted if found and k in found[0]}
+        except (AttributeError, LookupError, TypeError, ValueError, NotImplementedError) as error:
+            raise Unavailable("PEER_BUSY", f"C-FIND {type(error).__name__}") from error
+
     def instances(self, study_uid: str, series_uid: str) -> int:
         """How many instances a series has."""
         return len(self.held(study_uid, series_uid))
@@ -183,6 +197,13 @@ class WebQuestions:
         """The SOP Instance UIDs of a series."""
         path = f"studies/{path_uid(study_uid)}/series/{path_uid(series_uid)}/instances"
         return [_text(found, "00080018") for found in self._session.get_json(path, {})]
+
+    def image(self, study_uid: str, series_uid: str, uid: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+        """These attributes of one image in the DICOM JSON model."""
+        path = f"studies/{path_uid(study_uid)}/series/{path_uid(series_uid)}/instances/{path_uid(uid)}/metadata"
+        found = self._session.get_json(path, {})
+        tags = {keyword: f"{tag_for_keyword(keyword) or 0:08X}" for keyword in wanted}
+        return {k: found[0][tag] for k, tag in tags.items() if found and tag in found[0]}
 
     def instances(self, study_uid: str, series_uid: str) -> int:
         """How many instances a series has."""

@@ -317,7 +317,7 @@ class _Get:
         except Refused as error:
             self._fail(error, event.assoc.ae)
         if self._image_bytes > GET_INSTANCE_BYTES:
-            self._fail(Refused("FETCH_TOO_MUCH", "an instance by C-GET"), event.assoc.ae)
+            self._fail(Refused("FETCH_INSTANCE_TOO_LARGE"), event.assoc.ae)
 
     def _on_store(self, event: evt.Event) -> int:
         self._image_bytes = 0

@@ -91,6 +91,11 @@ class Scanner:
         self._level = _Level(0, delimited=False, sequence=0, is_item=True, implicit=encoding.implicit)
         self._scan = Scan()
 
+    @property
+    def seen(self) -> Scan:
+        """What was found so far, also by a walk that was refused."""
+        return self._scan
+
     def walk(self, start: int, end: int) -> Scan:
         """Read the elements in [start, end).
 

@@ -319,6 +319,8 @@ class Server:
         kind = "reports" if command.field == _N_EVENT_REPORT_RQ else "stored"
         counted = kind if answer == status.SUCCESS else "refused"
         association.counts[counted] = association.counts.get(counted, 0) + 1
+        if code and answer != status.SUCCESS:
+            association.counts[code] = association.counts.get(code, 0) + 1
         comment = status.comment_of(code) if answer != status.SUCCESS else ""
         wire.send(respond(command, context_id, answer, comment))
 

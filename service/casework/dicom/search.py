@@ -6,7 +6,7 @@ UIDs are checked before they are used, and nothing of it is trusted to be the pa
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # the names ar
 )
 
 from casework.config import Destination
+from casework.dicom import shown
 from casework.dicom.header import is_uid
 from casework.dicom.query import DimseQuestions, WebQuestions, is_key
 from casework.dicom.scu import FindSession
@@ -25,6 +26,7 @@ from casework.dicom.web import WebSession
 from casework.errors import Refused
 
 STUDIES, SERIES = 500, 500  # no answer is read further
+LOOKED_INTO = 3  # series of a study of which an image is asked for
 _STUDY = (
     "StudyInstanceUID",
     "PatientID",
@@ -56,13 +58,14 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class FoundSeries:
-    """One series as a PACS describes it. count: instances, 0 when it can't be told."""
+    """One series as a PACS describes it. count: instances, 0 when it can't be told. said: what an image says by itself."""
 
     series_uid: str
     modality: str
     body_part: str
     description: str
     count: int
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,19 @@ class Search:
             rows = self._dimse.ask("SERIES", {"StudyInstanceUID": found.study_uid}, _SERIES)
         series = tuple(self._one_series(found.study_uid, row) for row in rows[:SERIES])
         return replace(found, series=series)
+
+    def closer(self, found: FoundStudy, modalities: Collection[str]) -> FoundStudy:
+        """The study with what one image of some of its series says of the part of the body; silence stays silence."""
+        looked = [s for s in found.series if s.modality in modalities and s.count and is_uid(s.series_uid)][
+            :LOOKED_INTO
+        ]
+        known = {s.series_uid: self._looked_into(found.study_uid, s) for s in looked}
+        return replace(found, series=tuple(known.get(s.series_uid, s) for s in found.series))
+
+    def _looked_into(self, study_uid: str, series: FoundSeries) -> FoundSeries:
+        words = shown.said(self._web, self._dimse, study_uid, series.series_uid)
+        stated = words.get("BodyPartExamined", [""])[0]
+        return replace(series, body_part=series.body_part or stated, said=tuple(w for v in words.values() for w in v))
 
     def _studies(self, given: Mapping[str, str]) -> list[FoundStudy]:
         if self._web is not None:

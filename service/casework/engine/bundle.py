@@ -63,7 +63,7 @@ class ModelPackage:
     reference: Mapping[str, Reference] = field(default_factory=dict)  # by modality; empty when the package has none
 
 
-def read_below(root: int, relative: str, limit: int) -> bytes:
+def _read(root: int, relative: str, limit: int) -> bytes:
     """Read one file below the open folder `root`, component by component, following no link."""
     parts = PurePosixPath(relative).parts
     if not parts or relative.startswith("/") or any(p in ("..", ".") or "\0" in p for p in parts):
@@ -89,7 +89,7 @@ def read_below(root: int, relative: str, limit: int) -> bytes:
 
 
 def _verified(root: int, spec: ModelSpec, relative: str) -> bytes:
-    data = read_below(root, relative, MAX_FILE_BYTES)
+    data = _read(root, relative, MAX_FILE_BYTES)
     if hashlib.sha256(data).hexdigest() != spec.files.get(relative):
         raise Defect("MODEL_INVALID", f"{relative}: its sha256 is not the manifest's")
     return data
@@ -162,7 +162,7 @@ def open_package(path: Path) -> ModelPackage:
     except OSError as error:
         raise Defect("MODEL_INVALID", f"{path}: {error.strerror}") from error
     try:
-        manifest = read_below(root, "manifest.json", MAX_MANIFEST_BYTES)
+        manifest = _read(root, "manifest.json", MAX_MANIFEST_BYTES)
         spec = _manifest(manifest)
         # Also files that nothing here runs (card, evaluation) are checked: they are part of what was released.
         data = {relative: _verified(root, spec, relative) for relative in spec.files}

@@ -195,15 +195,18 @@ def _decoders(_: Settings) -> Iterator[Check]:
 
 def _model(settings: Settings) -> Iterator[Check]:
     from casework.engine.bundle import open_package
-    from casework.engine.choose import open_engine
-    from casework.entrypoints.engines import place_of
+    from casework.engine.golden import check_golden
+    from casework.engine.onnxrt import OnnxRunner
 
     package = open_package(settings.model_folder)
-    passport = open_engine(package, settings.engine, place_of(settings)).passport
+    runner = OnnxRunner(package, settings.work.threads)
+    check_golden(runner, package)
     spec = package.spec
-    what = f"{spec.name} {spec.version} ({spec.precision}), manifest {package.sha256[:16]}; serves by {passport.line}"
-    over = ", ".join(f"{name} ({code})" for name, code in passport.passed_over)
-    yield Check("model", "warn" if over else "ok", f"{what}; passed over: {over}" if over else what)
+    yield Check(
+        "model",
+        "ok",
+        f"{spec.name} {spec.version} ({spec.precision}), manifest {package.sha256[:16]}, golden samples reproduced by {runner.describe()}",
+    )
 
 
 def _peers(settings: Settings) -> Iterator[Check]:
@@ -222,7 +225,7 @@ def _peers(settings: Settings) -> Iterator[Check]:
         if (
             reached
             and destination.proves == "commitment"
-            and not offers_commitment(destination, settings.dicom.ae_title)
+            and not offers_commitment(destination.committer, settings.dicom.ae_title)
         ):
             words = (
                 "does not offer storage commitment: results would be proved by queries; set proof to query or enable it"

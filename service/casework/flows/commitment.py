@@ -27,7 +27,8 @@ class CommitmentReports:
         self._names: dict[str, list[str]] = {}
         for destination in settings.destination:
             if destination.proves == "commitment":
-                self._names.setdefault(destination.ae_title, []).append(destination.name)
+                for title in {destination.ae_title, destination.committer.ae_title}:
+                    self._names.setdefault(title, []).append(destination.name)
         self.peers = frozenset(self._names)
 
     def begin(self, calling: str, syntax: str) -> "Reception":

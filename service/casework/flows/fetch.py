@@ -5,7 +5,9 @@
  - a sibling is a study within the window with a modality that the case lacks; only its MG, MR and US series are fetched;
  - a prior is an older study of a modality that the case has, outside the window, where the site wants priors: it is kept
    as context and never becomes part of a case;
- - MR and US have to be of the breast, by body part or description; mammography is;
+ - MR and US have to be of the breast: by a word in body part or description, or in what one of their images says of
+   protocol, coil, order and region, which is asked for before silence rejects a study; or by the accession number of a
+   study that is here. Another part of the body rejects. Mammography is of the breast;
  - a study that a person named is fetched whatever its date and words say, if it is not another patient's.
 
 Nothing here holds up a case: each PACS has a thread of its own, state lies in the ledger, and who waits does so for a
@@ -16,7 +18,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -35,6 +37,11 @@ from casework.spool import Spool
 
 LEASE_S = 120.0
 IDLE_S, REST_S = 1.0, 5.0
+LOOKED_INTO = 8  # studies that say nothing, of which images are asked, for one question
+_OF_A_PART = WANTED_MODALITIES - {"MG"}
+_SILENT = "FETCH_NOT_BREAST"
+_BREAST = frozenset({"76752008", "T-04000", "91470000", "T-D8104"})  # breast and axilla (PS3.16 CID 4, annex L)
+_UNDECIDED = frozenset({"", "CHEST", "THORAX", "CHESTABDOMEN"})  # breast MRI is often labelled as chest
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +118,11 @@ def _role(
         return role, "FETCH_TOO_MANY_IMAGES", str(count)
     if asked:
         return role, "", ""
-    if code := _not_breast(study, wanted, rules.breast_words):
-        return role, code, ""
-    return _by_date(study, {series.modality for series in wanted}, patient, rules)
+    role, code, detail = _by_date(study, {series.modality for series in wanted}, patient, rules)
+    if not code:
+        orders = {s.accession_number for s in patient.here} - {""}
+        code = _not_breast(study, wanted, rules.breast_words, orders)
+    return role, code, detail
 
 
 def _by_date(study: FoundStudy, modalities: set[str], patient: Patient, rules: Fetch) -> tuple[str, str, str]:
@@ -139,15 +148,17 @@ def _near(study_date: str, patient: Patient) -> bool:
     return day is None or patient.anchor is None or abs((day - patient.anchor).days) <= patient.window_days
 
 
-def _not_breast(study: FoundStudy, wanted: Sequence[FoundSeries], words: Sequence[str]) -> str:
-    """The code why MR or US series are not of the breast, "" when they are, or when nobody asks."""
+def _not_breast(study: FoundStudy, wanted: Sequence[FoundSeries], words: Sequence[str], orders: Collection[str]) -> str:
+    """The code why MR or US series are not of the breast, "" when they are, or when nobody asks. orders: accession numbers here."""
     others = [series for series in wanted if series.modality != "MG"]
     if not words or len(others) < len(wanted):
         return ""
-    texts = [study.description, *(t for series in others for t in (series.body_part, series.description))]
-    if any(word.casefold() in text.casefold() for word in words for text in texts):
+    texts = [study.description, *(t for s in others for t in (s.body_part, s.description, *s.said))]
+    if any(word.casefold() in text.casefold() for word in words for text in texts) or _BREAST.intersection(texts):
         return ""
-    return "FETCH_BODY_PART" if any(series.body_part for series in others) else "FETCH_NOT_BREAST"
+    if {s.body_part.strip().upper() for s in others} - _UNDECIDED:
+        return "FETCH_BODY_PART"
+    return "" if study.accession_number in orders else _SILENT
 
 
 def day_of(value: str) -> date | None:
@@ -220,31 +231,35 @@ class Fetcher:
     def _ask(self, order: ClaimedOrder) -> None:
         name, attempt = self.destination.name, order.attempt
         try:
-            found = self._find(order)
+            listed = self._list(order)
         except CaseworkError as error:
             again = self._again_at(error, attempt)
             self._ledger.fail_order(order.order_id, order.fence, error.code, again, self._now())
             FETCHES.labels(name, "ask", error.code).inc()
             log.warning("fetch.not_asked", destination=name, code=error.code, attempt=attempt)
             return
-        patient = Patient(
-            self._person(order), order.anchor.date() if order.anchor else None, order.here, self._window_days
-        )
-        listed = choose(found, patient, self._rules, order.term)
         chosen = sum(not item.code for item in listed)
         self._ledger.list_candidates(order.order_id, order.fence, _once(listed), self._now())
         FETCHES.labels(name, "ask", "").inc()
         log.info("fetch.listed", destination=name, count=len(listed), requests=chosen)
 
-    def _find(self, order: ClaimedOrder) -> list[FoundStudy]:
-        """The patient's studies, and those that a person named, each once and with its series."""
+    def _list(self, order: ClaimedOrder) -> list[Listed]:
+        """The patient's studies, and those that a person named, each once and judged; silent ones after a closer look."""
+        anchor = order.anchor.date() if order.anchor else None
+        patient = Patient(self._person(order), anchor, order.here, self._window_days)
         with self._search(self.destination, self._calling) as search:
             found: dict[str, FoundStudy] = {}
             if order.patient_id:
                 found |= {study.study_uid: study for study in search.of_patient(order.patient_id)}
             if order.term:
                 found |= {study.study_uid: study for study in search.of_term(order.term)}
-            return [search.details(study) for study in found.values()]
+            studies = [search.details(study) for study in found.values()]
+            listed = choose(studies, patient, self._rules, order.term)
+            silent = [item.study_uid for item in listed if item.code == _SILENT][:LOOKED_INTO]
+            if not silent:
+                return listed
+            looked = [search.closer(s, _OF_A_PART) if s.study_uid in silent else s for s in studies]
+        return choose(looked, patient, self._rules, order.term)
 
     def _person(self, order: ClaimedOrder) -> Person:
         """Who the case is of: ID and issuer as the ledger has them, name and birth date from one of its images."""

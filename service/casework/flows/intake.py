@@ -22,7 +22,7 @@ from casework import owner
 from casework.case import Arrival, Header, Recorded, Verdict
 from casework.config import Settings
 from casework.dicom import classes
-from casework.dicom.header import FileMeta, is_uid, parse_file_meta, part10_prefix, read_mapped
+from casework.dicom.header import FileMeta, is_uid, parse_file_meta, part10_prefix, peek, read_mapped
 from casework.errors import CaseworkError, Defect, Refused, Unavailable
 from casework.observe import INSTANCES, STORE_SECONDS, log
 from casework.spool import Incoming, Spool
@@ -107,12 +107,16 @@ class Reception:
         self._incoming: Incoming | None = None
         self._problem: CaseworkError | None = None
         self._meta: bytearray | None = None if syntax else bytearray()
+        self._syntax = syntax
+        self._start = bytearray()  # kept only where there is no room for the rest, to say of whom it was
         self._guard(lambda: self._open(syntax))
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes; after a problem they are thrown away."""
         if self._problem is None:
             self._guard(lambda: self._take(data))
+        elif self._problem.code == "DISK_LOW" and len(self._start) < _META_ROOM:
+            self._start += data[: _META_ROOM - len(self._start)]
 
     def finish(self) -> Answer:
         """Wait until the instance is durable and recorded, or say why it is not."""
@@ -120,9 +124,19 @@ class Reception:
             self._guard(lambda: self._start_part10(final=True))
         if self._problem is not None or self._incoming is None:
             self.abandon()
-            return self._intake.refuse(self._problem or Refused("NOT_DICOM"), self._context)
+            problem = self._problem or Refused("NOT_DICOM")
+            return self._intake.refuse(problem, self._context, self._of_whom() if self._start else None)
         incoming, self._incoming = self._incoming, None
         return self._intake.receive(incoming, self._context)
+
+    def _of_whom(self) -> Header | None:
+        """What the beginning of an instance says for which there is no room."""
+        context, start = self._context, bytes(self._start)
+        if self._syntax is None:
+            return peek(start)
+        if not (is_uid(context.sop_class_uid) and is_uid(context.sop_instance_uid)):
+            return None
+        return peek(part10_prefix(context.sop_class_uid, context.sop_instance_uid, self._syntax) + start)
 
     def abandon(self) -> None:
         """The sender went away: forget what came so far."""
@@ -257,7 +271,8 @@ class Intake:
     def refuse(self, error: CaseworkError, context: Context, header: Header | None = None) -> Answer:
         """Answer for an instance that is not kept. The sender's mistakes get a row; our own troubles are for the log.
 
-        A header that could be read goes with the row, so that a search for the study finds the refusal.
+        A header that could be read goes with the row, so that a search for the study finds the refusal. A full disk gets
+        rows too, so many a second, as long as the ledger has room: nobody waits for them.
         """
         INSTANCES.labels(context.door, Verdict.REFUSED, error.code).inc()
         if isinstance(error, Refused):
@@ -266,6 +281,9 @@ class Intake:
                 self._submit(_Pending(arrival=arrival))
             except CaseworkError as other:
                 error = other
+        elif error.code == "DISK_LOW" and header is not None:
+            told = self._arrival(context, Verdict.REFUSED, error.code, header, None)
+            self._note(lambda: self._ledger.record([told], self._now()))
         if isinstance(error, Unavailable) and error.code in ("STORAGE_FAILED", "LEDGER_UNAVAILABLE"):
             self._fail(error)
         log.warning("intake.refused", door=context.door, code=error.code, association_id=context.association_id)
@@ -308,6 +326,10 @@ class Intake:
             self._ledger.open_association(association_id, calling, called, address, now)
             self._ledger.close_association(association_id, "rejected", code, {}, now)
 
+        self._note(call)
+
+    def _note(self, call: Callable[[], Any]) -> None:
+        """Let the writer do this some time, or forget it where there are too many of them."""
         with self._wake:
             clock = time.monotonic()
             left, then = self._rejections

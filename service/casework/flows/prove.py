@@ -87,7 +87,7 @@ class Prover:
         until = self._now() + timedelta(seconds=self._work.proof_again_s)
         self._ledger.ask_commitment(uid, self.destination.name, [row.delivery_id for row in rows], until, self._now())
         objects = [(row.artefact.sop_class_uid, row.artefact.sop_instance_uid) for row in rows]
-        answer = scu.ask_commitment(self.destination, self._calling, uid, objects, self._on_report)
+        answer = scu.ask_commitment(self.destination.committer, self._calling, uid, objects, self._on_report)
         good = answer.answer is Answer.STORED
         report = log.info if good else log.warning
         report(

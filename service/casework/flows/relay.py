@@ -7,12 +7,11 @@ twice. At most `queue.window` jobs of a lane are said ahead, so a backlog of any
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from casework.case import ANALYSE, TELL
 from casework.config_queue import Queue
 from casework.ledger import Ledger
 from casework.observe import QUEUE_RUNG, log
 from casework.queue import DELIVER, INFER, Bell, lane_of
-
-JOB_KIND = "analyse"
 
 
 @dataclass
@@ -31,8 +30,9 @@ class Relay:
             Unavailable: QUEUE_UNAVAILABLE or LEDGER_UNAVAILABLE; the next step does what is left.
         """
         waiting: Mapping[str, list[int]] = {lane: [] for lane in (*INFER, DELIVER)}
-        for job_id, priority in self.ledger.read.waiting_jobs(JOB_KIND, self.settings.window):
-            waiting[lane_of(priority)].append(job_id)
+        for kind in (ANALYSE, TELL):
+            for job_id, priority in self.ledger.read.waiting_jobs(kind, self.settings.window):
+                waiting[lane_of(priority)].append(job_id)
         waiting[DELIVER].extend(self.ledger.read.waiting_deliveries())
         return sum(self._ring(lane, jobs, clock) for lane, jobs in waiting.items())
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
-from casework.case import STAT_PRIORITY, CaseState, Header, JobState
+from casework.case import ANALYSE, STAT_PRIORITY, CaseState, Header
 from casework.ledger.database import Tx
-from casework.ledger.schema import case_input, case_revision, case_root, instance, job, study
-from casework.ledger.store_base import move_case, move_job
+from casework.ledger.schema import case_input, case_revision, case_root, instance, study
+from casework.ledger.store_base import cancel_jobs, move_case
 
 _LOOKED_AT = 200  # images of a case whose birth date and sex are compared when only the issuer differs
 _Who = tuple[str, str, str]  # Study Instance UID, Patient ID, issuer
@@ -238,9 +238,7 @@ class Assembler:
 
 def leave_queue(tx: Tx, case_id: str, actor: str, *, keep_inputs: bool = False) -> None:
     """Cancel the case's waiting job; forget the frozen inputs unless they stay."""
-    waiting = (job.c.case_id == case_id) & job.c.state.in_([JobState.READY, JobState.RETRY_WAIT])
-    for row in tx.connection.execute(select(job).where(waiting)).all():
-        move_job(tx, row, JobState.CANCELLED, actor=actor)
+    cancel_jobs(tx, case_id, actor, ANALYSE)
     if not keep_inputs:
         tx.connection.execute(delete(case_input).where(case_input.c.case_id == case_id))
 

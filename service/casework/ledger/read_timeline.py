@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from casework.case import CaseState, DeliveryState, JobState, Verdict
+from casework.case import TELL, CaseState, DeliveryState, JobState, NoticeState, Verdict
 from casework.ledger.schema import audit
 from casework.ledger.types import AssociationRow, Event, ReceiptRow
 from casework.ledger.types_fetch import OrderRow
@@ -131,16 +131,25 @@ def _of_event(event: Event) -> Iterator[Moment]:
     elif kind == "job.moved":
         if event.detail.get("to") in (_J.RETRY_WAIT, _J.DEAD, _J.READY, _J.CANCELLED):
             yield _moment(event, _S.ENGINE, f"job.{event.detail['to']}", code, detail)
-    elif kind == "delivery.moved":
-        to = str(event.detail.get("to", ""))
-        if to not in (_D.SENDING, _D.PENDING):
-            stage = _S.COMMIT if to in (_D.COMMITTED, _D.COMMIT_FAILED) else _S.SEND
-            place = detail.pop("destination", event.subject)  # objects of one destination are counted, not listed
-            yield _moment(replace(event, subject=place), stage, f"delivery.{to}", code, detail)
+    elif kind in ("delivery.moved", "notice.moved"):
+        yield from _sending(event, code, detail)
     elif kind.startswith(("delivery.", "commitment.")):
         yield _moment(event, _S.COMMIT, kind, code, detail)
     else:
         yield _moment(event, _S.CASE, kind, code, detail)
+
+
+def _sending(event: Event, code: str, detail: dict[str, str]) -> Iterator[Moment]:
+    """What became of an object on its way to a destination, or of an event that a webhook never took."""
+    to = str(event.detail.get("to", ""))
+    if event.event == "notice.moved":
+        if to == NoticeState.DEAD:
+            hook = {"webhook": str(event.detail.get("webhook", "")), "status": detail.get("status", "")}
+            yield _moment(replace(event, subject=""), _S.SEND, "notice.dead", code, hook)
+    elif to not in (_D.SENDING, _D.PENDING):
+        stage = _S.COMMIT if to in (_D.COMMITTED, _D.COMMIT_FAILED) else _S.SEND
+        place = detail.pop("destination", event.subject)  # objects of one destination are counted, not listed
+        yield _moment(replace(event, subject=place), stage, f"delivery.{to}", code, detail)
 
 
 def _moment(event: Event, stage: Stage, name: str, code: str, detail: Mapping[str, str]) -> Moment:
@@ -180,6 +189,8 @@ def run_seconds(connection: Connection, limit: int = 40) -> list[float]:
     ended: dict[str, Any] = {}
     seconds = []
     for row in connection.execute(query):
+        if f'"kind":"{TELL}"' in row.detail:
+            continue
         if f'"to":"{_J.SUCCEEDED}"' in row.detail:
             ended.setdefault(row.subject, row.at)
         elif f'"to":"{_J.LEASED}"' in row.detail and row.subject in ended:

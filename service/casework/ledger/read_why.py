@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select
 
-from casework.case import CandidateState, CaseState, JobState, OrderState, Verdict
+from casework.case import ANALYSE, CandidateState, CaseState, JobState, OrderState, Verdict
 from casework.ledger import audit
 from casework.ledger import read_timeline as timeline
 from casework.ledger import store_base as base
@@ -246,7 +246,8 @@ class _Asker:
 
     def _queue(self, case: CaseRow) -> Queue:
         """Who is ahead, and what the newest runs took."""
-        mine = select(job.c.id, job.c.priority).where(job.c.case_id == case.id).order_by(job.c.id.desc()).limit(1)
+        mine = select(job.c.id, job.c.priority).where(job.c.case_id == case.id, job.c.kind == ANALYSE)
+        mine = mine.order_by(job.c.id.desc()).limit(1)
         own = self._connection.execute(mine).first()
         waiting = job.c.state.in_([JobState.READY, JobState.RETRY_WAIT])
         number, priority = (own.id, own.priority) if own else (0, 0)

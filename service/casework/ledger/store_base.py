@@ -1,12 +1,23 @@
 """What all writers share: moving a case, a job or a delivery with its audit row. Rules in casework.case, no others."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, bindparam, exists, insert, select, update
 
-from casework.case import CASE_MOVES, DELIVERY_MOVES, JOB_MOVES, STOPPING, CaseState, DeliveryState, JobState
+from casework.case import (
+    ANALYSE,
+    CASE_MOVES,
+    DELIVERY_MOVES,
+    JOB_MOVES,
+    STOPPING,
+    TELL,
+    TOLD,
+    CaseState,
+    DeliveryState,
+    JobState,
+)
 from casework.errors import Defect, Refused
 from casework.ledger.database import Database, Tx
 from casework.ledger.schema import (
@@ -65,7 +76,16 @@ def move_case(
         return False
     audited = {"from": from_, "to": to, "code": code, "detail": words(detail)}
     tx.audit("case.moved", actor, case_id, **audited)
+    if from_ in TOLD:  # what was to be told is over
+        cancel_jobs(tx, case_id, actor, TELL)
     return True
+
+
+def cancel_jobs(tx: Tx, case_id: str, actor: str, *kinds: str) -> None:
+    """Cancel a case's jobs of these kinds that wait."""
+    waiting = (job.c.case_id == case_id) & job.c.state.in_([JobState.READY, JobState.RETRY_WAIT])
+    for row in tx.connection.execute(select(job).where(waiting, job.c.kind.in_(kinds))).all():
+        move_job(tx, row, JobState.CANCELLED, actor=actor)
 
 
 def move_job(
@@ -81,6 +101,7 @@ def move_job(
         raise Defect("ILLEGAL_MOVE", f"job {from_} -> {to} lost a race under the writer's lock")
     due = next_at.isoformat() if next_at else ""
     audited = {"from": from_, "to": to, "code": code, "due": due, "attempt": values.get("attempt", row.attempt)}
+    audited |= {} if row.kind == ANALYSE else {"kind": row.kind}
     tx.audit("job.moved", actor, row.case_id, f"job:{row.id}", **audited)
 
 
@@ -147,19 +168,13 @@ def get_case(connection: Connection, case_id: str) -> CaseRow:
     Raises:
         Refused: NOT_FOUND.
     """
-    row = connection.execute(case_columns().where(case_revision.c.id == case_id)).one_or_none()
+    row = connection.execute(_CASE, {"case_id": case_id}).one_or_none()
     if row is None:
         raise Refused("NOT_FOUND")
     return case_row(row)
 
 
-def family(connection: Connection, case_id: str) -> Sequence[Row[Any]]:
-    """Every revision of the case's patient and window, itself among them: id, root_id, revision, state, retraction, has_result."""
-    own = select(case_revision.c.root_id).where(case_revision.c.id == case_id).scalar_subquery()
-    columns = (case_revision.c.id, case_revision.c.root_id, case_revision.c.revision, case_revision.c.state)
-    has_result = (case_revision.c.result_json != "").label("has_result")
-    query = select(*columns, case_revision.c.retraction, has_result).where(case_revision.c.root_id == own)
-    return connection.execute(query.order_by(case_revision.c.revision)).all()
+_CASE = case_columns().where(case_revision.c.id == bindparam("case_id"))  # built once: nearly every write asks it
 
 
 def freeze_inputs(tx: Tx, case_id: str, root_id: str) -> None:
@@ -176,9 +191,6 @@ def freeze_inputs(tx: Tx, case_id: str, root_id: str) -> None:
 
 def add_findings(tx: Tx, case_id: str, findings: Iterable[FindingLike], source: str) -> None:
     """Store remarks that the case doesn't have yet."""
-    findings = tuple(findings)
-    if not findings:
-        return
     query = select(finding.c.code, finding.c.subject, finding.c.detail).where(finding.c.case_id == case_id)
     known = {tuple(row) for row in tx.connection.execute(query)}
     rows = []

@@ -4,14 +4,15 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy import and_, bindparam, func, insert, select, update
 
-from casework.case import CaseState, Header, JobState
+from casework.case import ANALYSE, NOT_PERFORMED, TELL, TOLD, CaseState, Header, JobState
 from casework.errors import Defect
 from casework.ledger import store_base as base
 from casework.ledger.assembly import leave_queue
 from casework.ledger.database import Tx
 from casework.ledger.schema import (
+    artefact,
     association,
     case_input,
     case_revision,
@@ -27,7 +28,6 @@ from casework.ledger.schema import (
 from casework.ledger.types import CaseRow, FindingLike, InstanceRow, StudyRow, Waiting
 from casework.reasons import reason as known_reason
 
-JOB_KIND = "analyse"
 _C = CaseState
 # Moves that only happen together with a job or a delivery, in their own methods.
 _WITH_WORK = frozenset({_C.QUEUED, _C.RUNNING, _C.RENDERED, _C.DELIVERING, _C.DELIVERED, _C.SUPERSEDED})
@@ -156,6 +156,8 @@ class CaseStore(base.Store):
             if not base.move_case(tx, case_id, from_, to, code=reason, actor=actor, detail=detail):
                 return False
             before_work(tx, case_id, from_, to, actor)
+            if to in TOLD:
+                plan_telling(tx, case_id, self._max_attempts, actor)
             return True
 
     def queue_case(self, case_id: str, priority: int, actor: str, now: datetime) -> int | None:
@@ -202,11 +204,13 @@ def explain(tx: Tx, case_id: str, state: CaseState, *, code: str, detail: str, a
     return True
 
 
-def new_job(tx: Tx, case_id: str, priority: int, max_attempts: int, actor: str) -> int:
+def new_job(  # noqa: PLR0917 - the writes' common arguments, and what this one needs
+    tx: Tx, case_id: str, priority: int, max_attempts: int, actor: str, kind: str = ANALYSE
+) -> int:
     """Make a READY job for a case."""
     row = {
         "case_id": case_id,
-        "kind": JOB_KIND,
+        "kind": kind,
         "state": JobState.READY,
         "priority": priority,
         "attempt": 0,
@@ -222,30 +226,29 @@ def new_job(tx: Tx, case_id: str, priority: int, max_attempts: int, actor: str) 
     return key
 
 
+def has_results(connection: Any, case_id: str) -> bool:
+    """Whether a case has more than the word that nothing was analysed."""
+    made = select(artefact.c.id).where(artefact.c.case_id == case_id, artefact.c.kind.not_in(NOT_PERFORMED)).limit(1)
+    return connection.execute(made).first() is not None
+
+
+def plan_telling(tx: Tx, case_id: str, max_attempts: int, actor: str) -> None:
+    """A worker is to say in the case's studies that nothing was analysed, and why."""
+    if not has_results(tx.connection, case_id):
+        new_job(tx, case_id, base.get_case(tx.connection, case_id).priority, max_attempts, actor, TELL)
+
+
 def studies_of(connection: Any, row: CaseRow) -> list[StudyRow]:
     """Studies of a case: of its frozen inputs once there are any, else of all instances of its root."""
-    counted = select(
-        instance.c.study_id,
-        instance.c.modality,
-        func.count().label("n"),
-        func.min(instance.c.received_at).label("first_at"),
-        func.max(instance.c.received_at).label("last_at"),
-    ).group_by(instance.c.study_id, instance.c.modality)
+    of = {"case_id": row.id, "root_id": row.root_id}
+    frozen = connection.execute(_IS_FROZEN, of).first() is not None
     groups: dict[int, list[Any]] = {}
-    for group in connection.execute(_members(connection, row, counted)):
+    for group in connection.execute(_COUNTED[frozen], of):
         groups.setdefault(group.study_id, []).append(group)
-    expected = {
-        e.study_uid: e
-        for e in connection.execute(select(expected_count).where(expected_count.c.root_id == row.root_id))
-    }
-    taken = (
-        select(instance.c.study_id, func.count().label("n"))
-        .join_from(exclusion, instance, exclusion.c.instance_id == instance.c.id)
-        .where(exclusion.c.root_id == row.root_id, exclusion.c.lifted_at.is_(None), exclusion.c.replaced_by.is_(None))
-    )
-    out = {found.study_id: found.n for found in connection.execute(taken.group_by(instance.c.study_id))}
+    expected = {e.study_uid: e for e in connection.execute(_EXPECTED, of)}
+    out = {found.study_id: found.n for found in connection.execute(_TAKEN_OUT, of)}
     made, gone = [], dict[str, int]()
-    for found in connection.execute(select(study).where(study.c.root_id == row.root_id).order_by(study.c.id)):
+    for found in connection.execute(_STUDIES, of):
         gone[found.study_uid] = out.get(found.id, 0)
         if found.id in groups:
             made.append(_study_row(found, groups[found.id], expected.pop(found.study_uid, None), out.get(found.id, 0)))
@@ -271,15 +274,33 @@ def _study_row(found: Any, groups: Iterable[Any], told: Any, excluded: int) -> S
 
 def inputs_of(connection: Any, row: CaseRow) -> list[InstanceRow]:
     """Instances of a case in the order of their arrival."""
-    query = _members(connection, row, select(instance)).order_by(instance.c.id)
-    return [instance_row(found) for found in connection.execute(query)]
+    of = {"case_id": row.id, "root_id": row.root_id}
+    frozen = connection.execute(_IS_FROZEN, of).first() is not None
+    return [instance_row(found) for found in connection.execute(_INSTANCES[frozen], of)]
 
 
-def _members(connection: Any, row: CaseRow, query: Any) -> Any:
-    frozen = select(case_input.c.instance_id).where(case_input.c.case_id == row.id)
-    if connection.execute(frozen.limit(1)).first() is None:
-        return query.where(base.active(row.root_id))
-    return query.where(instance.c.id.in_(frozen))
+# Questions of every look at every open case, built once.
+_ROOT: Any = bindparam("root_id")
+_INPUTS = select(case_input.c.instance_id).where(case_input.c.case_id == bindparam("case_id"))
+_IS_FROZEN = _INPUTS.limit(1)
+_MEMBERS = {True: instance.c.id.in_(_INPUTS), False: base.active(_ROOT)}
+_INSTANCES = {frozen: select(instance).where(own).order_by(instance.c.id) for frozen, own in _MEMBERS.items()}
+_COUNT = select(
+    instance.c.study_id,
+    instance.c.modality,
+    func.count().label("n"),
+    func.min(instance.c.received_at).label("first_at"),
+    func.max(instance.c.received_at).label("last_at"),
+).group_by(instance.c.study_id, instance.c.modality)
+_COUNTED = {frozen: _COUNT.where(own) for frozen, own in _MEMBERS.items()}
+_EXPECTED = select(expected_count).where(expected_count.c.root_id == _ROOT)
+_TAKEN_OUT = (
+    select(instance.c.study_id, func.count().label("n"))
+    .join_from(exclusion, instance, exclusion.c.instance_id == instance.c.id)
+    .where(exclusion.c.root_id == _ROOT, exclusion.c.lifted_at.is_(None), exclusion.c.replaced_by.is_(None))
+    .group_by(instance.c.study_id)
+)
+_STUDIES = select(study).where(study.c.root_id == _ROOT).order_by(study.c.id)
 
 
 def instance_row(row: Any) -> InstanceRow:

@@ -1,12 +1,12 @@
 """Deliveries: each stored object on its way to each destination, claimed per destination so that none waits for another."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, exists, func, or_, select, update
 
-from casework.case import CASE_MOVES, DELIVERY_MOVES, REJECTION, Artefact, CaseState, DeliveryState
+from casework.case import CASE_MOVES, DELIVERY_MOVES, NOT_PERFORMED, REJECTION, Artefact, CaseState, DeliveryState
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_revision, delivery
@@ -15,8 +15,8 @@ from casework.ledger.types import ClaimedDelivery
 
 _C, _D = CaseState, DeliveryState
 STORED = (_D.STORED, _D.STORED_WITH_WARNING)
-# One dead delivery doesn't hold up the others; what says that nothing was analysed goes out from REJECTED.
-SENDABLE = (_C.DELIVERING, _C.NEEDS_ATTENTION, _C.REJECTED)
+# One dead delivery doesn't hold up the others; what says that nothing was analysed goes out from REJECTED and CLOSED.
+SENDABLE = (_C.DELIVERING, _C.NEEDS_ATTENTION, _C.REJECTED, _C.CLOSED)
 _ACTOR = "deliver"
 _PAGE = 32
 
@@ -26,10 +26,10 @@ class DeliveryStore(base.Store):
 
     def claim_delivery(self, destination: str, owner: str, lease_s: float, now: datetime) -> ClaimedDelivery | None:
         """Take the most urgent, oldest PENDING object for one destination; None: nothing to send."""
-        with self._database.write_if(now, lambda connection: _next_pending(connection, destination)) as asked:
-            if asked is None:
+        with self._database.read() as connection:
+            if _next_pending(connection, destination) is None:
                 return None
-            tx, _ = asked
+        with self._database.write(now) as tx:
             row = _next_pending(tx.connection, destination)
             if row is None:
                 return None
@@ -90,20 +90,21 @@ def given_up(row: Any) -> bool:
 
 def finish_case(tx: Tx, case_id: str, actor: str) -> None:
     """Bring a case's state in line with its deliveries."""
-    family = base.family(tx.connection, case_id)
-    case = next(row for row in family if row.id == case_id)
+    case = base.get_case(tx.connection, case_id)
     if case.retraction:
         finish_retraction(tx, case_id, actor)
         return
     rows = tx.connection.execute(select(delivery).where(delivery.c.case_id == case_id).order_by(delivery.c.id)).all()
     open_ = [row for row in rows if not landed(row)]
     dead = next((row for row in rows if given_up(row)), None)
-    state, moved = CaseState(case.state), False
+    state = case.state
     if state is _C.SUPERSEDED:  # it was on the wire when a newer one was made, and did not arrive
         cancel_unsent(tx, case_id, actor)
+    if state is _C.CLOSED:  # so it is with what was on the wire when a person closed the case
+        cancel_unsent(tx, case_id, actor, code="CANCELLED", but=NOT_PERFORMED)
     if state is _C.RENDERED and open_:
         base.move_case(tx, case_id, state, _C.DELIVERING, code="DELIVERING", actor=actor)
-        state, moved = _C.DELIVERING, True
+        state = _C.DELIVERING
     if state in (_C.DELIVERING, _C.REJECTED) and dead is not None:
         where = f"{dead.destination} {dead.status}".strip()
         base.move_case(tx, case_id, state, _C.NEEDS_ATTENTION, code=dead.code, actor=actor, detail=where)
@@ -116,10 +117,8 @@ def finish_case(tx: Tx, case_id: str, actor: str) -> None:
         code = "RETRY_LATER" if late else "DELIVERING"
         if all(row.state in STORED for row in open_):
             code = "PROOF_PENDING"
-        if not moved or (code, detail) != ("DELIVERING", ""):  # else the move has just said it
-            explain(tx, case_id, state, code=code, detail=detail, actor=actor)
-    if len(family) > 1:
-        supersede(tx, case_id)
+        explain(tx, case_id, state, code=code, detail=detail, actor=actor)
+    supersede(tx, case_id)
 
 
 def finish_retraction(tx: Tx, case_id: str, actor: str) -> None:
@@ -141,8 +140,10 @@ def finish_retraction(tx: Tx, case_id: str, actor: str) -> None:
 
 def supersede(tx: Tx, case_id: str) -> None:
     """Once a revision is DELIVERED, every older one whose state allows it is SUPERSEDED."""
+    own = select(case_revision.c.root_id).where(case_revision.c.id == case_id).scalar_subquery()
+    query = select(case_revision.c.id, case_revision.c.revision, case_revision.c.state)
     # What was withdrawn stays so: it is not replaced by anything.
-    rows = [row for row in base.family(tx.connection, case_id) if not row.retraction]
+    rows = tx.connection.execute(query.where(case_revision.c.root_id == own, case_revision.c.retraction == "")).all()
     newest = max((row.revision for row in rows if row.state == _C.DELIVERED), default=0)
     for row in rows:
         state = CaseState(row.state)
@@ -150,24 +151,40 @@ def supersede(tx: Tx, case_id: str) -> None:
             base.move_case(tx, row.id, state, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
 
 
-def supersede_unsent(tx: Tx, case_id: str, family: Sequence[Row[Any]], actor: str) -> None:
+def supersede_unsent(tx: Tx, case_id: str, actor: str) -> None:
     """A revision has results: what is left of older ones is not sent any more, so that none arrives after it."""
-    own = next(row for row in family if row.id == case_id)
-    for row in family:
-        # What was withdrawn stays so, and its notes go on.
-        if row.revision < own.revision and row.state in SENDABLE and not row.retraction:
-            base.move_case(tx, row.id, CaseState(row.state), _C.SUPERSEDED, code="SUPERSEDED", actor=actor)
-            cancel_unsent(tx, row.id, actor)
+    case = base.get_case(tx.connection, case_id)
+    older = (case_revision.c.root_id == case.root_id) & (case_revision.c.revision < case.revision)
+    older &= case_revision.c.retraction == ""  # what was withdrawn stays so, and its notes go on
+    query = select(case_revision.c.id, case_revision.c.state).where(older, case_revision.c.state.in_(SENDABLE))
+    for row in tx.connection.execute(query).all():
+        base.move_case(tx, row.id, CaseState(row.state), _C.SUPERSEDED, code="SUPERSEDED", actor=actor)
+        cancel_unsent(tx, row.id, actor)
 
 
-def cancel_unsent(tx: Tx, case_id: str, actor: str) -> None:
-    """Nothing of this revision begins to be sent any more; what is on the wire arrives."""
+def cancel_unsent(
+    tx: Tx, case_id: str, actor: str, *, code: str = "SUPERSEDED", but: Collection[str] = (), made: Any = None
+) -> None:
+    """Nothing of this revision begins to be sent any more, `but` these kinds; what is on the wire arrives.
+
+    made: a condition on the artefacts that this is about.
+    """
     states = [state for state, targets in DELIVERY_MOVES.items() if _D.CANCELLED in targets]
     waiting = (
-        select(delivery).where(delivery.c.case_id == case_id, delivery.c.state.in_(states)).order_by(delivery.c.id)
+        select(delivery)
+        .join_from(delivery, artefact, delivery.c.artefact_id == artefact.c.id)
+        .where(delivery.c.case_id == case_id, delivery.c.state.in_(states), artefact.c.kind.not_in(but))
+        .order_by(delivery.c.id)
     )
-    for row in tx.connection.execute(waiting).all():
-        base.move_delivery(tx, row, _D.CANCELLED, actor=actor, code="SUPERSEDED", status=row.status)
+    for row in tx.connection.execute(waiting if made is None else waiting.where(made)).all():
+        base.move_delivery(tx, row, _D.CANCELLED, actor=actor, code=code, status=row.status)
+
+
+def current(case_id: str) -> ColumnElement[bool]:
+    """Condition on `artefact`: it is what the case says now. A later try's verdict takes the place of earlier ones'."""
+    other = artefact.alias("other")
+    newest = select(func.max(other.c.created_at)).where(other.c.case_id == case_id, other.c.kind != REJECTION)
+    return or_(artefact.c.kind.not_in(NOT_PERFORMED), artefact.c.created_at == newest.scalar_subquery())
 
 
 def move_to_pending(tx: Tx, delivery_id: int, actor: str, *, afresh: bool = False) -> None:
@@ -200,22 +217,24 @@ def _mine(delivery_id: int, fence: int) -> Any:
 
 def _next_pending(connection: Connection, destination: str) -> Any:
     """The next object to send, None without one. Looks at few at a time: a long queue must not be judged as a whole."""
-    queue = (
-        select(delivery.c.id)
-        .where(delivery.c.destination == destination, delivery.c.state == _D.PENDING)
-        .order_by(delivery.c.priority.desc(), delivery.c.id)
-    )
-    may_go, start = _may_go(destination), 0
-    while page := connection.execute(queue.limit(_PAGE).offset(start)).scalars().all():
-        row = connection.execute(may_go.where(delivery.c.id.in_(page)).limit(1)).first()
+    start, to = 0, {"destination": destination}
+    while page := connection.execute(_PENDING, {**to, "start": start}).scalars().all():
+        row = connection.execute(_MAY_GO, {**to, "page": page}).first()
         if row is not None:
             return row
         start += _PAGE
     return None
 
 
-def _may_go(destination: str) -> Any:
-    """Pending objects that may be sent now, the most urgent and oldest first.
+def _pending() -> Any:
+    """A page of what waits for one destination."""
+    mine = (delivery.c.destination == bindparam("destination"), delivery.c.state == _D.PENDING)
+    queue = select(delivery.c.id).where(*mine).order_by(delivery.c.priority.desc(), delivery.c.id)
+    return queue.limit(_PAGE).offset(bindparam("start", type_=Integer))
+
+
+def _may_go() -> Any:
+    """The first of a page of pending objects that may be sent now, the most urgent and oldest first.
 
     An older revision's never follow a newer one's: they were cancelled when the newer one was made (supersede_unsent), and
     what of them is on its way arrives first. Of a retracted case only its
@@ -225,18 +244,24 @@ def _may_go(destination: str) -> Any:
     of_root = (
         select(other.c.id)
         .join_from(other, its, other.c.case_id == its.c.id)
-        .where(other.c.destination == destination, its.c.root_id == case_revision.c.root_id)
+        .where(other.c.destination == delivery.c.destination, its.c.root_id == case_revision.c.root_id)
     )
     note = artefact.c.kind == REJECTION
     before = or_(its.c.revision < case_revision.c.revision, and_(note, its.c.revision == case_revision.c.revision))
     on_its_way = of_root.where(before, other.c.state == _D.SENDING)
     held = exists().where(base.undecided(case_revision.c.root_id))  # what is in doubt is not sent at all
-    ordinary = and_(case_revision.c.state.in_(SENDABLE), case_revision.c.retraction == "", ~held)
+    # ... but for the word that nothing was analysed: it goes out because of the doubt.
+    ready = or_(~held, artefact.c.kind.in_(NOT_PERFORMED))
+    ordinary = and_(case_revision.c.state.in_(SENDABLE), case_revision.c.retraction == "", ready)
     return (
         select(delivery)
         .join_from(delivery, case_revision, delivery.c.case_id == case_revision.c.id)
         .join(artefact, delivery.c.artefact_id == artefact.c.id)
-        .where(delivery.c.destination == destination, delivery.c.state == _D.PENDING)
-        .where(or_(note, ordinary), ~on_its_way.exists())
+        .where(delivery.c.destination == bindparam("destination"), delivery.c.state == _D.PENDING)
+        .where(or_(note, ordinary), ~on_its_way.exists(), delivery.c.id.in_(bindparam("page", expanding=True)))
         .order_by(delivery.c.priority.desc(), delivery.c.id)
+        .limit(1)
     )
+
+
+_PENDING, _MAY_GO = _pending(), _may_go()  # built once: each idle sender asks four times a second

@@ -304,14 +304,16 @@ def _claimed_order(tx: Tx, row: Row[Any], fence: int, attempt: int) -> ClaimedOr
     if row.root_id is not None:
         root = tx.connection.execute(select(case_root).where(case_root.c.id == row.root_id)).one()
         counted = select(instance.c.study_uid, instance.c.study_date, instance.c.modality, func.count().label("n"))
+        counted = counted.add_columns(func.max(instance.c.accession).label("accession"))
         # The patient's other cases count too: what is there need not be fetched again.
         same = select(case_root.c.id).where(case_root.c.patient_key == root.patient_key)
         counted = counted.where(instance.c.root_id.in_(same))
         groups = counted.group_by(instance.c.study_uid, instance.c.study_date, instance.c.modality)
         for found in tx.connection.execute(groups.order_by(instance.c.study_uid)):
-            known = here.get(found.study_uid, HereStudy(found.study_uid, found.study_date, {}))
+            known = here.get(found.study_uid, HereStudy(found.study_uid, found.study_date, {}, found.accession))
             merged = {**known.modalities, found.modality: known.modalities.get(found.modality, 0) + found.n}
-            here[found.study_uid] = HereStudy(found.study_uid, known.study_date or found.study_date, merged)
+            date, accession = known.study_date or found.study_date, known.accession_number or found.accession
+            here[found.study_uid] = HereStudy(found.study_uid, date, merged, accession)
         first = select(instance.c.sha256).where(instance.c.root_id == row.root_id).order_by(instance.c.id).limit(1)
         sample = str(tx.connection.execute(first).scalar() or "")
     return ClaimedOrder(

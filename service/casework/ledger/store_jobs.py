@@ -4,22 +4,38 @@ Whoever ends a job shows the fence that the claim gave him; one that was overtak
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, insert, or_, select, update
 
-from casework.case import STAT_PRIORITY, Artefact, CaseState, DeliveryState, JobState
+from casework.case import ANALYSE, STAT_PRIORITY, TELL, TOLD, Artefact, CaseState, DeliveryState, JobState
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
-from casework.ledger.schema import artefact, case_input, case_revision, case_root, delivery, exclusion, job
-from casework.ledger.store_delivery import finish_case, move_to_pending, supersede, supersede_unsent
+from casework.ledger.schema import artefact, case_input, case_revision, delivery, exclusion, job
+from casework.ledger.store_cases import has_results, plan_telling
+from casework.ledger.store_delivery import (
+    cancel_unsent,
+    current,
+    finish_case,
+    move_to_pending,
+    supersede,
+    supersede_unsent,
+)
 from casework.ledger.types import EVERYTHING, ClaimedJob, FindingLike, Swept, Withheld
 
 _C, _J = CaseState, JobState
 _ACTOR = "analyse"
 # Nothing is ever put off for longer. What is due later was written before the clock went back, and is due now.
 _LONGEST_LEASE, _LONGEST_WAIT = timedelta(hours=1), timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    code: str
+    subject: str
+    detail: str
 
 
 class JobStore(base.Store):
@@ -35,42 +51,28 @@ class JobStore(base.Store):
         *,
         routine_first: bool = False,
     ) -> ClaimedJob | None:
-        """Take the most urgent, oldest READY job, or just `job_id`; its case goes QUEUED -> RUNNING.
+        """Take the most urgent, oldest READY job, or just `job_id`; for an analysis its case goes QUEUED -> RUNNING.
 
         None: nothing to do, or that job is not to be had (any more). routine_first: so that STAT starves nobody.
         """
-        query = _ready(kind, routine_first=routine_first) if job_id is None else _ready(kind).where(job.c.id == job_id)
-
-        def candidate(connection: Connection) -> int | None:
-            # On PostgreSQL workers that ask at the same time choose different cases: the patient's row is locked, which
-            # nobody else ever locks, so whoever holds the audit's head waits for none of them.
-            locked = (
-                query.with_only_columns(job.c.id)
-                .limit(1)
-                .with_for_update(of=case_root, key_share=True, skip_locked=True)
-            )
-            found: int | None = connection.execute(locked).scalar()
-            if found is None and connection.execute(_some_expired(kind, now, job_id)).first() is not None:
-                return 0
-            return found
-
-        with self._database.write_if(now, candidate) as asked:
-            if asked is None:
+        with self._database.read() as connection:  # an idle worker asks often; asking must not lock out writers
+            waiting = or_(job.c.state == _J.READY, _expired(now))
+            wanted = and_(job.c.kind == kind, waiting) if job_id is None else and_(job.c.id == job_id, waiting)
+            if connection.execute(select(job.c.id).where(wanted).limit(1)).first() is None:
                 return None
-            tx, found = asked
-            if not found:
-                expire_jobs(tx)
-            row = tx.connection.execute(query.where(job.c.id == found)).first() if found else None
-            if row is None:  # somebody was faster: the next one
-                row = tx.connection.execute(query.limit(1)).first()
+        with self._database.write(now) as tx:
+            expire_jobs(tx)
+            query = _ready(kind, routine_first=routine_first).limit(1)
+            row = tx.connection.execute(query if job_id is None else query.where(job.c.id == job_id)).first()
             if row is None:
                 return None
             fence, attempt = row.fence + 1, row.attempt + 1
             lease = now + timedelta(seconds=lease_s)
             taken = {"fence": fence, "attempt": attempt, "owner": base.words(owner), "lease_until": lease}
             base.move_job(tx, row, _J.LEASED, actor=_ACTOR, **taken)
-            base.move_case(tx, row.case_id, _C.QUEUED, _C.RUNNING, code="RUNNING", actor=_ACTOR)
-            return ClaimedJob(row.id, row.case_id, fence, attempt, row.max_attempts, row.priority)
+            if row.kind == ANALYSE:
+                base.move_case(tx, row.case_id, _C.QUEUED, _C.RUNNING, code="RUNNING", actor=_ACTOR)
+            return ClaimedJob(row.id, row.case_id, fence, attempt, row.max_attempts, row.priority, kind)
 
     def heartbeat(self, job_id: int, fence: int, lease_s: float, now: datetime) -> bool:
         """Prolong a lease; False: the job is somebody else's now."""
@@ -104,11 +106,10 @@ class JobStore(base.Store):
             base.add_findings(tx, case_id, findings, _ACTOR)
             base.move_case(tx, case_id, _C.RUNNING, _C.RENDERED, code="", actor=_ACTOR, result_json=result_json)
             keep_artefacts(tx, case_id, artefacts)
-            family = base.family(tx.connection, case_id)
-            if _outdated(tx, case_id, family):  # kept for the record, never sent
+            if _outdated(tx, case_id):  # kept for the record, never sent
                 base.move_case(tx, case_id, _C.RENDERED, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
                 return True
-            supersede_unsent(tx, case_id, family, _ACTOR)
+            supersede_unsent(tx, case_id, _ACTOR)
             plan_deliveries(tx, case_id, destinations, row.priority, _ACTOR, withheld)
             finish_case(tx, case_id, _ACTOR)
             return True
@@ -125,6 +126,7 @@ class JobStore(base.Store):
         result_json: str = "",
         artefacts: Sequence[Artefact] = (),
         destinations: Sequence[str] = (),
+        withheld: Withheld = EVERYTHING,
         attention: bool = False,
     ) -> bool:
         """The input can't be analysed: the case is REJECTED with the code, or NEEDS_ATTENTION and the job DEAD.
@@ -140,12 +142,35 @@ class JobStore(base.Store):
             base.move_job(tx, row, job_state, actor=_ACTOR, code=code)
             base.add_findings(tx, row.case_id, findings, _ACTOR)
             base.move_case(tx, row.case_id, _C.RUNNING, case_state, code=code, actor=_ACTOR, detail=detail, **said)
-            keep_artefacts(tx, row.case_id, artefacts)
-            family = base.family(tx.connection, row.case_id)
-            if artefacts and not _outdated(tx, row.case_id, family):
-                supersede_unsent(tx, row.case_id, family, _ACTOR)
-                plan_deliveries(tx, row.case_id, destinations, row.priority, _ACTOR)
+            _tell(tx, row, artefacts, destinations, withheld)
             supersede(tx, row.case_id)
+            return True
+
+    def finish_telling(  # noqa: PLR0917 - the contract's signature
+        self,
+        job_id: int,
+        fence: int,
+        result_json: str,
+        artefacts: Sequence[Artefact],
+        destinations: Sequence[str],
+        now: datetime,
+        *,
+        withheld: Withheld = EVERYTHING,
+    ) -> bool:
+        """Store and send what says in the studies that nothing was analysed; the case stays as it is.
+
+        Nothing is sent when the case has moved on meanwhile. False: fenced off.
+        """
+        with self._database.write(now) as tx:
+            row = _held(tx, job_id, fence)
+            if row is None:
+                return False
+            base.move_job(tx, row, _J.SUCCEEDED, actor=_ACTOR)
+            case = base.get_case(tx.connection, row.case_id)
+            if case.state in TOLD and not case.retraction and not has_results(tx.connection, case.id):
+                own = case_revision.c.id == case.id
+                tx.connection.execute(update(case_revision).where(own).values(result_json=result_json))
+                _tell(tx, row, artefacts, destinations, withheld)
             return True
 
     def fail_job(  # noqa: PLR0917 - the contract's signature
@@ -159,7 +184,8 @@ class JobStore(base.Store):
             if retry_at is not None and row.attempt < row.max_attempts:
                 base.move_job(tx, row, _J.RETRY_WAIT, actor=_ACTOR, code=code, next_at=retry_at)
                 why = f"{code} {detail}".strip()
-                base.move_case(tx, row.case_id, _C.RUNNING, _C.QUEUED, code="RETRY_LATER", actor=_ACTOR, detail=why)
+                if row.kind == ANALYSE:
+                    base.move_case(tx, row.case_id, _C.RUNNING, _C.QUEUED, code="RETRY_LATER", actor=_ACTOR, detail=why)
             else:
                 final = code if retry_at is None else "ATTEMPTS_EXHAUSTED"
                 why = detail if retry_at is None else f"{code} {detail}".strip()
@@ -168,16 +194,14 @@ class JobStore(base.Store):
 
     def expire_leases(self, now: datetime) -> Swept:
         """Take back what died: jobs go to READY or, when the tries are spent, DEAD; sendings are repeated."""
-        lost = and_(delivery.c.state == DeliveryState.SENDING, _outside(delivery.c.lease_until, now, _LONGEST_LEASE))
-
-        def some(connection: Connection) -> Any:
+        with self._database.read() as connection:
+            lost = and_(
+                delivery.c.state == DeliveryState.SENDING, _outside(delivery.c.lease_until, now, _LONGEST_LEASE)
+            )
             stale = connection.execute(select(job.c.id).where(_expired(now)).limit(1)).first()
-            return stale or connection.execute(select(delivery.c.id).where(lost).limit(1)).first()
-
-        with self._database.write_if(now, some) as asked:
-            if asked is None:
+            if stale is None and connection.execute(select(delivery.c.id).where(lost).limit(1)).first() is None:
                 return Swept()
-            tx, _ = asked
+        with self._database.write(now) as tx:
             ready, dead = expire_jobs(tx)
             rows = tx.connection.execute(select(delivery).where(lost).order_by(delivery.c.id)).all()
             for row in rows:
@@ -193,15 +217,11 @@ class JobStore(base.Store):
         # A failed proof without a time waits for a person.
         unproved = and_(delivery.c.state == DeliveryState.COMMIT_FAILED, delivery.c.next_at.is_not(None), comes)
         due_delivery = or_(and_(waits, or_(delivery.c.next_at.is_(None), comes)), unproved)
-
-        def some(connection: Connection) -> Any:
-            found = connection.execute(select(job.c.id).where(due_job).limit(1)).first()
-            return found or connection.execute(select(delivery.c.id).where(due_delivery).limit(1)).first()
-
-        with self._database.write_if(now, some) as asked:
-            if asked is None:
+        with self._database.read() as connection:
+            some = connection.execute(select(job.c.id).where(due_job).limit(1)).first()
+            if some is None and connection.execute(select(delivery.c.id).where(due_delivery).limit(1)).first() is None:
                 return Swept()
-            tx, _ = asked
+        with self._database.write(now) as tx:
             jobs = tx.connection.execute(select(job).where(due_job).order_by(job.c.id)).all()
             for row in jobs:
                 base.move_job(tx, row, _J.READY, actor="sweep", code=row.code)
@@ -219,7 +239,8 @@ def expire_jobs(tx: Tx) -> tuple[int, int]:
         if row.attempt < row.max_attempts:
             ready += 1
             base.move_job(tx, row, _J.READY, actor="sweep", code="LEASE_EXPIRED")
-            base.move_case(tx, row.case_id, _C.RUNNING, _C.QUEUED, code="LEASE_EXPIRED", actor="sweep")
+            if row.kind == ANALYSE:
+                base.move_case(tx, row.case_id, _C.RUNNING, _C.QUEUED, code="LEASE_EXPIRED", actor="sweep")
         else:
             dead += 1
             _bury(tx, row, "LEASE_EXPIRED", case_code="ATTEMPTS_EXHAUSTED", detail="LEASE_EXPIRED", actor="sweep")
@@ -229,8 +250,13 @@ def expire_jobs(tx: Tx) -> tuple[int, int]:
 def plan_deliveries(  # noqa: PLR0917 - the writes' common arguments, and what this one needs
     tx: Tx, case_id: str, destinations: Sequence[str], priority: int, actor: str, withheld: Withheld = EVERYTHING
 ) -> None:
-    """One delivery for each DICOM artefact and destination that takes its kind; one that exists and failed starts again."""
-    wanted = (artefact.c.case_id == case_id) & (artefact.c.media_type == "application/dicom")
+    """One delivery for each DICOM artefact and destination that takes its kind; one that failed or was cancelled starts again.
+
+    An earlier try's word that nothing was analysed is not sent any more.
+    """
+    now = current(case_id)
+    cancel_unsent(tx, case_id, actor, made=~now)
+    wanted = (artefact.c.case_id == case_id) & (artefact.c.media_type == "application/dicom") & now
     made = tx.connection.execute(select(artefact.c.id, artefact.c.kind).where(wanted).order_by(artefact.c.id)).all()
     have = {
         (row.artefact_id, row.destination): row
@@ -242,7 +268,7 @@ def plan_deliveries(  # noqa: PLR0917 - the writes' common arguments, and what t
             old = have.get((key, destination))
             if old is None:
                 rows.append(new_delivery(tx, case_id, key, destination, priority))
-            elif old.state == DeliveryState.DEAD:
+            elif old.state in (DeliveryState.DEAD, DeliveryState.CANCELLED):
                 move_to_pending(tx, old.id, actor, afresh=True)
     if rows:
         tx.connection.execute(insert(delivery), rows)
@@ -297,30 +323,38 @@ def keep_artefacts(tx: Tx, case_id: str, artefacts: Sequence[Artefact]) -> None:
         tx.audit("artefacts.kept", _ACTOR, case_id, count=len(rows), artefacts=sums)
 
 
-def _outdated(tx: Tx, case_id: str, family: Sequence[Row[Any]]) -> bool:
+def _outdated(tx: Tx, case_id: str) -> bool:
     """Whether a newer revision has results already, or an image of this one was taken out while it ran."""
-    own = next(row for row in family if row.id == case_id)
-    if any(row.revision > own.revision and row.has_result for row in family):
-        return True
+    case = base.get_case(tx.connection, case_id)
+    later = (case_revision.c.root_id == case.root_id) & (case_revision.c.revision > case.revision)
+    newer = select(case_revision.c.id).where(later, case_revision.c.result_json != "").limit(1)
     used = exists().where(case_input.c.instance_id == exclusion.c.instance_id, case_input.c.case_id == case_id)
-    gone = select(exclusion.c.instance_id).where(exclusion.c.root_id == own.root_id, exclusion.c.lifted_at.is_(None))
-    return tx.connection.execute(gone.where(used).limit(1)).first() is not None
+    gone = select(exclusion.c.instance_id).where(exclusion.c.root_id == case.root_id, exclusion.c.lifted_at.is_(None))
+    queries = (newer, gone.where(used).limit(1))
+    return any(tx.connection.execute(query).first() is not None for query in queries)
 
 
 def _bury(tx: Tx, row: Any, job_code: str, *, case_code: str, detail: str, actor: str) -> None:
     base.move_job(tx, row, _J.DEAD, actor=actor, code=job_code)
+    if row.kind == TELL:
+        base.add_findings(tx, row.case_id, [_Note("NOT_TOLD", "", f"{job_code} {detail}".strip())], actor)
+        return
     base.move_case(tx, row.case_id, _C.RUNNING, _C.NEEDS_ATTENTION, code=case_code, actor=actor, detail=detail)
+    plan_telling(tx, row.case_id, row.max_attempts, actor)
     supersede(tx, row.case_id)
+
+
+def _tell(tx: Tx, row: Any, artefacts: Sequence[Artefact], destinations: Sequence[str], withheld: Withheld) -> None:
+    """Store and send what says that nothing was analysed."""
+    keep_artefacts(tx, row.case_id, artefacts)
+    if artefacts and not _outdated(tx, row.case_id):
+        supersede_unsent(tx, row.case_id, _ACTOR)
+        plan_deliveries(tx, row.case_id, destinations, row.priority, _ACTOR, withheld)
 
 
 def _held(tx: Tx, job_id: int, fence: int) -> Any:
     mine = and_(job.c.id == job_id, job.c.fence == fence, job.c.state == _J.LEASED)
     return tx.connection.execute(select(job).where(mine)).one_or_none()
-
-
-def _some_expired(kind: str, now: datetime, job_id: int | None) -> Any:
-    wanted = job.c.kind == kind if job_id is None else job.c.id == job_id
-    return select(job.c.id).where(wanted, _expired(now)).limit(1)
 
 
 def _expired(now: datetime) -> ColumnElement[bool]:
@@ -350,10 +384,10 @@ def _ready(kind: str, *, routine_first: bool = False) -> Any:
         older.c.revision < case_revision.c.revision,
         older.c.state.in_([_C.QUEUED, _C.RUNNING]),
     )
+    may = case_revision.c.state.in_(TOLD) if kind == TELL else and_(case_revision.c.state == _C.QUEUED, ~begun)
     return (
         select(job)
         .join_from(job, case_revision, job.c.case_id == case_revision.c.id)
-        .join(case_root, case_revision.c.root_id == case_root.c.id)
-        .where(job.c.kind == kind, job.c.state == _J.READY, case_revision.c.state == _C.QUEUED, ~begun)
+        .where(job.c.kind == kind, job.c.state == _J.READY, may)
         .order_by(*([job.c.priority >= STAT_PRIORITY] if routine_first else []), job.c.priority.desc(), job.c.id)
     )

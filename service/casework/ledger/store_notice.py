@@ -104,9 +104,10 @@ class NoticeStore(base.Store):
                 _move(tx, row, _N.PENDING, actor, attempt=0, next_at=now, created_at=now, changed_at=now)
             return len(rows)
 
-    def notices(self, states: Sequence[NoticeState], limit: int = 200) -> list[NoticeRow]:
-        """Events in these states, newest first."""
+    def notices(self, states: Sequence[NoticeState], limit: int = 200, before: int | None = None) -> list[NoticeRow]:
+        """Events in these states, newest first, those before an id."""
         query = select(notice).where(notice.c.state.in_(states)).order_by(notice.c.id.desc()).limit(limit)
+        query = query if before is None else query.where(notice.c.id < before)
         with self._database.read() as connection:
             return [
                 NoticeRow(

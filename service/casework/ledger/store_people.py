@@ -6,13 +6,13 @@ from typing import Any
 
 from sqlalchemy import and_, func, insert, or_, select, update
 
-from casework.case import CASE_MOVES, CaseState, DeliveryState, JobState
+from casework.case import ANALYSE, CASE_MOVES, NOT_PERFORMED, CaseState, DeliveryState, JobState
 from casework.errors import Refused
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_revision, case_root, delivery, doubt, job, request, study
-from casework.ledger.store_cases import before_work, explain, new_job
-from casework.ledger.store_delivery import STORED, finish_case, move_to_pending
+from casework.ledger.store_cases import before_work, explain, has_results, new_job, plan_telling
+from casework.ledger.store_delivery import STORED, cancel_unsent, current, finish_case, move_to_pending
 from casework.ledger.store_jobs import plan_deliveries
 from casework.ledger.types import EVERYTHING, CaseRow, Requested, Selector, Withheld
 
@@ -36,8 +36,13 @@ class PeopleStore(base.Store):
             match case.state:
                 case _ if case.retraction:
                     _retry_notes(tx, case, actor)
-                case _C.NEEDS_ATTENTION if _has_results(tx, case_id) and _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED):
+                case _C.NEEDS_ATTENTION if has_results(tx.connection, case_id) and _sent(
+                    tx, case_id, _D.DEAD, _D.COMMIT_FAILED
+                ):
                     _send_again(tx, case, _sent(tx, case_id, _D.DEAD, _D.COMMIT_FAILED), actor)
+                case _C.CLOSED if has_results(tx.connection, case_id):
+                    _newest(tx, case)
+                    _send_again(tx, case, _sent(tx, case_id, _D.CANCELLED, _D.DEAD, _D.COMMIT_FAILED), actor)
                 case _C.NEEDS_ATTENTION | _C.REJECTED | _C.CLOSED:
                     _queue_again(tx, case, self._max_attempts, actor)
                 case _C.QUEUED:
@@ -50,7 +55,7 @@ class PeopleStore(base.Store):
                     raise Refused("STATE_FORBIDS", case.state)
 
     def cancel_case(self, case_id: str, actor: str, now: datetime, detail: str = "") -> None:
-        """Close a case that is not running.
+        """Close a case that is not running. Its unsent results are not sent; without results, its studies are told so.
 
         Raises:
             Refused: NOT_FOUND, STATE_FORBIDS.
@@ -61,6 +66,9 @@ class PeopleStore(base.Store):
                 raise Refused("STATE_FORBIDS", case.state)
             base.move_case(tx, case_id, case.state, _C.CLOSED, code="CANCELLED", actor=actor, detail=detail)
             before_work(tx, case_id, case.state, _C.CLOSED, actor)
+            cancel_unsent(tx, case_id, actor, code="CANCELLED", but=NOT_PERFORMED)
+            if not _told(tx, case_id):
+                plan_telling(tx, case_id, self._max_attempts, actor)
 
     def resend_case(
         self,
@@ -124,13 +132,14 @@ class PeopleStore(base.Store):
 
 def _sent(tx: Tx, case_id: str, *states: DeliveryState) -> list[int]:
     """Ids of the case's deliveries in these states, oldest first."""
-    query = select(delivery.c.id).where(delivery.c.case_id == case_id, delivery.c.state.in_(states))
+    query = select(delivery.c.id).join_from(delivery, artefact, delivery.c.artefact_id == artefact.c.id)
+    query = query.where(delivery.c.case_id == case_id, delivery.c.state.in_(states), current(case_id))
     return list(tx.connection.execute(query.order_by(delivery.c.id)).scalars())
 
 
-def _has_results(tx: Tx, case_id: str) -> bool:
-    """Whether there is more than the word that nothing was analysed."""
-    made = select(artefact.c.id).where(artefact.c.case_id == case_id, artefact.c.kind != "not-performed").limit(1)
+def _told(tx: Tx, case_id: str) -> bool:
+    """Whether the studies of a case have been told already, or are being told."""
+    made = select(artefact.c.id).where(artefact.c.case_id == case_id, artefact.c.kind.in_(NOT_PERFORMED)).limit(1)
     return tx.connection.execute(made).first() is not None
 
 
@@ -141,7 +150,7 @@ def _send_again(tx: Tx, case: CaseRow, keys: Sequence[int], actor: str) -> None:
         if row.state in (*STORED, _D.COMMITTED):
             base.move_delivery(tx, row, _D.COMMIT_FAILED, actor=actor, code=row.code, status=row.status)
         move_to_pending(tx, key, actor, afresh=True)
-    if not _has_results(tx, case.id):
+    if not has_results(tx.connection, case.id):
         return  # "AI not performed" goes out again; the case has no result to deliver
     state = case.state
     if state is _C.DELIVERED:
@@ -164,17 +173,21 @@ def _retry_notes(tx: Tx, case: CaseRow, actor: str) -> None:
 
 def _queue_again(tx: Tx, case: CaseRow, max_attempts: int, actor: str) -> None:
     """Run the analysis again on the same inputs. Only the newest revision: an older one would overtake its successor."""
-    newest = select(func.max(case_revision.c.revision)).where(case_revision.c.root_id == case.root_id)
-    if tx.connection.execute(newest).scalar_one() != case.revision:
-        raise Refused("STATE_FORBIDS", "not the newest revision")
+    _newest(tx, case)
     base.move_case(tx, case.id, case.state, _C.QUEUED, code="QUEUED", actor=actor)
     base.freeze_inputs(tx, case.id, case.root_id)
-    dead = select(job).where(job.c.case_id == case.id, job.c.state == _J.DEAD).order_by(job.c.id.desc())
-    row = tx.connection.execute(dead).first()
+    dead = select(job).where(job.c.case_id == case.id, job.c.state == _J.DEAD, job.c.kind == ANALYSE)
+    row = tx.connection.execute(dead.order_by(job.c.id.desc())).first()
     if row is None:
         new_job(tx, case.id, case.priority, max_attempts, actor)
     else:
         base.move_job(tx, row, _J.READY, actor=actor, attempt=0)
+
+
+def _newest(tx: Tx, case: CaseRow) -> None:
+    newest = select(func.max(case_revision.c.revision)).where(case_revision.c.root_id == case.root_id)
+    if tx.connection.execute(newest).scalar_one() != case.revision:
+        raise Refused("STATE_FORBIDS", "not the newest revision")
 
 
 def _cut_wait(tx: Tx, case: CaseRow, actor: str) -> None:

@@ -11,6 +11,7 @@ from casework.errors import Refused
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_revision, delivery
+from casework.ledger.store_cases import has_results
 from casework.ledger.store_delivery import artefact_of, finish_retraction
 from casework.ledger.store_jobs import keep_artefacts, new_delivery
 from casework.ledger.types import Retraction
@@ -80,8 +81,7 @@ def _reached(connection: Any, case_id: str) -> Mapping[str, tuple[Artefact, ...]
 def _made(tx: Tx, case_id: str) -> bool:
     """Whether there is a result, more than the word that nothing was analysed."""
     said = select(case_revision.c.result_json).where(case_revision.c.id == case_id)
-    kinds = select(artefact.c.id).where(artefact.c.case_id == case_id, artefact.c.kind != "not-performed").limit(1)
-    return bool(tx.connection.execute(said).scalar_one()) and tx.connection.execute(kinds).first() is not None
+    return bool(tx.connection.execute(said).scalar_one()) and has_results(tx.connection, case_id)
 
 
 def _plan(tx: Tx, case_id: str, notes: Sequence[tuple[Artefact, Sequence[str]]], priority: int) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from casework.case import (
+    ANALYSE,
     STAT_PRIORITY,
     STOPPING,
     Artefact,
@@ -167,6 +168,7 @@ class ClaimedJob:
     attempt: int
     max_attempts: int
     priority: int = 0
+    kind: str = ANALYSE
 
 
 @dataclass(frozen=True, slots=True)

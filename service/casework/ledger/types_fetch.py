@@ -14,6 +14,7 @@ class HereStudy:
     study_uid: str
     study_date: str
     modalities: Mapping[str, int]
+    accession_number: str = ""
 
 
 @dataclass(frozen=True, slots=True)

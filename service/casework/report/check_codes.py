@@ -4,7 +4,8 @@ Viewers show meanings: a code that is right under words that are wrong is a wron
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from pydicom.dataset import Dataset
 
@@ -26,6 +27,7 @@ _MEANINGS = {
         "111047": "Probability of cancer",
         "111060": "Study Date",
         "111301": "Axillary nodal metastases",
+        "111225": "Not Attempted",
         "112039": "Tracking Identifier",
         "112040": "Tracking Unique Identifier",
         "113000": "Of Interest",
@@ -39,7 +41,16 @@ _MEANINGS = {
         "121016": "Device Observer Serial Number",
         "121049": "Language of Content Item and Descendants",
         "121058": "Procedure reported",
+        "121064": "Current Procedure Descriptions",
+        "121065": "Procedure Description",
+        "121070": "Findings",
         "121071": "Finding",
+        "121072": "Impressions",
+        "121073": "Impression",
+        "121074": "Recommendations",
+        "121075": "Recommendation",
+        "121077": "Conclusion",
+        "121080": "Best illustration of finding",
         "121106": "Comment",
         "121112": "Source of Measurement",
         "121139": "Modality",
@@ -57,6 +68,7 @@ _MEANINGS = {
         "MR": "Magnetic Resonance",
         "US": "Ultrasound",
     },
+    "LN": {"18748-4": "Diagnostic Imaging Report"},
     "RFC5646": {"en-US": "English (United States)", "zh-CN": "Chinese (S)"},
     "SCT": {
         "24028007": "Right",
@@ -96,8 +108,10 @@ _VERSION, _MEANING = b"\x08\x00\x03\x01SH", b"\x08\x00\x04\x01LO"
 _PIXELS = b"\xe0\x7f\x10\x00"
 
 
-def check(data: bytes, source: Dataset) -> None:
+def check(data: bytes, source: Dataset, more: Mapping[str, Mapping[str, str]] = MappingProxyType({})) -> None:
     """All codes of one Explicit VR Little Endian object; `source`: the image whose patient, study and view it carries.
+
+    more: meanings of further codes that this object may have, by scheme.
 
     Raises:
         Defect: RESULT_SELF_CHECK, rule "code".
@@ -107,7 +121,7 @@ def check(data: bytes, source: Dataset) -> None:
     for value, scheme, meaning in set(_triplets(data[:end] if end > 0 else data)):
         if not (value + scheme).isascii():
             continue  # a source's: ours are ASCII
-        ours = _MEANINGS.get(scheme.decode(), {}).get(value.decode())
+        ours = (_MEANINGS.get(scheme.decode()) or more.get(scheme.decode(), {})).get(value.decode())
         if ours is not None and ours.encode() == meaning:
             continue
         if theirs is None:

@@ -21,7 +21,7 @@ from pydicom.sr.coding import Code
 from casework import config
 from casework.case import derive_uid
 from casework.errors import Defect
-from casework.report import codes, content, document, header, texts, uid
+from casework.report import codes, content, document, header, not_performed_page, texts, uid
 from casework.report import sr as report
 from casework.report.charset import choose
 from casework.report.codes import concept
@@ -46,9 +46,9 @@ class Silent:
 
 
 def render_not_performed(
-    result: CaseResult, studies: Sequence[Silent], settings: config.Report, now: datetime
+    result: CaseResult, studies: Sequence[Silent], settings: config.Report, now: datetime, *, pages: bool = False
 ) -> list[Rendered]:
-    """One document for each study.
+    """One document for each study, and with `pages` the same as a picture.
 
     result: `stopped` says why; of its findings those about a study's images, or about none, are said; its images are not
     looked at.
@@ -57,15 +57,24 @@ def render_not_performed(
         Defect: RESULT_SELF_CHECK when a study's text can't be written.
     """
     try:
-        return [_render(result, one, settings, now) for one in studies]
+        return [made for one in studies for made in _render(result, one, settings, now, pages=pages)]
     except ValueError as error:
         raise Defect("RESULT_SELF_CHECK", str(error)) from error
 
 
-def _render(result: CaseResult, silent: Silent, settings: config.Report, now: datetime) -> Rendered:
-    why = result.stopped
+def _render(
+    result: CaseResult, silent: Silent, settings: config.Report, now: datetime, *, pages: bool
+) -> list[Rendered]:
     own = replace(result, findings=_of_study(result.findings, silent), images=())
     ctx = _context(own, silent, settings, now)
+    found = [_document(ctx, silent)]
+    if pages:
+        found.append(not_performed_page.render(ctx))
+    return found
+
+
+def _document(ctx: Context, silent: Silent) -> Rendered:
+    own, why = ctx.result, ctx.result.stopped
     name = uid.instance_uid(ctx.key, ctx.study, KIND, 1)
     older = tuple(p for p in own.predecessors if p[3] != name)  # the same verdict again is the same document
     ctx = replace(ctx, result=replace(own, predecessors=older))

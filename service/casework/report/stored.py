@@ -46,7 +46,6 @@ def _model(model: dict[str, Any]) -> ModelIdentity:
         device_uid=str(model["device_uid"]),
         training=str(model.get("training", "")),
         training_zh=str(model.get("training_zh", "")),
-        passport=str(model.get("passport", "")),
     )
 
 

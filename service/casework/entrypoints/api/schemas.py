@@ -462,19 +462,8 @@ class Check(BaseModel):
     code: str
 
 
-class Engine(BaseModel):
-    """The engine that a worker serves with, as it was examined at the worker's start."""
-
-    engine: str
-    passport: str
-    sha256: str
-    fallback: bool
-    alive: bool
-
-
 class Ready(BaseModel):
-    """Whether the service can work, and what its workers compute with."""
+    """Whether the service can work."""
 
     ready: bool
     checks: list[Check]
-    engines: list[Engine]

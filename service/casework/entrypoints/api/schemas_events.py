@@ -1,11 +1,12 @@
-"""What webhooks are sent, in the contract's words (openapi.yaml, webhooks). Does no I/O."""
+"""What webhooks are sent, and what became of it, in the contract's words (openapi.yaml). Does no I/O."""
 
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
-from casework.case import CaseState
+from casework.case import CaseState, NoticeState
+from casework.entrypoints.api.schemas import Reason
 
 
 class CaseMove(BaseModel):
@@ -52,3 +53,38 @@ class CaseEvent(BaseModel):
     case: CaseMove
     links: EventLinks
     results: list[EventResult]
+
+
+class Notice(BaseModel):
+    """One event on its way to one webhook, and how its last try ended."""
+
+    id: int
+    webhook: str
+    case_id: str
+    event_id: str
+    state: NoticeState
+    attempt: int
+    status: str
+    reason: Reason | None
+    created_at: datetime
+
+
+class NoticePage(BaseModel):
+    """A page of events."""
+
+    items: list[Notice]
+    next_cursor: int | None
+
+
+class NoticeRepeat(BaseModel):
+    """Whose dead events to send again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    webhook: str = Field(min_length=1, max_length=64)
+
+
+class NoticesRepeated(BaseModel):
+    """How many."""
+
+    repeated: int

@@ -1,7 +1,7 @@
 """Analysis of a case: prepare ahead, run, read out, report, store."""
 
 from casework.flows.analyse.ahead import PrepareAhead
-from casework.flows.analyse.case import JOB_KIND, Analyser, Ended, Stopwatch
+from casework.flows.analyse.case import Analyser, Ended, Stopwatch
 from casework.flows.analyse.inputs import Inputs, Ready
 
-__all__ = ["JOB_KIND", "Analyser", "Ended", "Inputs", "PrepareAhead", "Ready", "Stopwatch"]
+__all__ = ["Analyser", "Ended", "Inputs", "PrepareAhead", "Ready", "Stopwatch"]

@@ -9,7 +9,6 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -18,40 +17,33 @@ from typing import Any, Protocol
 
 from pydicom.dataset import Dataset
 
-from casework import __version__
-from casework.case import Artefact, input_digest
+from casework.case import ANALYSE, TELL
 from casework.checks import CONFLICTS, severities
 from casework.config import Settings
 from casework.engine import readout
 from casework.engine.bundle import ModelPackage
-from casework.engine.passport import Passport
 from casework.engine.runner import Runner, SideOutputs
 from casework.errors import CaseworkError, Defect, Refused, Unavailable
 from casework.flows.analyse.batch import contributions, identity, side_inputs
 from casework.flows.analyse.inputs import Inputs, Ready
-from casework.flows.analyse.stopped import silent_studies, stopped_result
-from casework.flows.analyse.told import choices, furthest, left_out, modalities, said_before, seen, unstable
+from casework.flows.analyse.record import Record
+from casework.flows.analyse.tell import Teller, Why
+from casework.flows.analyse.told import choices, furthest, left_out, modalities, seen, unstable
 from casework.ledger import CaseRow, ClaimedJob, InstanceRow, Ledger
 from casework.observe import STAGE_SECONDS, log
 from casework.preprocess import gate
-from casework.preprocess.prepared import VERSION
 from casework.report import (
     Rendered,
     check,
-    check_not_performed,
     example,
     listed,
     render_images,
-    render_not_performed,
-    verdict_json,
 )
 from casework.report.beside import ReportProcess
 from casework.result import CaseResult, Check, Choice, Finding, Outcome, Side, SideResult
 from casework.spool import Spool
 
-JOB_KIND = "analyse"
 _ON_SLICES = frozenset({"parametric-map", "segmentation"})  # objects that lay an MR projection's heat back on slices
-_FLUSHERS = 8  # threads that wait for the disk
 
 
 class Clock(Protocol):
@@ -158,40 +150,46 @@ class Analyser:
         *,
         package: ModelPackage,
         runner: Runner,
-        passport: Passport,
         reports: ReportProcess,
         settings: Settings,
         now: Clock,
     ) -> None:
-        self._ledger, self._spool, self._inputs, self._reports = ledger, spool, inputs, reports
+        self._ledger, self._inputs, self._reports = ledger, inputs, reports
         self._package, self._runner, self._settings, self._now = package, runner, settings, now
-        self._identity = identity(package, passport)
-        # Not the engine that the site prefers: every result says so.
-        self._fallback = (Finding("ENGINE_FALLBACK"),) if passport.passed_over else ()
+        self._identity = identity(package, runner)
         self._severity = severities(settings.gate.severity)
-        self._flushers = ThreadPoolExecutor(_FLUSHERS, thread_name_prefix="flush")
-        self._pipeline = f"{VERSION} casework-{__version__}"
+        self._record = Record(ledger, spool, settings, package.sha256)
+        self._teller = Teller(ledger, inputs, self._record, self._identity, settings)
 
     # --- one job --------------------------------------------------------------------------------------------
 
     def run_next(self, owner: str, job_id: int | None = None, *, routine_first: bool = False) -> Ended | None:
-        """Claim this job, or the best one, and bring it to an end; None when it is not to be had."""
+        """Claim this job, or the best one, and bring it to an end; None when it is not to be had.
+
+        After each analysis one case that ended without a run is told of, so that this waits behind none for long.
+        """
         watch, lease_s = Stopwatch(), self._settings.work.lease_s
         with watch.stage("claim"):
-            job = self._ledger.claim_job(JOB_KIND, owner, lease_s, self._now(), job_id, routine_first=routine_first)
-        return None if job is None else self.run(job, watch)
+            job = self._ledger.claim_job(ANALYSE, owner, lease_s, self._now(), job_id, routine_first=routine_first)
+        ended = None if job is None else self.run(job, watch)
+        if ended is None or job_id is None:
+            telling = self._ledger.claim_job(TELL, owner, lease_s, self._now(), job_id)
+            told = None if telling is None else self.run(telling, Stopwatch())
+            return ended or told
+        return ended
 
     def run(self, job: ClaimedJob, watch: Stopwatch) -> Ended:
         """Bring a claimed job to an end. Only an unreachable ledger raises."""
         try:
             with Heartbeat(self._ledger, job, self._settings, self._now) as beat:
-                code = self._run(job, watch, beat)
+                code = self._run(job, watch, beat) if job.kind == ANALYSE else self._tell(job, beat)
         except _Overtaken:
             code = "LEASE_EXPIRED"
         for stage, seconds in watch.seconds.items():
             STAGE_SECONDS.labels(stage).observe(seconds)
         total = round(sum(watch.seconds.values()), 3)
-        log.info("case.analysed", case_id=job.case_id, job_id=job.job_id, attempt=job.attempt, code=code, seconds=total)
+        event = "case.analysed" if job.kind == ANALYSE else "case.told"
+        log.info(event, case_id=job.case_id, job_id=job.job_id, attempt=job.attempt, code=code, seconds=total)
         return Ended(job.case_id, code, watch.report(), job.priority)
 
     def _run(self, job: ClaimedJob, watch: Stopwatch, beat: Heartbeat) -> str:
@@ -217,13 +215,15 @@ class Analyser:
     def _reject(self, job: ClaimedJob, rejected: _Rejected, beat: Heartbeat) -> str:
         """End a job without a result, and say so in the studies: silence would read as a negative one."""
         try:
-            document, artefacts = self._not_performed(job, rejected, beat)
+            why = Why(rejected.why, tuple(rejected.findings), rejected.checks, rejected.choices)
+            case = self._ledger.read.case(job.case_id)
+            document, artefacts = self._teller.stopped(case, why, beat.check, self._now())
         except Unavailable as error:
             return self._fail(job, error.code, error.detail, again=True)
         except Exception as error:  # noqa: BLE001 - the case has to end with its own reason, told or not
             reason = error.detail if isinstance(error, Defect) else type(error).__name__
             log.error("case.not_told", case_id=job.case_id, reason=reason, where=_where(error))
-            self._ledger.add_findings(job.case_id, rejected.findings, JOB_KIND, self._now())
+            self._ledger.add_findings(job.case_id, rejected.findings, ANALYSE, self._now())
             return self._fail(job, rejected.code, rejected.detail, again=False)
         ended = self._ledger.reject_job(
             job.job_id,
@@ -234,31 +234,31 @@ class Analyser:
             rejected.detail,
             result_json=document,
             artefacts=artefacts,
-            destinations=self._destinations(),
+            destinations=self._record.destinations,
+            withheld=self._settings.withheld,
             attention=rejected.attention,
         )
         if not ended:
             raise _Overtaken
         return rejected.code
 
-    def _not_performed(self, job: ClaimedJob, rejected: _Rejected, beat: Heartbeat) -> tuple[str, list[Artefact]]:
-        """The verdict, and a document for every study that has to be told."""
-        case, rows = self._ledger.read.case(job.case_id), self._ledger.case_inputs(job.case_id)
-        facts, _ = self._inputs.facts_of(rows, beat.check)
-        result = stopped_result(
-            case,
-            rejected.why,
-            rejected.findings,
-            model=self._identity,
-            digest=self._digest(case, rows),
-            predecessors=self._predecessors(case),
-        )
-        result = replace(result, checks=rejected.checks, choices=rejected.choices)
-        studies = silent_studies(rows, facts, self._inputs.header)
-        rendered = render_not_performed(result, studies, self._settings.report, self._now())
-        check_not_performed(rendered, result, studies)
-        beat.check()
-        return json.dumps(verdict_json(result, rendered, self._now()), ensure_ascii=False), self._store(rendered)
+    def _tell(self, job: ClaimedJob, beat: Heartbeat) -> str:
+        """Say in the studies of a case that ended without a run that nothing was analysed."""
+        try:
+            document, artefacts = self._teller.ended(job.case_id, beat.check, self._now())
+        except _Overtaken:
+            raise
+        except CaseworkError as error:
+            return self._fail(job, error.code, error.detail, again=True)
+        except Exception as error:  # noqa: BLE001 - the outer guard again; its tries are counted
+            log.error("case.not_told", case_id=job.case_id, reason=type(error).__name__, where=_where(error))
+            return self._fail(job, "INTERNAL", _where(error), again=True)
+        places, withheld = self._record.destinations, self._settings.withheld
+        if not self._ledger.finish_telling(
+            job.job_id, job.fence, document, artefacts, places, self._now(), withheld=withheld
+        ):
+            raise _Overtaken
+        return ""
 
     def _fail(self, job: ClaimedJob, code: str, detail: str, *, again: bool) -> str:
         work, now = self._settings.work, self._now()
@@ -279,7 +279,7 @@ class Analyser:
         with watch.stage("decode"):
             ready = self._inputs.ready(rows, pause=beat.check)
         with watch.stage("gate"):
-            checks = gate.assess(seen(ready, self._said_before(case), self._package.spec), self._severity)
+            checks = gate.assess(seen(ready, self._record.said_before(case), self._package.spec), self._severity)
             chosen = choices(ready, rows)
             self._stop(checks, chosen, ready)
         sides = tuple(s for s in readout.SIDES if readout.sufficient(modalities(ready, s), self._package.spec))
@@ -292,16 +292,16 @@ class Analyser:
             result = self._result(case, rows, ready, sides, outputs)
             checks = gate.with_distance(checks, furthest(result.sides), self._severity)
             self._stop(checks, chosen, ready)
-            told = (*gate.told_by(checks), *unstable(result.sides), *self._fallback)
+            told = (*gate.told_by(checks), *unstable(result.sides))
             result = replace(result, checks=checks, choices=chosen, findings=told)
         beat.check()
         with watch.stage("render"):
             sources = self._sources(result, rows)
         rendered = self._results(result, sources, watch)
         beat.check()
-        untold = self._untold(result, rows, ready, rendered)
+        untold = self._teller.untold(result, rows, ready, rendered, self._now())
         with watch.stage("store"):
-            artefacts = self._store([*rendered, *untold])
+            artefacts = self._record.store([*rendered, *untold])
         known = {(f.code, f.subject) for f in result.findings}
         rest = [f for f in left_out(ready) if (f.code, f.subject) not in known]
         document = result_json([*rendered, *untold], ready, watch)
@@ -313,7 +313,7 @@ class Analyser:
                 document,
                 artefacts,
                 findings,
-                self._destinations(),
+                self._record.destinations,
                 self._now(),
                 withheld=self._settings.withheld,
             )
@@ -338,19 +338,6 @@ class Analyser:
             self._results(*example(self._identity), Stopwatch())
         except CaseworkError as error:  # a real case would meet the same, and say it
             log.warning("worker.not_warmed", code=error.code)
-
-    def _untold(
-        self, result: CaseResult, rows: Sequence[InstanceRow], ready: Ready, rendered: Sequence[Rendered]
-    ) -> list[Rendered]:
-        """Documents for the case's studies that gave no image: nobody else tells them that they were not analysed."""
-        told = {one.study_instance_uid for one in rendered}
-        studies = silent_studies(rows, ready.facts, self._inputs.header, told)
-        if not studies:
-            return []
-        silent = replace(result, stopped=("STUDY_NOT_USED",), findings=left_out(ready))
-        documents = render_not_performed(silent, studies, self._settings.report, self._now())
-        check_not_performed(documents, silent, studies)
-        return documents
 
     def _stop(self, checks: tuple[Check, ...], chosen: tuple[Choice, ...], ready: Ready) -> None:
         """Nothing goes on when a check says so.
@@ -384,63 +371,16 @@ class Analyser:
             sides=results,
             images=contributions(ready, sides, outputs, depths=bool(_ON_SLICES & self._settings.wanted)),
             findings=(),
-            input_digest=self._digest(case, rows),
+            input_digest=self._record.digest(case, rows),
             thresholds={"positive_at": spec.positive_at, "negative_below": spec.negative_below},
-            predecessors=self._predecessors(case),
+            predecessors=self._record.predecessors(case),
         )
-
-    def _digest(self, case: CaseRow, rows: Sequence[InstanceRow]) -> str:
-        """A later revision may have the images of an older one again; it names another predecessor, so it is another run."""
-        run = self._pipeline if case.revision == 1 else f"{self._pipeline} revision {case.revision}"
-        return input_digest([r.sha256 for r in rows], self._package.sha256, run)
-
-    def _destinations(self) -> list[str]:
-        return [d.name for d in self._settings.destination if d.send]
-
-    def _said_before(self, case: CaseRow) -> tuple[Finding, ...]:
-        """What the ledger knows of images that are not here, or are here in two versions."""
-        read = self._ledger.read
-        return said_before(self._ledger.case_studies(case.id), read.intake_findings(case.id), read.exclusions(case.id))
-
-    def _predecessors(self, case: CaseRow) -> tuple[tuple[str, str, str, str], ...]:
-        """The documents of this revision's earlier try, else of the newest older revision that has any."""
-        older: str | None = case.id
-        while older is not None:
-            artefacts = [row.artefact for row in self._ledger.read.artefacts_of(older)]
-            found = tuple(
-                (a.study_instance_uid, a.series_instance_uid, a.sop_class_uid, a.sop_instance_uid)
-                for a in artefacts
-                if a.kind == "not-performed" or (a.kind in {"sr", "sr-comprehensive"} and older != case.id)
-            )
-            if found:
-                return found
-            older = self._ledger.read.case(older).predecessor
-        return ()
 
     def _sources(self, result: CaseResult, rows: Sequence[InstanceRow]) -> dict[str, Dataset]:
         """The headers of all sources by SOP Instance UID."""
         by_uid = {row.header.sop_instance_uid: row for row in rows}
         uids = dict.fromkeys(uid for image in result.images for uid in image.sources)
         return {uid: self._inputs.header(by_uid[uid]) for uid in uids}
-
-    def _store(self, rendered: Sequence[Rendered]) -> list[Artefact]:
-        """Make all objects durable together: their flushes overlap."""
-        digests = self._flushers.map(self._spool.put, [one.data for one in rendered])
-        return [_artefact(one, digest) for one, digest in zip(rendered, digests, strict=True)]
-
-
-def _artefact(one: Rendered, sha256: str) -> Artefact:
-    return Artefact(
-        kind=one.kind,
-        media_type=one.media_type,
-        study_instance_uid=one.study_instance_uid,
-        series_instance_uid=one.series_instance_uid,
-        sop_class_uid=one.sop_class_uid,
-        sop_instance_uid=one.sop_instance_uid,
-        sha256=sha256,
-        size=len(one.data),
-        label=one.label,
-    )
 
 
 # --- pieces without I/O ------------------------------------------------------------------------------------------

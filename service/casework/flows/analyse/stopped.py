@@ -2,7 +2,7 @@
 
 A study is told when it is a breast study or does not say what it shows: whoever routed it here expects an answer, and no
 answer reads as a negative one. A study that names another part of the body (the same patient's thyroid, within the
-case's window of days) is left alone.
+case's window of days), or that has none of the kinds of image that are analysed, is left alone.
 """
 
 from collections import Counter
@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from casework.engine import readout
 from casework.errors import Refused
 from casework.ledger import CaseRow, InstanceRow
+from casework.modelspec import SLOTS
 from casework.preprocess.facts import InstanceFacts
 from casework.report import Instance, Silent
 from casework.result import CaseResult, Finding, ModelIdentity, Outcome, SideResult
@@ -51,7 +52,8 @@ def silent_studies(
     """The studies of these instances that have to be told, but for those in `told`, which have a report."""
     studies: dict[str, list[InstanceRow]] = {}
     for row in rows:
-        studies.setdefault(row.header.study_instance_uid, []).append(row)
+        if row.header.modality in SLOTS:
+            studies.setdefault(row.header.study_instance_uid, []).append(row)
     found = []
     for study, members in sorted(studies.items()):
         if study in told or not _expects_an_answer(members, facts):
