@@ -108,7 +108,7 @@ def configuration_page() -> str:
     sections += [("destination (repeated)", config.Destination), ("profile (repeated)", config.Profile)]
     sections += [("work", config.Work), ("gate", config.Gate), ("report", config.Report)]
     sections += [("queue", config.Queue), ("metrics", config.Metrics)]
-    sections += [("tls", config.Tls), ("oidc", config.Oidc)]
+    sections += [("tls", config.Tls), ("oidc", config.Oidc), ("signing", config.Signing)]
     for name, kind in sections:
         doc = inspect.getdoc(kind) or ""
         lines += [f"## {name}", "", doc, "", "| setting | default | environment | notes |", "| --- | --- | --- | --- |"]

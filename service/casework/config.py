@@ -16,7 +16,7 @@ from typing import Any
 from casework import config_checks, hours
 from casework.checks import severities
 from casework.config_queue import Queue, check_queue, with_password
-from casework.config_security import Oidc, Tls, check_doors, check_oidc
+from casework.config_security import Oidc, Signing, Tls, check_doors, check_oidc, check_signing
 from casework.errors import Defect
 
 _SYSTEM_FOLDERS = frozenset(
@@ -315,6 +315,7 @@ class Settings:
     queue: Queue = field(default_factory=Queue)
     tls: Tls = field(default_factory=Tls)
     oidc: Oidc = field(default_factory=Oidc)
+    signing: Signing = field(default_factory=Signing)
     destination: tuple[Destination, ...] = ()
     webhook: tuple[Webhook, ...] = ()
     profile: tuple[Profile, ...] = ()
@@ -410,6 +411,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     _check_fetch(settings)
     check_queue(settings.queue)
     check_oidc(settings.oidc)
+    check_signing(settings.signing)
     return settings
 
 

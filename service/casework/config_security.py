@@ -47,8 +47,26 @@ class Oidc:
     timeout_s: float = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """Whose model packages are served. Without a key any package whose digests fit is, with a mark in log and doctor."""
+
+    public_key_files: tuple[str, ...] = ()  # Ed25519 PEM; with one, only packages that one of them signed
+    allow_unsigned: bool = False  # although keys are named; a signature that does not fit is refused all the same
+    allow_rollback: str = ""  # "name version" of the one older version that may serve again
+    check_s: float = 3600.0  # how often the package on the disk is compared with the one that serves
+
+
 _ALGORITHMS = frozenset("RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512".split())  # noqa: SIM905 - nine quoted words read worse
 _ROLES = frozenset({"viewer", "operator", "admin", "auditor"})
+
+
+def check_signing(signing: Signing) -> None:
+    """Refuse checks that would never come, or would take the worker's time."""
+    if not 60 <= signing.check_s <= 86400:
+        raise Defect("CONFIG_INVALID", "signing.check_s: 60 to 86400")
+    if signing.allow_unsigned and not signing.public_key_files:
+        raise Defect("CONFIG_INVALID", "signing.allow_unsigned says nothing without signing.public_key_files")
 
 
 def check_oidc(oidc: Oidc) -> None:

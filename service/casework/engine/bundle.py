@@ -10,13 +10,14 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from casework.engine import signature
 from casework.engine.protobuf import has_external_data
 from casework.errors import Defect
 from casework.modelspec import SLOTS, ModelSpec
@@ -61,6 +62,7 @@ class ModelPackage:
     graphs: Mapping[str, bytes]  # role (MG, MR, US, fusion) -> serialised ONNX
     golden: tuple[Golden, ...]
     reference: Mapping[str, Reference] = field(default_factory=dict)  # by modality; empty when the package has none
+    signed_by: str = ""  # the trusted key that signed the manifest; "" = nobody, or no key is trusted here
 
 
 def _read(root: int, relative: str, limit: int) -> bytes:
@@ -151,11 +153,25 @@ def _manifest(data: bytes) -> ModelSpec:
     return spec
 
 
-def open_package(path: Path) -> ModelPackage:
-    """Open and verify the package in a folder.
+def _signer(root: int, manifest: bytes, keys: Sequence[str], *, allow_unsigned: bool) -> str:
+    """Who signed the manifest. A signature that does not fit is never "unsigned"."""
+    if not keys:
+        return ""
+    try:
+        found = _read(root, signature.FILE, signature.MAX_BYTES)
+    except Defect:
+        if allow_unsigned and signature.FILE not in os.listdir(root):
+            return ""
+        raise Defect("MODEL_UNSIGNED", f"no {signature.FILE}") from None
+    return signature.signer(manifest, found, keys)
+
+
+def open_package(path: Path, keys: Sequence[str] = (), *, allow_unsigned: bool = False) -> ModelPackage:
+    """Open and verify the package in a folder. With `keys` (PEM files) one of them must have signed it.
 
     Raises:
-        Defect: MODEL_INVALID when a file is missing, a link, too large, not what its sha256 says, or unreadable.
+        Defect: MODEL_INVALID when a file is missing, a link, too large, not what its sha256 says, or unreadable;
+            MODEL_UNSIGNED.
     """
     try:
         root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -163,12 +179,13 @@ def open_package(path: Path) -> ModelPackage:
         raise Defect("MODEL_INVALID", f"{path}: {error.strerror}") from error
     try:
         manifest = _read(root, "manifest.json", MAX_MANIFEST_BYTES)
+        signed_by = _signer(root, manifest, keys, allow_unsigned=allow_unsigned)
         spec = _manifest(manifest)
         # Also files that nothing here runs (card, evaluation) are checked: they are part of what was released.
         data = {relative: _verified(root, spec, relative) for relative in spec.files}
         graphs = {role: _graph(role, data[relative]) for role, relative in spec.graphs.items()}
         golden = tuple(_golden(relative, data[relative]) for relative in spec.golden)
         reference = _reference(spec.reference, data[spec.reference]) if spec.reference else {}
-        return ModelPackage(spec, hashlib.sha256(manifest).hexdigest(), graphs, golden, reference)
+        return ModelPackage(spec, hashlib.sha256(manifest).hexdigest(), graphs, golden, reference, signed_by)
     finally:
         os.close(root)

@@ -1,4 +1,4 @@
-"""Commands of those who watch over the service: the audit's head and proof."""
+"""Commands of those who watch over the service: the audit's head and proof, signatures of models."""
 
 import json
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from casework.entrypoints.spoken import Config, open_ledger
+from casework.entrypoints.spoken import Config, open_ledger, spoken_errors
 from casework.errors import Refused
 from casework.ledger import AuditCheck, AuditHead
 
@@ -49,7 +49,23 @@ def say_audit(found: AuditCheck) -> bool:
     return found.ok
 
 
+def sign_model(
+    folder: Annotated[Path, typer.Argument(help="The package: the folder with manifest.json.")],
+    key: Annotated[Path, typer.Option(help="Ed25519 private key, PEM: openssl genpkey -algorithm ed25519 -out FILE")],
+) -> None:
+    """Sign a model package; its files are checked first. Keep the private key off the service's machines."""
+    from casework.engine import signature
+    from casework.engine.bundle import open_package
+
+    with spoken_errors():
+        package = open_package(folder)
+        made = signature.sign((folder / "manifest.json").read_bytes(), key)
+        (folder / signature.FILE).write_bytes(made)
+        typer.echo(f"{package.spec.name} {package.spec.version}: signed by {json.loads(made)['key']}")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("audit-head")(audit_head)
     app.command("verify-audit")(verify_audit)
+    app.command("sign-model")(sign_model)

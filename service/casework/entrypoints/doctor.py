@@ -198,7 +198,8 @@ def _model(settings: Settings) -> Iterator[Check]:
     from casework.engine.golden import check_golden
     from casework.engine.onnxrt import OnnxRunner
 
-    package = open_package(settings.model_folder)
+    signing = settings.signing
+    package = open_package(settings.model_folder, signing.public_key_files, allow_unsigned=signing.allow_unsigned)
     runner = OnnxRunner(package, settings.work.threads)
     check_golden(runner, package)
     spec = package.spec
@@ -207,6 +208,8 @@ def _model(settings: Settings) -> Iterator[Check]:
         "ok",
         f"{spec.name} {spec.version} ({spec.precision}), manifest {package.sha256[:16]}, golden samples reproduced by {runner.describe()}",
     )
+    words = f"signed by {package.signed_by}" if package.signed_by else f"UNSIGNED. {reason('MODEL_UNSIGNED').next_en}"
+    yield Check("signature", "ok" if package.signed_by else "warn", words)
 
 
 def _peers(settings: Settings) -> Iterator[Check]:

@@ -5,6 +5,7 @@ way while a case runs. `infer_door` decides in which process that happens.
 """
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -36,7 +37,7 @@ class Worker:
         """Open everything; the decode children (the program `decoder`) and the report process start while the model loads.
 
         Raises:
-            Defect: MODEL_INVALID or MODEL_GOLDEN_MISMATCH.
+            Defect: MODEL_INVALID, MODEL_UNSIGNED, MODEL_ROLLBACK or MODEL_GOLDEN_MISMATCH.
         """
         work = settings.work
         self.settings = settings
@@ -46,11 +47,12 @@ class Worker:
         if work.report_process:
             self.reports.start()
         try:
-            self.package = open_package(settings.model_folder)
+            self.package = _open(settings)
             _check_preprocess(self.package)
             self.runner = OnnxRunner(self.package, work.threads)
             check_golden(self.runner, self.package)
             self.ledger = Ledger.open(settings.ledger_url)
+            self._serve()
         except CaseworkError:
             self.reports.close()
             self.pool.close()
@@ -73,6 +75,35 @@ class Worker:
         self._thread = threading.Thread(target=self._prepare_ahead, name="ahead", daemon=True)
         log.info("worker.started", model=self.package.spec.name, version=self.package.spec.version)
 
+    def _serve(self) -> None:
+        """Put on record which model serves from now on.
+
+        Raises:
+            Defect: MODEL_ROLLBACK.
+        """
+        spec, signed_by = self.package.spec, self.package.signed_by
+        back = self.settings.signing.allow_rollback
+        self.ledger.serve_model(spec.name, spec.version, self.package.sha256, signed_by, _now(), allow_rollback=back)
+        if not signed_by:
+            log.warning("model.unsigned", code="MODEL_UNSIGNED", model=spec.name, version=spec.version)
+        self._checked_at = time.monotonic()
+
+    def _check_again(self) -> None:
+        """Once an hour: what lies on the disk is still what was opened.
+
+        Raises:
+            Defect: MODEL_CHANGED; no case is claimed any more, and the next start says what is wrong.
+        """
+        if time.monotonic() - self._checked_at < self.settings.signing.check_s:
+            return
+        self._checked_at = time.monotonic()
+        try:
+            same = _open(self.settings).sha256 == self.package.sha256
+        except Defect as defect:
+            raise Defect("MODEL_CHANGED", defect.code) from defect
+        if not same:
+            raise Defect("MODEL_CHANGED")
+
     def start(self) -> None:
         """Load what results need, and begin to prepare ahead."""
         self.analyser.warm()
@@ -84,7 +115,9 @@ class Worker:
 
         Raises:
             Unavailable: STORAGE_FAILED: every case would fail and spend its tries, so none is claimed until a restart.
+            Defect: MODEL_CHANGED.
         """
+        self._check_again()
         if self.spool.failed:
             raise Unavailable("STORAGE_FAILED")
         self.ahead.busy.set()
@@ -121,6 +154,11 @@ class Worker:
                 log.warning("prepare.failed", code=error.code)
             except Exception as error:  # noqa: BLE001 - outer guard of this loop: preparing ahead is never needed
                 log.error("prepare.failed", error_type=type(error).__name__)
+
+
+def _open(settings: Settings) -> ModelPackage:
+    signing = settings.signing
+    return open_package(settings.model_folder, signing.public_key_files, allow_unsigned=signing.allow_unsigned)
 
 
 def _check_preprocess(package: ModelPackage) -> None:

@@ -12,6 +12,7 @@ from casework.ledger.store_delivery import DeliveryStore
 from casework.ledger.store_fetch import FetchStore
 from casework.ledger.store_intake import IntakeStore
 from casework.ledger.store_jobs import JobStore
+from casework.ledger.store_model import ModelStore
 from casework.ledger.store_notice import NoticeStore
 from casework.ledger.store_people import PeopleStore
 from casework.ledger.store_process import ProcessRow, ProcessStore
@@ -122,6 +123,7 @@ class Ledger(
     PeopleStore,
     FetchStore,
     ProcessStore,
+    ModelStore,
 ):
     """One process's ledger; its threads may share it, a forked child opens its own."""
 
