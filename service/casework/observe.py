@@ -6,6 +6,8 @@ so that no name, birth date, accession number or free text of a tag can reach a 
 
 import json
 import logging
+import os
+import resource
 import sys
 import threading
 import warnings
@@ -89,6 +91,12 @@ def setup_logging(process: str, level: str = "INFO") -> None:
     for library in ("pydicom", "pynetdicom", "uvicorn", "uvicorn.access", "uvicorn.error", "httpx", "highdicom"):
         logging.getLogger(library).handlers = [logging.NullHandler()]
         logging.getLogger(library).propagate = False
+
+
+def keep_private() -> None:
+    """No core dumps, which hold what was in memory, and new files for their owner only. Call first thing in a process."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
 
 
 def hide_values() -> None:

@@ -27,7 +27,7 @@ from casework.entrypoints.spoken import Config, console, spoken_errors
 from casework.entrypoints.spoken import actor as _actor
 from casework.entrypoints.spoken import open_ledger as _ledger
 from casework.ledger import CaseRow, Ledger
-from casework.observe import hide_values, setup_logging
+from casework.observe import hide_values, keep_private, setup_logging
 
 app = typer.Typer(
     name="casework",
@@ -52,6 +52,7 @@ def serve(config: Config = None) -> None:
     """Keep the whole service up: listener, API, keeper, inference and delivery workers."""
     from casework.entrypoints.serve import Supervisor
 
+    keep_private()
     hide_values()
     with spoken_errors():
         settings = load(config)
@@ -66,6 +67,7 @@ def serve(config: Config = None) -> None:
 
 
 def _door(name: str, config: Path | None, *, supervised: int, module: str = "") -> None:
+    keep_private()
     hide_values()
     if supervised:  # the kernel tells us when the supervisor dies, however it dies
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

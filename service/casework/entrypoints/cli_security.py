@@ -1,4 +1,4 @@
-"""Commands of those who watch over the service: the audit's head and proof, signatures of models."""
+"""Commands of those who watch over the service: the audit's head and proof, signatures of models, the support bundle."""
 
 import json
 from datetime import UTC, datetime
@@ -64,8 +64,24 @@ def sign_model(
         typer.echo(f"{package.spec.name} {package.spec.version}: signed by {json.loads(made)['key']}")
 
 
+def support_bundle(
+    out: Annotated[Path, typer.Argument(help="The ZIP file to write; it must not be there.")],
+    config: Config = None,
+    case: Annotated[str, typer.Option(help="Add this case's moves and de-identified headers.")] = "",
+) -> None:
+    """Write what support needs: settings, checks, counts, versions; nothing of a patient (PS3.15 Annex E)."""
+    from casework.entrypoints.support import write_bundle
+
+    with open_ledger(config) as (settings, ledger):
+        if out.exists():
+            raise Refused("STATE_FORBIDS", f"{out} is there already")
+        count = write_bundle(settings, ledger, out, datetime.now(UTC), case)
+        typer.echo(f"{out}: {count} entries. Read it before you send it.")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("audit-head")(audit_head)
     app.command("verify-audit")(verify_audit)
     app.command("sign-model")(sign_model)
+    app.command("support-bundle")(support_bundle)
