@@ -7,11 +7,11 @@ PY := $(VENV)/bin/python
 CONFIG ?=
 TRAIN := .venv-train
 PRESET ?= quick
-DEBIAN := chromium dcmtk dicom3tools fonts-droid-fallback libpixelmed-java orthanc orthanc-dicomweb pixelmed-apps poppler-utils postgresql redis-server strace
+DEBIAN := chromium dcmtk dicom3tools fonts-droid-fallback libfaketime libpixelmed-java orthanc orthanc-dicomweb pixelmed-apps poppler-utils postgresql redis-server strace
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench matrix evidence viewers train traintest openapi up e2e-compose lock docs system clean
+.PHONY: help demo run test check bench bench-reliability matrix evidence viewers train traintest openapi up e2e-compose lock docs system clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ viewers: system $(VENV)/.test ## what OHIF, Orthanc and dcmtk show of the result
 
 bench: system $(VENV)/.test ## every figure of docs/benchmarks.md, side by side (about 15 minutes)
 	$(PY) -m tests.bench $(ARGS)
+
+bench-reliability: system $(VENV)/.test ## break the service on purpose, F01 to F43 (ONLY="F01 F09", SCALE=ci|usual|full, KEEP=1 for docs/reliability.md)
+	$(PY) -m tests.bench.reliability $(ONLY) --scale $(or $(SCALE),usual) $(if $(KEEP),--keep) $(ARGS)
 
 evidence: $(VENV)/.test ## measure the shipped weights on held-out phantoms, into docs/evidence (about 20 minutes)
 	$(PY) -m models.cman.evidence $(ARGS)

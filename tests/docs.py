@@ -12,6 +12,7 @@ from typing import Any
 
 from casework import case, checks, config, reasons
 from casework.entrypoints.moments import STAGES
+from tests.bench.reliability.page import reliability_page
 
 GATE_TEXT = """# The input gate
 
@@ -41,6 +42,7 @@ def main() -> int:
         "states.md": states_page(),
         "why.md": why_page(),
         "gate.md": gate_page(),
+        "reliability.md": reliability_page(),
     }
     for name, text in documents.items():
         path = DOCS / name

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from casework.engine.bundle import ModelPackage, open_package
 from casework.engine.golden import inputs_of
-from casework.engine.onnxrt import FUSION_OUTPUTS
+from casework.engine.sides import FUSION_OUTPUTS
 from casework.modelspec import SLOTS
 from models.cman import aot
 from models.cman.unquantised import halved, unquantised

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from casework.engine.onnxrt import FUSION_OUTPUTS
+from casework.engine.sides import FUSION_OUTPUTS
 from casework.modelspec import CHANNELS, SLOTS
 from models.cman import distil, encoders, export, fuse
 from models.cman.data import Sides

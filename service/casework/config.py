@@ -15,6 +15,7 @@ from typing import Any
 
 from casework import config_checks, hours
 from casework.checks import severities
+from casework.config_engine import Engine, check_engine
 from casework.config_queue import Queue, check_queue, with_password
 from casework.config_security import Oidc, Signing, Tls, check_doors, check_oidc, check_signing
 from casework.errors import Defect
@@ -142,9 +143,7 @@ class Policy:
     wait_with_one_h: float = 0.0  # hours while only one of the wanted kinds is there
     wait_with_two_h: float = 0.0  # hours while two of the wanted kinds are there
     stat_quiet_s: float = 10.0  # quiet time of a STAT case, where that is shorter than assembly.quiet_s
-    accept_corrections: bool = (
-        False  # take other bytes under a known SOP Instance UID as a new revision, same patient, study and side
-    )
+    accept_corrections: bool = False  # other bytes under a known UID are a new revision: same patient, study, side
 
     def wait_h(self, missing: str, present: int) -> float:
         """Hours that a case with `present` of the wanted kinds waits for one that is missing."""
@@ -221,9 +220,7 @@ class Fetch:
     max_bytes: int = 16 << 30  # of one study
     studies_per_hour: int = 60  # for each PACS; one study at a time
     images_per_s: float = 50.0  # by C-MOVE on average over a series
-    quiet_hours: tuple[
-        str, ...
-    ] = ()  # local time, e.g. ["07:30-12:00", "22:00-02:00"]: nothing is fetched unless a person asks
+    quiet_hours: tuple[str, ...] = ()  # local time, e.g. ["07:30-12:00"]: nothing is fetched unless a person asks
     time_zone: str = ""  # of quiet_hours, e.g. "Asia/Shanghai"; "" = the machine's
     again_s: float = 1800.0  # a PACS is asked again for a case that still waits
     hold_s: float = 120.0  # a case waits so long at most, from its first image, for a fetch that is under way
@@ -316,6 +313,7 @@ class Settings:
     tls: Tls = field(default_factory=Tls)
     oidc: Oidc = field(default_factory=Oidc)
     signing: Signing = field(default_factory=Signing)
+    engine: Engine = field(default_factory=Engine)
     destination: tuple[Destination, ...] = ()
     webhook: tuple[Webhook, ...] = ()
     profile: tuple[Profile, ...] = ()
@@ -412,6 +410,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     check_queue(settings.queue)
     check_oidc(settings.oidc)
     check_signing(settings.signing)
+    check_engine(settings.engine)
     return settings
 
 

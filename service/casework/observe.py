@@ -45,6 +45,10 @@ FETCH_SECONDS = Histogram(
 REPORTS_HERE = Counter("casework_reports_here_total", "Cases whose reports the worker made itself: its helper failed.")
 QUEUE_DROPPED = Counter("casework_queue_dropped_total", "Messages that no job came of, by why.", ["why"])
 QUEUE_RUNG = Counter("casework_queue_published_total", "Job ids that were published, by lane.", ["lane"])
+ENGINE = Gauge("casework_engine", "1 for the engine that serves.", ["runner", "precision"])
+ENGINE_PASSED_OVER = Gauge(
+    "casework_engine_passed_over", "1 for an engine of the configured order that could not serve.", ["runner", "code"]
+)
 STAGE_SECONDS = Histogram("casework_stage_seconds", "Time of one stage of a case.", ["stage"])
 
 

@@ -130,10 +130,11 @@ class ModelIdentity:
     name: str
     version: str
     sha256: str  # of the package's manifest
-    engine: str  # e.g. "onnxruntime 1.31.1 CPUExecutionProvider"
+    engine: str  # e.g. "onnxruntime 1.31.1 CPUExecutionProvider int8 0f3a91c2d4e5"
     device_uid: str
     training: str = ""
     training_zh: str = ""
+    passport: str = ""  # digest, runner, device, driver and precision of the engine that passed its examination
 
 
 @dataclass(frozen=True, slots=True)

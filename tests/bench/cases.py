@@ -37,6 +37,7 @@ from pydicom.dataset import Dataset
 from casework.case import CaseState, DeliveryState, Verdict
 from casework.config import Assembly, Destination, Policy, Settings, Storage, Work
 from casework.engine.bundle import ModelPackage, open_package
+from casework.engine.passport import Passport
 from casework.engine.runner import SideInputs, SideOutputs
 from casework.errors import Refused
 from casework.flows.analyse import Analyser, Inputs, Stopwatch
@@ -256,6 +257,7 @@ class Simulation:
             inputs,
             package=package,
             runner=self.engine,
+            passport=Passport("cpu", "stand-in", "none", "", "fp32", package.sha256, ""),
             reports=ReportProcess(),
             settings=self.settings,
             now=lambda: self.now,

@@ -17,7 +17,6 @@ import hashlib
 import json
 import random
 import shutil
-import sqlite3
 import sys
 import tempfile
 import threading
@@ -27,6 +26,7 @@ from pathlib import Path
 
 from tests.bench import receivers
 from tests.bench.instances import image
+from tests.bench.reliability.oracle import compare
 from tests.protocol.peer import MR, Peer, encoded
 
 SENDERS = 8
@@ -55,15 +55,15 @@ class Journal:
         if self.unanswered:
             return self.unanswered.pop()
         self.sent += 1
-        return f"1.2.826.0.1.3680043.8.498.{self.number + 1}{self.sent:012d}"
+        return f"1.2.826.0.1.3680043.8.498.{1000 + self.number}{self.sent:09d}"
 
 
 class Template:
     """One data set whose SOP Instance UID and pixels' first bytes are exchanged, which is quicker than encoding anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int = 96) -> None:
         self._uid = "1.2.826.0.1.3680043.8.498.9999999999999"
-        data = encoded(image(rows=96, columns=96, SOPInstanceUID=self._uid))
+        data = encoded(image(rows=rows, columns=rows, SOPInstanceUID=self._uid))
         self._before, self._after = data.split(self._uid.encode())
 
     def make(self, uid: str) -> bytes:
@@ -140,25 +140,12 @@ def cut_power(objects: Path, log: Path) -> None:
 
 def check(folder: Path, journals: list[Journal]) -> tuple[int, int, int]:
     """Compare journals with ledger and spool; return acknowledged, missing and altered instances."""
-    with sqlite3.connect(folder / "spool" / "ledger" / "ledger.db") as connection:
-        stored = dict(connection.execute("SELECT sop_uid, sha256 FROM instance"))
-        if connection.execute("PRAGMA integrity_check").fetchone() != ("ok",):
-            raise RuntimeError("the ledger is damaged")
-    missing = altered = 0
-    for journal in journals:
-        for uid, digest in journal.acknowledged.items():
-            path = folder / "spool" / "objects" / stored.get(uid, "--")[:2] / stored.get(uid, "--")
-            if not path.is_file():
-                missing += 1
-                continue
-            data = path.read_bytes()
-            offset = 144 + int.from_bytes(data[140:144], "little") if len(data) > 144 else 0
-            if hashlib.sha256(data).hexdigest() != path.name or hashlib.sha256(data[offset:]).hexdigest() != digest:
-                altered += 1
+    told = {uid: digest for journal in journals for uid, digest in journal.acknowledged.items()}
+    missing, altered = compare(folder / "spool" / "objects", folder / "spool" / "ledger" / "ledger.db", told)
     leftover = list((folder / "spool" / "incoming").iterdir())
     if leftover:
         raise RuntimeError(f"{len(leftover)} half files after the last start")
-    return sum(len(j.acknowledged) for j in journals), missing, altered
+    return len(told), missing, altered
 
 
 def main() -> int:

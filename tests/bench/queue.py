@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Protocol
 
 from casework.case import JobState
 from casework.config_queue import Queue
@@ -33,6 +34,8 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=["storm", "outage", "scaling", "writes"])
     parser.add_argument("--jobs", type=int, default=30_000, help="of the storm")
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--within", type=float, default=3600.0, help="seconds after the last kill until all is done")
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--outage", type=float, default=600.0, help="seconds without Redis")
     parser.add_argument("--latency", type=float, default=0.5, help="seconds of the fixed engine in `scaling`")
     parser.add_argument("--scaled-jobs", type=int, default=40, help="jobs for each worker in `scaling`")
@@ -76,9 +79,16 @@ def _verdict(yard: Yard, cases: list[str]) -> dict[str, object]:
     return {"lost": lost, "doubled": doubled + sum(n > 1 for n in taken.values()), "states": dict(states)}
 
 
-def storm(folder: Path, server: RedisServer, url: str, options: argparse.Namespace) -> dict[str, object]:
+class Servers(Protocol):
+    """What gives the settings of a queue."""
+
+    def settings(self) -> Queue:
+        """They."""
+
+
+def storm(folder: Path, server: Servers, url: str, options: argparse.Namespace) -> dict[str, object]:
     """F09: kill -9 of the worker group at random moments."""
-    dice = random.Random(SEED)
+    dice = random.Random(options.seed)
     yard = Yard(folder, server.settings(), url)
     try:
         cases = yard.add(options.jobs)
@@ -93,10 +103,16 @@ def storm(folder: Path, server: RedisServer, url: str, options: argparse.Namespa
             kill_group(worker, signal.SIGKILL)
             kills += 1
             worker = yard.start_worker(0.0, lease_s=3.0)
-        yard.until(lambda: _all_done(yard, options.jobs), within_s=3600)
+        yard.until(lambda: _all_done(yard, options.jobs), within_s=options.within)
         total = time.monotonic() - began
         tries = Counter(run["attempt"] for run in yard.done())
-        made = {"jobs": options.jobs, "kills": kills, "seed": SEED, "seconds": round(total), "tries": dict(tries)}
+        made = {
+            "jobs": options.jobs,
+            "kills": kills,
+            "seed": options.seed,
+            "seconds": round(total),
+            "tries": dict(tries),
+        }
         return {**made, **_verdict(yard, cases)}
     finally:
         yard.close()

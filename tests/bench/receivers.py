@@ -60,7 +60,7 @@ class Receiver:
         return t.user + t.system + t.children_user + t.children_system
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 180.0) -> None:
     """Wait until a port accepts.
 
     Raises:
@@ -80,13 +80,24 @@ def _launch(
     name: str, command: Sequence[str], port: int, folder: Path, environ: dict[str, str] | None = None
 ) -> Receiver:
     with (folder / "output.log").open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | (environ or {}))
     wait_for(port, process)
     return Receiver(name, port, process, folder)
 
 
-def casework(folder: Path, *, port: int = 0, fsync: bool = True, prelude: str = "") -> Receiver:
-    """Our listener, with its defaults: fsync, ledger, header checks. `prelude` is Python run before it starts."""
+def casework(
+    folder: Path,
+    *,
+    port: int = 0,
+    fsync: bool = True,
+    prelude: str = "",
+    wrap: Sequence[str] = (),
+    environ: dict[str, str] | None = None,
+) -> Receiver:
+    """Our listener, with its defaults: fsync, ledger, header checks. `prelude` is Python run before it starts.
+
+    wrap: a command that starts it, such as strace; the process is then the wrapper's. environ: settings that win.
+    """
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "casework.toml"
@@ -94,7 +105,8 @@ def casework(folder: Path, *, port: int = 0, fsync: bool = True, prelude: str = 
         f"[dicom]\nport = {port}\n[storage]\nroot = '{folder}/spool'\nreserve_bytes = 1000000\nwatermark = 0.97\n"
         f"hard_watermark = 0.98\nfsync = {str(fsync).lower()}\n"
     )
-    return _launch("casework", [sys.executable, "-c", prelude + LAUNCH, str(config)], port, folder)
+    command = [*wrap, sys.executable, "-c", prelude + LAUNCH, str(config)]
+    return _launch("casework", command, port, folder, environ)
 
 
 def orthanc(folder: Path) -> Receiver:

@@ -8,8 +8,9 @@ import pytest
 
 from casework.engine.bundle import ModelPackage, open_package
 from casework.engine.golden import check_golden
-from casework.engine.onnxrt import FUSION_OUTPUTS, OnnxRunner
+from casework.engine.onnxrt import OnnxRunner
 from casework.engine.runner import SideInputs, SideOutputs
+from casework.engine.sides import FUSION_OUTPUTS
 from casework.errors import Defect
 from casework.modelspec import CHANNELS, SLOTS
 from tests.engine.conftest import MODELS, noise

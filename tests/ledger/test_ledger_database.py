@@ -252,6 +252,18 @@ def test_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_a_recording_of_nothing_writes(tmp_path: Path) -> None:
+    """What intake asks to see whether the ledger works again has to reach the disk: a commit of nothing works on a full one."""
+    path = tmp_path / "ledger.db"
+    ledger = Ledger.open(f"sqlite:///{path}")
+    ledger.migrate()
+    before = path.with_name("ledger.db-wal").read_bytes()
+    ledger.record([], NOW)
+    assert path.with_name("ledger.db-wal").read_bytes() != before
+    assert ledger.read.processes() == []
+    ledger.close()
+
+
 MOUNTS = """21 1 8:1 / / rw - ext4 /dev/vda rw
 40 21 0:50 / /data rw - nfs4 server:/x rw
 41 40 0:51 / /data/local\\040disk rw - xfs /dev/vdb rw

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy import event, make_url
 
 from casework.errors import Defect, Unavailable
 from casework.ledger import Ledger, database
 from casework.ledger.lock import WriteLock
-from tests.ledger.ledger_help import NOW, at, new_case, queued, record
+from tests.ledger.ledger_help import NOW, artefacts, at, new_case, queued, record
+from tests.ledger.postgres_cluster import Cluster
 
 CHILD = ("-m", "tests.ledger.ledger_child")
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -63,6 +66,61 @@ def test_two_processes_claim_each_job_once(ledger: Ledger, url: str, start: Star
     assert sorted(map(int, claimed[0] + claimed[1])) == list(range(1, 31))
     assert all(claimed), "both should have had work"
     assert ledger.read.metrics().jobs == {"leased": 30}
+
+
+def test_claims_step_around_each_other(cluster: Cluster) -> None:
+    """On PostgreSQL a worker that is about to claim a case holds up nobody: the next takes the next case, images still come."""
+    _create(cluster, "skip")
+    url = cluster.url("skip")
+    ledger = Ledger.open(url)
+    ledger.migrate()
+    try:
+        first, second = (queued(ledger, f"{n}.1", patient_id=str(n), study_instance_uid=str(n)) for n in (1, 2))
+        root = ledger.read.case(first).root_id
+        with psycopg.connect(_plain(url)) as other:
+            other.execute("SELECT 1 FROM case_root WHERE id = %s FOR NO KEY UPDATE", (root,))
+            began = time.monotonic()
+            taken = ledger.claim_job("analyse", "b", 60, NOW)
+            assert taken
+            assert taken.case_id == second
+            assert ledger.claim_job("analyse", "b", 60, NOW) is None
+            record(ledger, "1.2", patient_id="1", study_instance_uid="1", now=at(1))
+            assert time.monotonic() - began < 5
+    finally:
+        ledger.close()
+
+
+def test_a_job_costs_the_ledger_few_questions(ledger: Ledger) -> None:
+    """A claim is at most 8 statements and an end with one result 17: each is a round trip for a worker on another host."""
+    queued(ledger, "1.1")
+    counted: list[str] = []
+
+    def count(_: object, __: object, statement: str, *___: object) -> None:
+        counted.append(statement)
+
+    database = ledger._database
+    engines = {id(engine): engine for engine in (database._writer, database._reader)}
+    if database.dialect == "postgresql":  # one pool and one set of listeners
+        engines.pop(id(database._reader))
+    for engine in engines.values():
+        event.listen(engine, "before_cursor_execute", count)
+    job = ledger.claim_job("analyse", "w", 60, NOW)
+    assert job
+    claimed = [s for s in counted if not s.startswith("BEGIN")]
+    assert len(claimed) <= 8, claimed
+    counted.clear()
+    assert ledger.finish_job(job.job_id, job.fence, "{}", artefacts(job.case_id, 1), [], ["pacs"], NOW)
+    ended = [s for s in counted if not s.startswith("BEGIN")]
+    assert len(ended) <= 17, ended
+
+
+def _plain(url: str) -> str:
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _create(cluster: Cluster, name: str) -> None:
+    with psycopg.connect(_plain(cluster.url("postgres")), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
 
 
 def test_kill_inside_a_transaction(ledger: Ledger, url: str, start: Start) -> None:

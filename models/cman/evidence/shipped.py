@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from casework.engine.bundle import ModelPackage
-from casework.engine.onnxrt import FUSION_OUTPUTS
+from casework.engine.sides import FUSION_OUTPUTS
 from casework.modelspec import SLOTS
 from models.cman.evidence.cohort import Tokens
 

@@ -65,7 +65,7 @@ class ModelPackage:
     signed_by: str = ""  # the trusted key that signed the manifest; "" = nobody, or no key is trusted here
 
 
-def _read(root: int, relative: str, limit: int) -> bytes:
+def read_below(root: int, relative: str, limit: int) -> bytes:
     """Read one file below the open folder `root`, component by component, following no link."""
     parts = PurePosixPath(relative).parts
     if not parts or relative.startswith("/") or any(p in ("..", ".") or "\0" in p for p in parts):
@@ -91,7 +91,7 @@ def _read(root: int, relative: str, limit: int) -> bytes:
 
 
 def _verified(root: int, spec: ModelSpec, relative: str) -> bytes:
-    data = _read(root, relative, MAX_FILE_BYTES)
+    data = read_below(root, relative, MAX_FILE_BYTES)
     if hashlib.sha256(data).hexdigest() != spec.files.get(relative):
         raise Defect("MODEL_INVALID", f"{relative}: its sha256 is not the manifest's")
     return data
@@ -158,7 +158,7 @@ def _signer(root: int, manifest: bytes, keys: Sequence[str], *, allow_unsigned: 
     if not keys:
         return ""
     try:
-        found = _read(root, signature.FILE, signature.MAX_BYTES)
+        found = read_below(root, signature.FILE, signature.MAX_BYTES)
     except Defect:
         if allow_unsigned and signature.FILE not in os.listdir(root):
             return ""
@@ -178,7 +178,7 @@ def open_package(path: Path, keys: Sequence[str] = (), *, allow_unsigned: bool =
     except OSError as error:
         raise Defect("MODEL_INVALID", f"{path}: {error.strerror}") from error
     try:
-        manifest = _read(root, "manifest.json", MAX_MANIFEST_BYTES)
+        manifest = read_below(root, "manifest.json", MAX_MANIFEST_BYTES)
         signed_by = _signer(root, manifest, keys, allow_unsigned=allow_unsigned)
         spec = _manifest(manifest)
         # Also files that nothing here runs (card, evaluation) are checked: they are part of what was released.

@@ -49,12 +49,15 @@ def _compare(name: str, outputs: SideOutputs, golden: Golden, tolerance: float) 
             raise Defect("MODEL_GOLDEN_MISMATCH", f"{name}: the heat-maps of {modality} differ")
 
 
-def check_golden(runner: Runner, package: ModelPackage) -> None:
-    """Run every golden sample.
+def check_golden(runner: Runner, package: ModelPackage) -> list[SideOutputs]:
+    """Run every golden sample; what the runner said of each.
 
     Raises:
         Defect: MODEL_GOLDEN_MISMATCH when a probability or a heat-map is not the recorded one;
             MODEL_INVALID when a sample is incomplete.
     """
+    said = []
     for golden in package.golden:
-        _compare(golden.name, runner.run(inputs_of(golden)), golden, package.spec.golden_tolerance)
+        said.append(runner.run(inputs_of(golden)))
+        _compare(golden.name, said[-1], golden, package.spec.golden_tolerance)
+    return said

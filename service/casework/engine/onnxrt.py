@@ -1,24 +1,18 @@
-"""Run a package in ONNX Runtime on the CPU: three encoders over the images that are there, then the fusion.
+"""Run a package in ONNX Runtime, on the CPU or by CUDA.
 
-Owns ONNX Runtime. Graphs come from memory, already digested. An absent image costs nothing: it never reaches an
-encoder. Threads of two encoders never compete: the graphs run one after the other, each on all threads.
+Owns ONNX Runtime. Graphs come from memory, already digested. Threads of two encoders never compete: the graphs run one
+after the other, each on all threads. By CUDA nothing is moved to the CPU without a word: such a session is refused.
 """
 
-from collections.abc import Mapping
-
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from casework.engine.bundle import ModelPackage
-from casework.engine.runner import Floats, SideInputs, SideOutputs
-from casework.errors import Defect
-from casework.modelspec import SLOTS
+from casework.engine.runner import Floats
+from casework.engine.sides import SideRunner, outputs_of
+from casework.errors import Defect, Unavailable
 
-ENCODER_INPUT, ENCODER_OUTPUT = "images", "tokens"
-FUSION_OUTPUTS = ("logit", "evidence", *(f"{m.lower()}_heat" for m in SLOTS))
-
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 # ONNX Runtime's errors have no common base below Exception.
 ORT_ERRORS = (
@@ -34,107 +28,60 @@ ORT_ERRORS = (
 )
 
 
-def _session(role: str, graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+def _session(role: str, graph: bytes, threads: int, device: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Spinning threads cost 2.5x when the cores are shared with decoding, and gain nothing when they are not.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers: list[str | tuple[str, dict[str, str]]] = [CPU]
+    if device is not None:
+        if CUDA not in onnxruntime.get_available_providers():
+            raise Unavailable("ENGINE_UNAVAILABLE", "this ONNX Runtime has no CUDA: install onnxruntime-gpu")
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        providers = [(CUDA, {"device_id": str(device)})]
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        made = onnxruntime.InferenceSession(graph, options, providers=providers)
     except ORT_ERRORS as error:
+        if device is not None:
+            raise Unavailable("ENGINE_UNAVAILABLE", f"CUDA, graph {role}: {type(error).__name__}") from error
         raise Defect("MODEL_INVALID", f"graph {role}: {type(error).__name__}") from error
+    if device is not None and made.get_providers()[0] != CUDA:  # ONNX Runtime would go on with the CPU
+        raise Unavailable("ENGINE_UNAVAILABLE", f"CUDA, graph {role}: the provider could not be loaded")
+    return made
 
 
-class OnnxRunner:
-    """A package, ready to run. threads: 0 = number of cores."""
+class OnnxRunner(SideRunner):
+    """A package, ready to run. threads: 0 = number of cores. device: a GPU's number, None for the CPU.
 
-    def __init__(self, package: ModelPackage, threads: int = 0) -> None:
-        self._spec, self._reference = package.spec, package.reference
-        self._sessions = {role: _session(role, graph, threads) for role, graph in package.graphs.items()}
+    Raises:
+        Defect: MODEL_INVALID.
+        Unavailable: ENGINE_UNAVAILABLE, no GPU, driver or CUDA build is there.
+    """
+
+    def __init__(self, package: ModelPackage, threads: int = 0, *, device: int | None = None) -> None:
+        self._provider = CPU if device is None else CUDA
+        self._sessions = {role: _session(role, graph, threads, device) for role, graph in package.graphs.items()}
         self._check_names()
         shape = self._sessions["fusion"].get_inputs()[0].shape
-        self._token_shape = tuple(int(n) for n in shape[2:])
+        super().__init__(package, tuple(int(n) for n in shape[2:]))
 
     def _check_names(self) -> None:
         for role, session in self._sessions.items():
             names = {n.name for n in session.get_outputs()}
-            if not set(FUSION_OUTPUTS if role == "fusion" else (ENCODER_OUTPUT,)) <= names:
+            if not set(outputs_of(role)) <= names:
                 raise Defect("MODEL_INVALID", f"graph {role}: outputs are {sorted(names)}")
 
     def describe(self) -> str:
         """Engine and device, e.g. "onnxruntime 1.31.1 CPUExecutionProvider"."""
-        return f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider"
-
-    def encode(self, modality: str, images: Floats) -> Floats:
-        """Images (n, C, S, S) of one modality -> token maps (n, d, g, g). n may be 0."""
-        if not len(images):
-            return np.zeros((0, *self._token_shape), np.float32)
-        tokens: Floats = self._run(modality, (ENCODER_OUTPUT,), {ENCODER_INPUT: images})[0]
-        return tokens
+        return f"onnxruntime {onnxruntime.__version__} {self._provider}"
 
     def _run(self, role: str, outputs: tuple[str, ...], feeds: dict[str, Floats]) -> list[Floats]:
         try:
             results: list[Floats] = self._sessions[role].run(list(outputs), feeds)
         except ORT_ERRORS as error:
+            if self._provider == CUDA:
+                raise Unavailable("ENGINE_LOST", f"CUDA, graph {role}: {type(error).__name__}") from error
             raise Defect("INTERNAL", f"engine: graph {role}: {type(error).__name__}") from error
         return results
-
-    def run(self, inputs: SideInputs) -> SideOutputs:
-        """Run the network on a batch of sides.
-
-        Raises:
-            Defect: INTERNAL when the inputs are not as SideInputs says, or an output is not finite.
-        """
-        inputs = inputs.checked(self._spec.input_size)
-        feeds: dict[str, Floats] = {}
-        distance: dict[str, Floats] = {}
-        for modality, mask in inputs.masks.items():
-            tokens = np.zeros((*mask.shape, *self._token_shape), np.float32)
-            there = mask > 0
-            tokens[there] = self.encode(modality, np.ascontiguousarray(inputs.images[modality][there]))
-            feeds[modality.lower()] = tokens
-            feeds[f"{modality.lower()}_mask"] = mask
-            if modality in self._reference:
-                distance[modality] = self._distance(modality, tokens, there)
-        logit, evidence, *heat = self._run("fusion", FUSION_OUTPUTS, feeds)
-        if not all(np.isfinite(a).all() for a in (logit, evidence, *heat)):
-            raise Defect("INTERNAL", "engine: an output is not finite")
-        return SideOutputs(
-            logit=logit,
-            prob=(1.0 / (1.0 + np.exp(-logit.astype(np.float64) / self._spec.temperature))).astype(np.float32),
-            evidence={m: evidence[:, n] for n, m in enumerate(SLOTS)},
-            heat=dict(zip(SLOTS, heat, strict=True)),
-            present=tuple(tuple(m for m in SLOTS if inputs.masks[m][n].any()) for n in range(len(logit))),
-            without=self._without(feeds),
-            distance=distance,
-        )
-
-    def _distance(self, modality: str, tokens: Floats, there: NDArray[np.bool_]) -> Floats:
-        """Per side, how far the modality's images lie from the training's; NaN without an image."""
-        pooled = tokens.mean(axis=(3, 4))
-        reference = self._reference[modality]
-        found = [reference.distance(p[t]) if t.any() else np.nan for p, t in zip(pooled, there, strict=True)]
-        return np.array(found, np.float32)
-
-    def _without(self, feeds: Mapping[str, Floats]) -> dict[str, Floats]:
-        """The logit of every side with each of its modalities left out in turn: the fusion alone, in one batch.
-
-        A modality that is the side's only one can't be left out: there would be nothing to answer from.
-        """
-        there = np.stack([feeds[f"{m.lower()}_mask"].any(axis=1) for m in SLOTS], axis=1)  # (B, modalities)
-        cases = [(b, n) for b, n in zip(*np.nonzero(there), strict=True) if there[b].sum() > 1]
-        left = {m: np.full(len(there), np.nan, np.float32) for m in SLOTS}
-        if not cases:
-            return left
-        sides = [b for b, _ in cases]
-        batch = {name: np.ascontiguousarray(values[sides]) for name, values in feeds.items()}
-        for row, (_, n) in enumerate(cases):
-            batch[f"{list(SLOTS)[n].lower()}_mask"][row] = 0.0
-        (logit,) = self._run("fusion", ("logit",), batch)
-        if not np.isfinite(logit).all():
-            raise Defect("INTERNAL", "engine: an output is not finite")
-        for row, (b, n) in enumerate(cases):
-            left[list(SLOTS)[n]][b] = logit[row]
-        return left

@@ -195,19 +195,16 @@ def _decoders(_: Settings) -> Iterator[Check]:
 
 def _model(settings: Settings) -> Iterator[Check]:
     from casework.engine.bundle import open_package
-    from casework.engine.golden import check_golden
-    from casework.engine.onnxrt import OnnxRunner
+    from casework.engine.choose import open_engine
+    from casework.entrypoints.engines import place_of
 
     signing = settings.signing
     package = open_package(settings.model_folder, signing.public_key_files, allow_unsigned=signing.allow_unsigned)
-    runner = OnnxRunner(package, settings.work.threads)
-    check_golden(runner, package)
+    passport = open_engine(package, settings.engine, place_of(settings)).passport
     spec = package.spec
-    yield Check(
-        "model",
-        "ok",
-        f"{spec.name} {spec.version} ({spec.precision}), manifest {package.sha256[:16]}, golden samples reproduced by {runner.describe()}",
-    )
+    what = f"{spec.name} {spec.version} ({spec.precision}), manifest {package.sha256[:16]}; serves by {passport.line}"
+    over = ", ".join(f"{name} ({code})" for name, code in passport.passed_over)
+    yield Check("model", "warn" if over else "ok", f"{what}; passed over: {over}" if over else what)
     words = f"signed by {package.signed_by}" if package.signed_by else f"UNSIGNED. {reason('MODEL_UNSIGNED').next_en}"
     yield Check("signature", "ok" if package.signed_by else "warn", words)
 

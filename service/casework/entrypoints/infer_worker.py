@@ -4,6 +4,8 @@ Two threads: the main one claims and runs cases, the other prepares the images o
 way while a case runs. `infer_door` decides in which process that happens.
 """
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,8 +14,8 @@ from datetime import UTC, datetime
 from casework import owner
 from casework.config import Settings
 from casework.engine.bundle import ModelPackage, open_package
-from casework.engine.golden import check_golden
-from casework.engine.onnxrt import OnnxRunner
+from casework.engine.choose import open_engine
+from casework.entrypoints.engines import place_of
 from casework.errors import CaseworkError, Defect, Unavailable
 from casework.flows.analyse import Analyser, Ended, Inputs, PrepareAhead
 from casework.ledger import Ledger
@@ -24,6 +26,7 @@ from casework.report.beside import ReportProcess
 from casework.spool import Spool
 
 _AHEAD_POLL_S = 0.25
+LOST_STATUS = 6
 
 
 def _now() -> datetime:
@@ -49,10 +52,11 @@ class Worker:
         try:
             self.package = _open(settings)
             _check_preprocess(self.package)
-            self.runner = OnnxRunner(self.package, work.threads)
-            check_golden(self.runner, self.package)
+            opened = open_engine(self.package, settings.engine, place_of(settings))
+            self.runner, self.passport = opened.runner, opened.passport
             self.ledger = Ledger.open(settings.ledger_url)
             self._serve()
+            self.ledger.note_engine("infer_worker", socket.gethostname(), self.passport.about(), _now())
         except CaseworkError:
             self.reports.close()
             self.pool.close()
@@ -67,6 +71,7 @@ class Worker:
             inputs,
             package=self.package,
             runner=self.runner,
+            passport=self.passport,
             reports=self.reports,
             settings=settings,
             now=_now,
@@ -122,9 +127,14 @@ class Worker:
             raise Unavailable("STORAGE_FAILED")
         self.ahead.busy.set()
         try:
-            return self.analyser.run_next(self.owner, job_id, routine_first=routine_first)
+            ended = self.analyser.run_next(self.owner, job_id, routine_first=routine_first)
         finally:
             self.ahead.busy.clear()
+        if ended is not None and ended.code == "ENGINE_LOST":
+            # A CUDA context that failed once answers nothing any more, in this process: whoever started it starts another.
+            log.error("worker.ends", code=ended.code)
+            os._exit(LOST_STATUS)
+        return ended
 
     def close(self) -> None:
         """End the second thread and the children."""
@@ -138,12 +148,12 @@ class Worker:
     def health(self) -> Mapping[str, object]:
         """What the health route and `casework doctor` read."""
         spec = self.package.spec
-        engine = self.runner.describe()
         return {
             "ok": not self.spool.failed,
             "model": spec.name,
             "version": spec.version,
-            "engine": engine,
+            "engine": self.passport.line,
+            "passport": self.passport.stamp,
         }
 
     def _prepare_ahead(self) -> None:

@@ -8,15 +8,16 @@ PostgreSQL: synchronous_commit=on; a writer first locks the audit's head row, so
 import atexit
 import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from casework.errors import CaseworkError, Defect, Unavailable
@@ -24,7 +25,9 @@ from casework.ledger import audit
 from casework.ledger.guards import MARK
 from casework.ledger.lock import WriteLock
 
+_Found = TypeVar("_Found")
 _TIMEOUT_S = 10.0
+_TRUSTED_S = 2.0  # a connection that was used so recently is not asked whether it still lives
 _CHECKPOINT_EVERY = 48  # write transactions of this process
 _WAL_TOO_LONG_FRAMES = 16_000  # 64 MiB: readers kept it from being reused; wait for them once
 _NETWORK = {
@@ -87,9 +90,8 @@ class Database:
             self._open_sqlite()
         elif self.dialect == "postgresql":
             options: dict[str, Any] = {"options": _PG_OPTIONS, **_PG_CONNECT}
-            self._writer = create_engine(
-                self.url, connect_args=options, pool_pre_ping=True, hide_parameters=True, pool_timeout=_TIMEOUT_S
-            )
+            self._writer = create_engine(self.url, connect_args=options, hide_parameters=True, pool_timeout=_TIMEOUT_S)
+            _ping_after_rest(self._writer)
             self._reader: Engine = self._writer.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
@@ -151,6 +153,35 @@ class Database:
                 yield tx
                 audit.append(connection, head, tx.entries)
             self._checkpoint()
+
+    @contextmanager
+    def write_if(
+        self, now: datetime, question: Callable[[Connection], _Found | None]
+    ) -> Iterator[tuple[Tx, _Found] | None]:
+        """Ask first, and write only if there is an answer; asking keeps nobody else from writing.
+
+        The answer may be out of date when the write begins: ask again. On PostgreSQL both are one transaction, so rows
+        that the question locks stay locked until the commit. Raises what `write` raises.
+        """
+        if self.dialect == "sqlite":
+            with self.read() as connection:
+                found = question(connection)
+            if found is None:
+                yield None
+                return
+            with self.write(now) as tx:
+                yield tx, found
+            return
+        self._check_usable()
+        with self._translated(), self._writer.begin() as connection:
+            found = question(connection)
+            if found is None:
+                yield None
+                return
+            head = audit.lock_head(connection)
+            tx = Tx(connection, now)
+            yield tx, found
+            audit.append(connection, head, tx.entries)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -223,6 +254,23 @@ class Database:
             raise _translate(error) from error
         except PoolTimeoutError as error:
             raise Unavailable("LEDGER_UNAVAILABLE", "no free connection") from error
+
+
+def _ping_after_rest(engine: Engine) -> None:
+    """Ask a pooled connection whether it lives when it has rested: asking before every use costs each write a round trip."""
+
+    @event.listens_for(engine, "checkin")
+    def _rests(_: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _woken(connection: Any, record: Any, _: Any) -> None:
+        if time.monotonic() - record.info.get("used", time.monotonic()) < _TRUSTED_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error  # the pool throws it away and opens another
 
 
 def _identity(path: Path) -> tuple[int, int]:

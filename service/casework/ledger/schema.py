@@ -473,6 +473,7 @@ process = Table(
     Column("beat_at", Instant, nullable=False),
     Column("error_code", Text, nullable=False),  # the last error that its log names
     Column("error_at", Instant),
+    Column("engine", Text, nullable=False),  # the passport of the engine that it serves with, as JSON; "" without one
 )
 
 # --- audit ---

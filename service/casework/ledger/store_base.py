@@ -1,6 +1,6 @@
 """What all writers share: moving a case, a job or a delivery with its audit row. Rules in casework.case, no others."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -177,6 +177,15 @@ def get_case(connection: Connection, case_id: str) -> CaseRow:
 _CASE = case_columns().where(case_revision.c.id == bindparam("case_id"))  # built once: nearly every write asks it
 
 
+def family(connection: Connection, case_id: str) -> Sequence[Row[Any]]:
+    """Every revision of the case's patient and window, itself among them: id, root_id, revision, state, retraction, has_result."""
+    own = select(case_revision.c.root_id).where(case_revision.c.id == case_id).scalar_subquery()
+    columns = (case_revision.c.id, case_revision.c.root_id, case_revision.c.revision, case_revision.c.state)
+    has_result = (case_revision.c.result_json != "").label("has_result")
+    query = select(*columns, case_revision.c.retraction, has_result).where(case_revision.c.root_id == own)
+    return connection.execute(query.order_by(case_revision.c.revision)).all()
+
+
 def freeze_inputs(tx: Tx, case_id: str, root_id: str) -> None:
     """Write down which instances the case consists of, if that was not done before."""
     frozen = tx.connection.execute(select(case_input.c.case_id).where(case_input.c.case_id == case_id).limit(1))
@@ -191,6 +200,9 @@ def freeze_inputs(tx: Tx, case_id: str, root_id: str) -> None:
 
 def add_findings(tx: Tx, case_id: str, findings: Iterable[FindingLike], source: str) -> None:
     """Store remarks that the case doesn't have yet."""
+    findings = tuple(findings)
+    if not findings:
+        return
     query = select(finding.c.code, finding.c.subject, finding.c.detail).where(finding.c.case_id == case_id)
     known = {tuple(row) for row in tx.connection.execute(query)}
     rows = []

@@ -1,10 +1,10 @@
 """Deliveries: each stored object on its way to each destination, claimed per destination so that none waits for another."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Row, and_, bindparam, exists, func, or_, select, update
 
 from casework.case import CASE_MOVES, DELIVERY_MOVES, NOT_PERFORMED, REJECTION, Artefact, CaseState, DeliveryState
 from casework.ledger import store_base as base
@@ -26,10 +26,10 @@ class DeliveryStore(base.Store):
 
     def claim_delivery(self, destination: str, owner: str, lease_s: float, now: datetime) -> ClaimedDelivery | None:
         """Take the most urgent, oldest PENDING object for one destination; None: nothing to send."""
-        with self._database.read() as connection:
-            if _next_pending(connection, destination) is None:
+        with self._database.write_if(now, lambda connection: _next_pending(connection, destination)) as asked:
+            if asked is None:
                 return None
-        with self._database.write(now) as tx:
+            tx, _ = asked
             row = _next_pending(tx.connection, destination)
             if row is None:
                 return None
@@ -90,21 +90,22 @@ def given_up(row: Any) -> bool:
 
 def finish_case(tx: Tx, case_id: str, actor: str) -> None:
     """Bring a case's state in line with its deliveries."""
-    case = base.get_case(tx.connection, case_id)
+    family = base.family(tx.connection, case_id)
+    case = next(row for row in family if row.id == case_id)
     if case.retraction:
         finish_retraction(tx, case_id, actor)
         return
     rows = tx.connection.execute(select(delivery).where(delivery.c.case_id == case_id).order_by(delivery.c.id)).all()
     open_ = [row for row in rows if not landed(row)]
     dead = next((row for row in rows if given_up(row)), None)
-    state = case.state
+    state, moved = CaseState(case.state), False
     if state is _C.SUPERSEDED:  # it was on the wire when a newer one was made, and did not arrive
         cancel_unsent(tx, case_id, actor)
     if state is _C.CLOSED:  # so it is with what was on the wire when a person closed the case
         cancel_unsent(tx, case_id, actor, code="CANCELLED", but=NOT_PERFORMED)
     if state is _C.RENDERED and open_:
         base.move_case(tx, case_id, state, _C.DELIVERING, code="DELIVERING", actor=actor)
-        state = _C.DELIVERING
+        state, moved = _C.DELIVERING, True
     if state in (_C.DELIVERING, _C.REJECTED) and dead is not None:
         where = f"{dead.destination} {dead.status}".strip()
         base.move_case(tx, case_id, state, _C.NEEDS_ATTENTION, code=dead.code, actor=actor, detail=where)
@@ -117,8 +118,10 @@ def finish_case(tx: Tx, case_id: str, actor: str) -> None:
         code = "RETRY_LATER" if late else "DELIVERING"
         if all(row.state in STORED for row in open_):
             code = "PROOF_PENDING"
-        explain(tx, case_id, state, code=code, detail=detail, actor=actor)
-    supersede(tx, case_id)
+        if not moved or (code, detail) != ("DELIVERING", ""):  # else the move has just said it
+            explain(tx, case_id, state, code=code, detail=detail, actor=actor)
+    if len(family) > 1:
+        supersede(tx, case_id)
 
 
 def finish_retraction(tx: Tx, case_id: str, actor: str) -> None:
@@ -140,10 +143,8 @@ def finish_retraction(tx: Tx, case_id: str, actor: str) -> None:
 
 def supersede(tx: Tx, case_id: str) -> None:
     """Once a revision is DELIVERED, every older one whose state allows it is SUPERSEDED."""
-    own = select(case_revision.c.root_id).where(case_revision.c.id == case_id).scalar_subquery()
-    query = select(case_revision.c.id, case_revision.c.revision, case_revision.c.state)
     # What was withdrawn stays so: it is not replaced by anything.
-    rows = tx.connection.execute(query.where(case_revision.c.root_id == own, case_revision.c.retraction == "")).all()
+    rows = [row for row in base.family(tx.connection, case_id) if not row.retraction]
     newest = max((row.revision for row in rows if row.state == _C.DELIVERED), default=0)
     for row in rows:
         state = CaseState(row.state)
@@ -151,15 +152,14 @@ def supersede(tx: Tx, case_id: str) -> None:
             base.move_case(tx, row.id, state, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
 
 
-def supersede_unsent(tx: Tx, case_id: str, actor: str) -> None:
+def supersede_unsent(tx: Tx, case_id: str, family: Sequence[Row[Any]], actor: str) -> None:
     """A revision has results: what is left of older ones is not sent any more, so that none arrives after it."""
-    case = base.get_case(tx.connection, case_id)
-    older = (case_revision.c.root_id == case.root_id) & (case_revision.c.revision < case.revision)
-    older &= case_revision.c.retraction == ""  # what was withdrawn stays so, and its notes go on
-    query = select(case_revision.c.id, case_revision.c.state).where(older, case_revision.c.state.in_(SENDABLE))
-    for row in tx.connection.execute(query).all():
-        base.move_case(tx, row.id, CaseState(row.state), _C.SUPERSEDED, code="SUPERSEDED", actor=actor)
-        cancel_unsent(tx, row.id, actor)
+    own = next(row for row in family if row.id == case_id)
+    for row in family:
+        # What was withdrawn stays so, and its notes go on.
+        if row.revision < own.revision and row.state in SENDABLE and not row.retraction:
+            base.move_case(tx, row.id, CaseState(row.state), _C.SUPERSEDED, code="SUPERSEDED", actor=actor)
+            cancel_unsent(tx, row.id, actor)
 
 
 def cancel_unsent(

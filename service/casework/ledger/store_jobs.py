@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, or_, select, update
 
 from casework.case import ANALYSE, STAT_PRIORITY, TELL, TOLD, Artefact, CaseState, DeliveryState, JobState
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
-from casework.ledger.schema import artefact, case_input, case_revision, delivery, exclusion, job
+from casework.ledger.schema import artefact, case_input, case_revision, case_root, delivery, exclusion, job
 from casework.ledger.store_cases import has_results, plan_telling
 from casework.ledger.store_delivery import (
     cancel_unsent,
@@ -55,15 +55,30 @@ class JobStore(base.Store):
 
         None: nothing to do, or that job is not to be had (any more). routine_first: so that STAT starves nobody.
         """
-        with self._database.read() as connection:  # an idle worker asks often; asking must not lock out writers
-            waiting = or_(job.c.state == _J.READY, _expired(now))
-            wanted = and_(job.c.kind == kind, waiting) if job_id is None else and_(job.c.id == job_id, waiting)
-            if connection.execute(select(job.c.id).where(wanted).limit(1)).first() is None:
+        query = _ready(kind, routine_first=routine_first) if job_id is None else _ready(kind).where(job.c.id == job_id)
+
+        def candidate(connection: Connection) -> int | None:
+            # On PostgreSQL workers that ask at the same time choose different cases: the patient's row is locked, which
+            # nobody else ever locks, so whoever holds the audit's head waits for none of them.
+            locked = (
+                query.with_only_columns(job.c.id)
+                .limit(1)
+                .with_for_update(of=case_root, key_share=True, skip_locked=True)
+            )
+            found: int | None = connection.execute(locked).scalar()
+            if found is None and connection.execute(_some_expired(kind, now, job_id)).first() is not None:
+                return 0
+            return found
+
+        with self._database.write_if(now, candidate) as asked:
+            if asked is None:
                 return None
-        with self._database.write(now) as tx:
-            expire_jobs(tx)
-            query = _ready(kind, routine_first=routine_first).limit(1)
-            row = tx.connection.execute(query if job_id is None else query.where(job.c.id == job_id)).first()
+            tx, found = asked
+            if not found:
+                expire_jobs(tx)
+            row = tx.connection.execute(query.where(job.c.id == found)).first() if found else None
+            if row is None:  # somebody was faster: the next one
+                row = tx.connection.execute(query.limit(1)).first()
             if row is None:
                 return None
             fence, attempt = row.fence + 1, row.attempt + 1
@@ -106,10 +121,11 @@ class JobStore(base.Store):
             base.add_findings(tx, case_id, findings, _ACTOR)
             base.move_case(tx, case_id, _C.RUNNING, _C.RENDERED, code="", actor=_ACTOR, result_json=result_json)
             keep_artefacts(tx, case_id, artefacts)
-            if _outdated(tx, case_id):  # kept for the record, never sent
+            family = base.family(tx.connection, case_id)
+            if _outdated(tx, case_id, family):  # kept for the record, never sent
                 base.move_case(tx, case_id, _C.RENDERED, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
                 return True
-            supersede_unsent(tx, case_id, _ACTOR)
+            supersede_unsent(tx, case_id, family, _ACTOR)
             plan_deliveries(tx, case_id, destinations, row.priority, _ACTOR, withheld)
             finish_case(tx, case_id, _ACTOR)
             return True
@@ -194,14 +210,16 @@ class JobStore(base.Store):
 
     def expire_leases(self, now: datetime) -> Swept:
         """Take back what died: jobs go to READY or, when the tries are spent, DEAD; sendings are repeated."""
-        with self._database.read() as connection:
-            lost = and_(
-                delivery.c.state == DeliveryState.SENDING, _outside(delivery.c.lease_until, now, _LONGEST_LEASE)
-            )
+        lost = and_(delivery.c.state == DeliveryState.SENDING, _outside(delivery.c.lease_until, now, _LONGEST_LEASE))
+
+        def some(connection: Connection) -> Any:
             stale = connection.execute(select(job.c.id).where(_expired(now)).limit(1)).first()
-            if stale is None and connection.execute(select(delivery.c.id).where(lost).limit(1)).first() is None:
+            return stale or connection.execute(select(delivery.c.id).where(lost).limit(1)).first()
+
+        with self._database.write_if(now, some) as asked:
+            if asked is None:
                 return Swept()
-        with self._database.write(now) as tx:
+            tx, _ = asked
             ready, dead = expire_jobs(tx)
             rows = tx.connection.execute(select(delivery).where(lost).order_by(delivery.c.id)).all()
             for row in rows:
@@ -217,11 +235,15 @@ class JobStore(base.Store):
         # A failed proof without a time waits for a person.
         unproved = and_(delivery.c.state == DeliveryState.COMMIT_FAILED, delivery.c.next_at.is_not(None), comes)
         due_delivery = or_(and_(waits, or_(delivery.c.next_at.is_(None), comes)), unproved)
-        with self._database.read() as connection:
-            some = connection.execute(select(job.c.id).where(due_job).limit(1)).first()
-            if some is None and connection.execute(select(delivery.c.id).where(due_delivery).limit(1)).first() is None:
+
+        def some(connection: Connection) -> Any:
+            found = connection.execute(select(job.c.id).where(due_job).limit(1)).first()
+            return found or connection.execute(select(delivery.c.id).where(due_delivery).limit(1)).first()
+
+        with self._database.write_if(now, some) as asked:
+            if asked is None:
                 return Swept()
-        with self._database.write(now) as tx:
+            tx, _ = asked
             jobs = tx.connection.execute(select(job).where(due_job).order_by(job.c.id)).all()
             for row in jobs:
                 base.move_job(tx, row, _J.READY, actor="sweep", code=row.code)
@@ -323,15 +345,14 @@ def keep_artefacts(tx: Tx, case_id: str, artefacts: Sequence[Artefact]) -> None:
         tx.audit("artefacts.kept", _ACTOR, case_id, count=len(rows), artefacts=sums)
 
 
-def _outdated(tx: Tx, case_id: str) -> bool:
+def _outdated(tx: Tx, case_id: str, family: Sequence[Row[Any]]) -> bool:
     """Whether a newer revision has results already, or an image of this one was taken out while it ran."""
-    case = base.get_case(tx.connection, case_id)
-    later = (case_revision.c.root_id == case.root_id) & (case_revision.c.revision > case.revision)
-    newer = select(case_revision.c.id).where(later, case_revision.c.result_json != "").limit(1)
+    own = next(row for row in family if row.id == case_id)
+    if any(row.revision > own.revision and row.has_result for row in family):
+        return True
     used = exists().where(case_input.c.instance_id == exclusion.c.instance_id, case_input.c.case_id == case_id)
-    gone = select(exclusion.c.instance_id).where(exclusion.c.root_id == case.root_id, exclusion.c.lifted_at.is_(None))
-    queries = (newer, gone.where(used).limit(1))
-    return any(tx.connection.execute(query).first() is not None for query in queries)
+    gone = select(exclusion.c.instance_id).where(exclusion.c.root_id == own.root_id, exclusion.c.lifted_at.is_(None))
+    return tx.connection.execute(gone.where(used).limit(1)).first() is not None
 
 
 def _bury(tx: Tx, row: Any, job_code: str, *, case_code: str, detail: str, actor: str) -> None:
@@ -347,14 +368,20 @@ def _bury(tx: Tx, row: Any, job_code: str, *, case_code: str, detail: str, actor
 def _tell(tx: Tx, row: Any, artefacts: Sequence[Artefact], destinations: Sequence[str], withheld: Withheld) -> None:
     """Store and send what says that nothing was analysed."""
     keep_artefacts(tx, row.case_id, artefacts)
-    if artefacts and not _outdated(tx, row.case_id):
-        supersede_unsent(tx, row.case_id, _ACTOR)
+    family = base.family(tx.connection, row.case_id)
+    if artefacts and not _outdated(tx, row.case_id, family):
+        supersede_unsent(tx, row.case_id, family, _ACTOR)
         plan_deliveries(tx, row.case_id, destinations, row.priority, _ACTOR, withheld)
 
 
 def _held(tx: Tx, job_id: int, fence: int) -> Any:
     mine = and_(job.c.id == job_id, job.c.fence == fence, job.c.state == _J.LEASED)
     return tx.connection.execute(select(job).where(mine)).one_or_none()
+
+
+def _some_expired(kind: str, now: datetime, job_id: int | None) -> Any:
+    wanted = job.c.kind == kind if job_id is None else job.c.id == job_id
+    return select(job.c.id).where(wanted, _expired(now)).limit(1)
 
 
 def _expired(now: datetime) -> ColumnElement[bool]:
@@ -388,6 +415,7 @@ def _ready(kind: str, *, routine_first: bool = False) -> Any:
     return (
         select(job)
         .join_from(job, case_revision, job.c.case_id == case_revision.c.id)
+        .join(case_root, case_revision.c.root_id == case_root.c.id)
         .where(job.c.kind == kind, job.c.state == _J.READY, may)
         .order_by(*([job.c.priority >= STAT_PRIORITY] if routine_first else []), job.c.priority.desc(), job.c.id)
     )

@@ -1,6 +1,8 @@
 """The service's own processes: a beat of each, so that "nothing happens" can be told from "nobody is there". No audit."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,6 +29,7 @@ class ProcessRow:
     beat_at: datetime
     error_code: str
     error_at: datetime | None
+    engine: Mapping[str, str] = field(default_factory=dict)  # its passport: engine, passport, sha256, passed_over
 
     def alive(self, now: datetime) -> bool:
         """Whether it says that it runs, and said so lately."""
@@ -41,7 +44,7 @@ class ProcessStore(Store):
 
         One that only `starts` doesn't hide why it failed just before: perhaps it is about to fail again.
         """
-        values = {name: getattr(row, name) for name in ProcessRow.__slots__}
+        values = {name: getattr(row, name) for name in ProcessRow.__slots__ if name != "engine"}
         values["host"] = clean(row.host)[:255]
         same = (process.c.door == row.door) & (process.c.host == values["host"])
         failed = select(process.c.pid).where(
@@ -51,8 +54,19 @@ class ProcessStore(Store):
             if starts and tx.connection.execute(failed).first() is not None:
                 return
             if tx.connection.execute(update(process).where(same).values(values)).rowcount == 0:
-                tx.connection.execute(insert(process), values)
+                tx.connection.execute(insert(process), {**values, "engine": ""})
                 tx.connection.execute(delete(process).where(process.c.beat_at < row.beat_at - _FORGET))
+
+    def note_engine(self, door: str, host: str, passport: Mapping[str, str], now: datetime) -> None:
+        """Write with which engine a worker serves from now on, and audit it."""
+        host = clean(host)[:255]
+        same = (process.c.door == door) & (process.c.host == host)
+        text = json.dumps(dict(passport), ensure_ascii=True)
+        with self._database.write(now) as tx:
+            if tx.connection.execute(update(process).where(same).values(engine=text)).rowcount == 0:
+                row = {"pid": 0, "state": "running", "code": "", "started_at": now, "beat_at": now, "error_code": ""}
+                tx.connection.execute(insert(process), {"door": door, "host": host, **row, "engine": text})
+            tx.audit("engine.examined", f"{door}:{host}", **passport)
 
 
 def processes(connection: Connection) -> list[ProcessRow]:
@@ -62,4 +76,5 @@ def processes(connection: Connection) -> list[ProcessRow]:
 
 
 def _row(found: Any) -> ProcessRow:
-    return ProcessRow(**{name: getattr(found, name) for name in ProcessRow.__slots__})
+    values = {name: getattr(found, name) for name in ProcessRow.__slots__}
+    return ProcessRow(**{**values, "engine": json.loads(found.engine) if found.engine else {}})

@@ -190,6 +190,7 @@ def _algorithm(ctx: Context) -> sr.AlgorithmIdentification:
     """Who says it (TID 4019): one for all groups."""
     model = ctx.result.model
     parameters = [f"{name}: {value:g}" for name, value in ctx.result.thresholds.items()] + [f"engine: {model.engine}"]
+    parameters += [f"passport: {model.passport}"] if model.passport else []
     return sr.AlgorithmIdentification(
         name=ctx.say(model.name),
         version=ctx.say(model.version),

@@ -34,6 +34,7 @@ def to_json(result: CaseResult, key: str, numbers: Mapping[int, int], now: datet
             "device_uid": model.device_uid,
             "training": model.training,
             "training_zh": model.training_zh,
+            "passport": model.passport,
         },
         "thresholds": dict(result.thresholds),
         "sides": [_side(s) for s in result.sides],

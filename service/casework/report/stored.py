@@ -46,6 +46,7 @@ def _model(model: dict[str, Any]) -> ModelIdentity:
         device_uid=str(model["device_uid"]),
         training=str(model.get("training", "")),
         training_zh=str(model.get("training_zh", "")),
+        passport=str(model.get("passport", "")),
     )
 
 

@@ -4,6 +4,7 @@ A changed keys file is read again without a restart (S21). Comparing digests in 
 caller nothing.
 """
 
+import contextlib
 import hmac
 import json
 import threading
@@ -128,7 +129,8 @@ def open_keyring(settings: Settings) -> Keyring:
     of its keys; naming the one in `<root>/secrets` is such a thought (a container's first start).
     """
     folder = settings.root / "secrets"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # a root that may only be read: days of use are not noted
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = keys_path(settings)
     if path == folder / "api-keys.json" and not path.exists():
         key, kept = new_key()

@@ -35,7 +35,7 @@ class ServiceRoutes:
     def ready(self) -> JSONResponse:
         """Whether images can be taken and questions answered."""
         checks = [self._ledger(), self._intake()]
-        state = schemas.Ready(ready=all(check.ok for check in checks), checks=checks)
+        state = schemas.Ready(ready=all(check.ok for check in checks), checks=checks, engines=self._engines())
         return JSONResponse(state.model_dump(mode="json"), 200 if state.ready else 503)
 
     def metrics(self) -> PlainTextResponse:
@@ -51,6 +51,22 @@ class ServiceRoutes:
         except CaseworkError as error:
             return schemas.Check(name="ledger", ok=False, code=error.code)
         return schemas.Check(name="ledger", ok=True, code="")
+
+    def _engines(self) -> list[schemas.Engine]:
+        try:
+            rows = [row for row in self._door.ledger.read.processes() if row.engine]
+        except CaseworkError:  # the ledger's own check says so
+            return []
+        return [
+            schemas.Engine(
+                engine=row.engine.get("engine", ""),
+                passport=row.engine.get("passport", ""),
+                sha256=row.engine.get("sha256", ""),
+                fallback="passed_over" in row.engine,
+                alive=row.alive(self._door.now()),
+            )
+            for row in rows
+        ]
 
     def _intake(self) -> schemas.Check:
         intake = self._door.intake

@@ -462,8 +462,19 @@ class Check(BaseModel):
     code: str
 
 
+class Engine(BaseModel):
+    """The engine that a worker serves with, as it was examined at the worker's start."""
+
+    engine: str
+    passport: str
+    sha256: str
+    fallback: bool
+    alive: bool
+
+
 class Ready(BaseModel):
-    """Whether the service can work."""
+    """Whether the service can work, and what its workers compute with."""
 
     ready: bool
     checks: list[Check]
+    engines: list[Engine]

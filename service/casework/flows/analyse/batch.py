@@ -7,7 +7,8 @@ import numpy as np
 from casework import __version__
 from casework.case import derive_uid
 from casework.engine.bundle import ModelPackage
-from casework.engine.runner import Runner, SideInputs, SideOutputs
+from casework.engine.passport import Passport
+from casework.engine.runner import SideInputs, SideOutputs
 from casework.flows.analyse.heat import heat_images
 from casework.flows.analyse.inputs import Ready
 from casework.modelspec import CHANNELS, SLOTS
@@ -15,18 +16,18 @@ from casework.preprocess.prepared import VERSION
 from casework.result import HeatImage, ModelIdentity, Side
 
 
-def identity(package: ModelPackage, runner: Runner) -> ModelIdentity:
+def identity(package: ModelPackage, passport: Passport) -> ModelIdentity:
     """Model and engine; the device UID changes with either of them, the preprocessing or the program."""
-    engine = runner.describe()
-    device = derive_uid("device", package.sha256, engine, VERSION, __version__)
+    device = derive_uid("device", package.sha256, passport.sha256, VERSION, __version__)
     stated = package.spec.raw.get("training_statement")
     said = {k: v for k, v in stated.items() if isinstance(v, str)} if isinstance(stated, Mapping) else {}
     return ModelIdentity(
         package.spec.name,
         package.spec.version,
         package.sha256,
-        engine,
+        passport.line,
         device,
+        passport=passport.stamp,
         training=said.get("en", ""),
         training_zh=said.get("zh", ""),
     )

@@ -22,6 +22,7 @@ from casework.checks import CONFLICTS, severities
 from casework.config import Settings
 from casework.engine import readout
 from casework.engine.bundle import ModelPackage
+from casework.engine.passport import Passport
 from casework.engine.runner import Runner, SideOutputs
 from casework.errors import CaseworkError, Defect, Refused, Unavailable
 from casework.flows.analyse.batch import contributions, identity, side_inputs
@@ -150,13 +151,16 @@ class Analyser:
         *,
         package: ModelPackage,
         runner: Runner,
+        passport: Passport,
         reports: ReportProcess,
         settings: Settings,
         now: Clock,
     ) -> None:
         self._ledger, self._inputs, self._reports = ledger, inputs, reports
         self._package, self._runner, self._settings, self._now = package, runner, settings, now
-        self._identity = identity(package, runner)
+        self._identity = identity(package, passport)
+        # Not the engine that the site prefers: every result says so.
+        self._fallback = (Finding("ENGINE_FALLBACK"),) if passport.passed_over else ()
         self._severity = severities(settings.gate.severity)
         self._record = Record(ledger, spool, settings, package.sha256)
         self._teller = Teller(ledger, inputs, self._record, self._identity, settings)
@@ -292,7 +296,7 @@ class Analyser:
             result = self._result(case, rows, ready, sides, outputs)
             checks = gate.with_distance(checks, furthest(result.sides), self._severity)
             self._stop(checks, chosen, ready)
-            told = (*gate.told_by(checks), *unstable(result.sides))
+            told = (*gate.told_by(checks), *unstable(result.sides), *self._fallback)
             result = replace(result, checks=checks, choices=chosen, findings=told)
         beat.check()
         with watch.stage("render"):

@@ -388,6 +388,7 @@ def _fetches() -> None:
         sa.Column("beat_at", sa.BigInteger(), nullable=False),
         sa.Column("error_code", sa.Text(), nullable=False),
         sa.Column("error_at", sa.BigInteger(), nullable=True),
+        sa.Column("engine", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("door", "host", name=op.f("pk_process")),
     )
 

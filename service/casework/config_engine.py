@@ -1,0 +1,37 @@
+"""Which engines run the model, in which order, and where their files lie. Does no I/O."""
+
+from dataclasses import dataclass
+
+from casework.errors import Defect
+
+RUNNERS = ("tensorrt", "tensorrt-rtx", "cuda", "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What computes: the first of `order` that can be opened and reproduces the golden samples serves."""
+
+    order: tuple[str, ...] = (
+        "cpu",
+    )  # of tensorrt, tensorrt-rtx, cuda, cpu; whatever is not the first raises ENGINE_FALLBACK in log, metrics and SR
+    device: int = 0  # the GPU's number
+    twin: str = ""  # folder of the package's half-precision twin, which GPUs run; "" = the package's folder + "-fp16"
+    plans: str = ""  # folder of built plans, kept between starts; "" = <storage.root>/plans
+    build_missing: bool = True  # a worker builds a plan that is not there (a minute); False: the next runner serves
+    max_sides: int = 2  # of one run: plans are made for 1 to so many sides
+    gpu_decode: bool = False  # pixels by nvImageCodec, after it has shown that it gives the CPU's
+
+
+def check_engine(engine: Engine) -> None:
+    """Refuse what could not serve.
+
+    Raises:
+        Defect: CONFIG_INVALID.
+    """
+    unknown = set(engine.order) - set(RUNNERS)
+    if unknown or not engine.order or len(set(engine.order)) != len(engine.order):
+        raise Defect("CONFIG_INVALID", f"engine.order: some of {', '.join(RUNNERS)}, each once")
+    if {"tensorrt", "tensorrt-rtx"} <= set(engine.order):
+        raise Defect("CONFIG_INVALID", "engine.order: tensorrt or tensorrt-rtx, not both in one environment")
+    if engine.device < 0 or not 1 <= engine.max_sides <= 16:
+        raise Defect("CONFIG_INVALID", "engine.device is 0 or more, engine.max_sides 1 to 16")

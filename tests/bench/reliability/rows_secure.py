@@ -1,0 +1,109 @@
+"""F32 to F40 as data: TLS, hostile files, roles, patient data, integrity. All by tests of the suite."""
+
+from tests.bench.reliability.lab import Control, Experiment, Mutation
+from tests.bench.reliability.suite import by_tests
+
+TLS = "tests/protocol/test_tls.py::"
+HEADER = "tests/protocol/test_header.py::"
+PACKAGE = "tests/engine/test_package.py"
+ROWS = (
+    Experiment(
+        "F32",
+        "Plain, old, weak, strange and missing certificates get not one byte of DICOM.",
+        "100 % refused before any DICOM byte",
+        by_tests(
+            f"{TLS}test_old_versions_and_weak_suites_are_refused",
+            f"{TLS}test_plain_dicom_on_the_tls_port_and_tls_on_the_plain_port",
+            f"{TLS}test_mutual_tls",
+            f"{TLS}test_200_half_open_handshakes",
+        ),
+        {"usual": {}},
+    ),
+    Experiment(
+        "F33",
+        "Files that inflate, nest or announce without end are refused within two seconds.",
+        "<= 2 s each, RSS < 256 MiB, worker alive",
+        by_tests(
+            f"{HEADER}test_depth_3000_is_refused_quickly",
+            f"{HEADER}test_million_elements_are_refused_within_two_seconds",
+            f"{HEADER}test_deflate_bombs",
+            "tests/protocol/test_store.py::test_deflate_bomb_is_refused",
+        ),
+        {"usual": {}},
+        Control("the limit of depth", (Mutation("dicom/scanner.py", "depth: int = 64", "depth: int = 100_000"),)),
+    ),
+    Experiment(
+        "F34",
+        "Every file of the hostile corpora is accepted, kept aside or refused, and nothing else.",
+        "950 files: 0 crash, hang, OOM",
+        short="not implemented: the corpora can't be fetched where this was written (only package registries are reachable).",
+    ),
+    Experiment(
+        "F35",
+        "Fuzzers find no exception in header check, STOW parser and manifest reader but the declared refusal.",
+        "4 CPU-h: 0 uncaught, parser coverage >= 90 %",
+        by_tests(f"{HEADER}test_mutated_files_end_in_an_answer", f"{HEADER}test_no_cut_file_is_ever_accepted"),
+        {"usual": {}},
+        short="random mutations of the suite, not atheris.",
+    ),
+    Experiment(
+        "F36",
+        "No route answers 5xx or without its role.",
+        "schemathesis: 0 5xx, 0 breach; every route x role",
+        by_tests("tests/api/test_roles.py", "tests/api/test_contract.py"),
+        {"usual": {}},
+        short="every route x role and the contract; schemathesis is not run here.",
+    ),
+    Experiment(
+        "F37",
+        "What identifies a patient is in no log, metric, URL or temporary file.",
+        "40 canaries: 0 hits",
+        by_tests("tests/api/test_process.py::test_first_start_and_log"),
+        {"usual": {}},
+        short="the API's log only.",
+    ),
+    Experiment(
+        "F38",
+        "Hostile names, titles and UIDs are only text, in logs and on the page.",
+        "1 line = 1 event; 0 scripts run",
+        by_tests(
+            "tests/api/test_page.py::test_hostile_values_are_only_text",
+            "tests/api/test_page.py::test_the_source_never_parses_html",
+            "tests/protocol/test_store.py::test_control_characters_in_names",
+        ),
+        {"usual": {}},
+    ),
+    Experiment(
+        "F39",
+        "A model file that was changed in one bit, swapped or linked is refused.",
+        "100 % refused",
+        by_tests(PACKAGE),
+        {"usual": {}},
+        Control(
+            "digests are compared",
+            (
+                Mutation(
+                    "engine/bundle.py",
+                    "    if hashlib.sha256(data).hexdigest() != spec.files.get(relative):",
+                    "    if False:",
+                ),
+            ),
+        ),
+        short="signatures and anti-rollback: see docs/security.md once they have landed.",
+    ),
+    Experiment(
+        "F40",
+        "Each of 1,000 random edits of the audit is found, and the first bad row is named.",
+        "100 % found and named",
+        by_tests("tests/ledger/test_ledger_audit.py::test_every_edit_is_found"),
+        {"usual": {}},
+        Control(
+            "each row's digest",
+            (
+                Mutation(
+                    "ledger/audit.py", "        if _hash(last, row.at_us, fields) != row.hash:", "        if False:"
+                ),
+            ),
+        ),
+    ),
+)
