@@ -8,7 +8,8 @@ FROM ${PYTHON_IMAGE} AS tools
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY deploy/requirements-build.lock deploy/prune.sh ./
-RUN pip install -q --require-hashes -r requirements-build.lock
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends binutils && rm -rf /var/lib/apt/lists/* \
+ && pip install -q --require-hashes -r requirements-build.lock
 
 FROM tools AS service-packages
 RUN python -m venv --without-pip /opt/casework

@@ -5,14 +5,16 @@ import ssl
 import subprocess
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
-from casework.config import Settings
+from casework.config import Http, Settings
 from casework.config_security import Tls
 from casework.entrypoints.doctor import _certificate
+from casework.entrypoints.pulse import look
 from tests.api.conftest import serving
 from tests.certificates import Authority, Pair
 
@@ -57,6 +59,15 @@ def test_https(tmp_path: Path) -> None:
         authority.issue("localhost")
         time.sleep(1.1)
         assert _serial(api.port, fresh) != first
+
+
+def test_a_container_is_well_over_https(tmp_path: Path) -> None:
+    """The health check speaks what the API speaks: with HTTPS on, a door that answers is not called dead."""
+    tls = with_https(Authority(tmp_path / "ca").issue("localhost"))
+    with serving(tmp_path / "api", lambda settings: replace(settings, tls=tls)) as api:
+        asked = replace(Settings(), http=Http(port=api.port), tls=tls)
+        assert look(asked, "api", datetime.now(UTC)) == ""
+        assert "does not answer" in look(replace(asked, tls=Tls()), "api", datetime.now(UTC))
 
 
 def _serial(port: int, context: ssl.SSLContext) -> object:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from casework.case import CaseState
+from casework.case import STAT_PRIORITY, CaseState
 from casework.config import Assembly, Destination
 from casework.dicom import scu
 from casework.dicom.query import HeldStudy
@@ -408,6 +408,23 @@ def test_a_clock_that_jumps_moves_nothing(make_desk: MakeDesk) -> None:
     assert desk.case(case_id)[0] is C.RECEIVING
     desk.assembler.step(now - timedelta(hours=1), clock + 61)
     assert desk.case(case_id)[0] is C.QUEUED
+
+
+def test_a_stat_case_is_queued_before_a_crowd(make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look queues the urgent ones first and then only so many, and says that the next look should come soon."""
+    from casework.ledger import Selector
+
+    monkeypatch.setattr(assemble, "AT_ONCE", 3)
+    desk = make_desk(rules=Assembly(quiet_s=0.0, settle_s=0.0, poll_s=0.05))
+    images = [dataset("MR", PatientID=f"P{n}") for n in range(7)]
+    *crowd, urgent = (desk.receive(ds, association="") for ds in images)
+    selector = Selector(study_uids=(str(images[-1].StudyInstanceUID),))
+    desk.rig.ledger.request_analysis("k", "h", selector, "doctor", datetime.now(UTC), priority=STAT_PRIORITY)
+    desk.step()
+    assert desk.assembler.pressing
+    assert desk.case(urgent)[0] is C.QUEUED
+    assert sum(desk.case(row)[0] is C.QUEUED for row in crowd) == 2
+    desk.run_until(lambda: all(desk.case(row)[0] is C.QUEUED for row in crowd))
 
 
 def test_a_case_left_stable_by_a_crash_is_queued(make_desk: MakeDesk) -> None:

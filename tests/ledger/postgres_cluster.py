@@ -30,8 +30,8 @@ def binaries() -> Path:
 class Cluster:
     """A running server; `stop` ends it and removes its files."""
 
-    def __init__(self, listen: str = "") -> None:
-        """A unix socket only, or also this address with its /24 network."""
+    def __init__(self, listen: str = "", *, fsync: bool = False) -> None:
+        """A unix socket only, or also this address with its /24 network. fsync only where a time is measured."""
         self._bin = binaries()
         self._user = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
         if self._user and not any(entry.pw_name == self._user for entry in pwd.getpwall()):
@@ -45,7 +45,7 @@ class Cluster:
         if listen:
             with (data / "pg_hba.conf").open("a") as rules:
                 rules.write(f"host all all {listen}/24 trust\n")
-        options = f"-k {self.folder} -p {self.port} -c listen_addresses='{listen}' -c fsync=off -c max_connections=60"
+        options = f"-k {self.folder} -p {self.port} -c listen_addresses='{listen}' -c fsync={'on' if fsync else 'off'} -c max_connections=60"
         self._run("pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
 
     def url(self, name: str) -> str:

@@ -56,7 +56,7 @@ def look(settings: Settings, door: str, now: datetime, *, only_alive: bool = Fal
     for that would mend nothing.
     """
     if door == "api":
-        return _ask(settings.http.port)
+        return _ask(settings.http.port, https=settings.tls.https)
     try:
         health = json.loads((settings.root / "health" / f"{_name(door)}.json").read_text("utf-8"))
         age_s = (now - datetime.fromisoformat(health["at"])).total_seconds()
@@ -67,10 +67,17 @@ def look(settings: Settings, door: str, now: datetime, *, only_alive: bool = Fal
     return "" if only_alive or health.get("ok") else str(health.get("code") or "not well")
 
 
-def _ask(port: int) -> str:
+def _ask(port: int, *, https: bool) -> str:
     import http.client  # half of the check's time, and only one door needs it
+    import ssl
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
+    if (
+        https
+    ):  # asked of itself whether it answers: there is nobody to mistake it for, and its certificate names its host
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=4, context=context)
     try:
         connection.request("GET", "/v1/health/live")
         status = connection.getresponse().status

@@ -33,6 +33,7 @@ from casework.observe import log
 ACTOR = "assemble"
 LOOK_UP_AGAIN_S = 10.0
 PRESSING_S = 3.0
+AT_ONCE = 50  # cases that one look queues
 NO_WAIT = Policy()
 MOVED = timedelta(seconds=60)  # by so much the wall clock may differ from what was written before it is written anew
 
@@ -194,7 +195,12 @@ class Assembler:
         if self._policy.accept_corrections:
             self._accept_corrections(now)
         cases = self._ledger.cases_in(CaseState.RECEIVING, CaseState.STABLE)
-        queued = sum(self._tend_alone(case, now, clock) for case in cases)
+        queued = 0
+        for case in sorted(cases, key=lambda case: -case.priority):
+            queued += self._tend_alone(case, now, clock)
+            if queued >= AT_ONCE:  # a STAT case that came meanwhile must not wait for thousands of others
+                self.pressing = True
+                break
         self._forget({case.id for case in cases})
         return queued
 
