@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=["storm", "outage", "scaling", "writes"])
     parser.add_argument("--jobs", type=int, default=30_000, help="of the storm")
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds of the fixed engine in `storm`")
     parser.add_argument("--within", type=float, default=3600.0, help="seconds after the last kill until all is done")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--outage", type=float, default=600.0, help="seconds without Redis")
@@ -94,7 +95,7 @@ def storm(folder: Path, server: Servers, url: str, options: argparse.Namespace) 
         cases = yard.add(options.jobs)
         yard.start_relay()
         began, kills = time.monotonic(), 0
-        worker = yard.start_worker(0.0, lease_s=3.0)
+        worker = yard.start_worker(options.pause, lease_s=3.0)
         while kills < options.kills and not _all_done(yard, options.jobs):
             seen, moment = len(yard.runs()), time.monotonic()
             while len(yard.runs()) == seen and time.monotonic() - moment < 60:
@@ -102,7 +103,7 @@ def storm(folder: Path, server: Servers, url: str, options: argparse.Namespace) 
             time.sleep(dice.uniform(0.0, 0.5))
             kill_group(worker, signal.SIGKILL)
             kills += 1
-            worker = yard.start_worker(0.0, lease_s=3.0)
+            worker = yard.start_worker(options.pause, lease_s=3.0)
         yard.until(lambda: _all_done(yard, options.jobs), within_s=options.within)
         total = time.monotonic() - began
         tries = Counter(run["attempt"] for run in yard.done())

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -23,7 +22,6 @@ from tests.bench.reliability.oracle import compare
 from tests.protocol.peer import MR, Peer
 
 OUT_OF_RESOURCES = 0xA700
-STEPS = "openat,write,pwrite64,fsync,fdatasync,rename,ftruncate,unlink"
 
 
 def random_kills(lab: Lab) -> None:
@@ -88,47 +86,8 @@ def verdict(lab: Lab, root: Path, told: dict[str, str], ledger: Path | None = No
     lab.must(not missing + altered, f"{missing} of {len(told)} acknowledged instances are missing, {altered} altered")
 
 
-def each_syscall(lab: Lab) -> None:
-    """F02, C-STORE: killed before each system call of one store, thread by thread."""
-    folder, port, sender = lab.folder, receivers.free_port(), Sender()
-    positions = _positions(folder, port, sender, lab.folder / "calls")
-    chosen = sorted(lab.rng.sample(positions, min(lab.n("positions"), len(positions))))
-    reached = 0
-    for rank, call, number in chosen:
-        with receivers.running(receivers.casework(folder, port=port)) as receiver, associated(port) as peer:
-            lab.must(not list((folder / "spool" / "incoming").iterdir()), f"a half file is left after {call} {number}")
-            sender.send(peer)
-            thread = _threads(receiver)[rank]
-            inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
-            with tracing(thread, *inject, out=os.devnull):
-                sender.send(peer)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    receiver.process.wait(1.0)
-            reached += receiver.process.poll() == -signal.SIGKILL
-    receivers.stop(receivers.casework(folder, port=port))
-    lab.figures |= {"positions": len(positions), "tried": len(chosen), "killed_there": reached}
-    lab.must(reached > 0.6 * len(chosen), f"only {reached} of {len(chosen)} positions were reached")
-    lab.must(not list((folder / "spool" / "incoming").iterdir()), "a half file is left after the last start")
-    verdict(lab, folder / "spool", sender.told)
-
-
-def _positions(folder: Path, port: int, sender: Sender, log: Path) -> list[tuple[int, str, int]]:
-    """Where a store can be hit: rank of the thread, system call, its number there."""
-    with receivers.running(receivers.casework(folder, port=port)) as receiver, associated(port) as peer:
-        sender.send(peer)
-        threads = _threads(receiver)
-        with tracing(receiver.process.pid, "-f", "-ff", "-e", f"trace={STEPS}", out=str(log)):
-            sender.send(peer)
-    found = []
-    for rank, thread in enumerate(threads[1:], 1):  # the main thread only watches
-        path = log.with_name(f"{log.name}.{thread}")
-        lines = path.read_text("latin_1").splitlines() if path.exists() else []
-        for call, count in Counter(line.partition("(")[0] for line in lines if "(" in line).items():
-            found += [(rank, call, number) for number in range(1, count + 1)]
-    return found
-
-
-def _threads(receiver: Receiver) -> list[int]:
+def threads_of(receiver: Receiver) -> list[int]:
+    """Its threads, the oldest first."""
     return sorted(int(p.name) for p in Path(f"/proc/{receiver.process.pid}/task").iterdir())
 
 
@@ -222,7 +181,7 @@ def failed_flush(lab: Lab) -> None:
         with receivers.running(receivers.casework(folder, port=port)) as receiver, associated(port) as peer:
             sender.send(peer)
             log, when = folder / "fsync.log", 1 + turn % 2  # of the association's thread: the file's, or the folder's
-            thread = _threads(receiver)[-1]
+            thread = threads_of(receiver)[-1]
             with tracing(thread, "-e", "trace=fsync", "-e", f"inject=fsync:error=EIO:when={when}", out=str(log)):
                 first = sender.send(peer)
                 second = sender.send(peer)

@@ -67,9 +67,9 @@ class Experiment:
     control: Control | None = None
     short: str = ""  # what is less than the goal asks, and why; without `run`: why there is none
 
-    def size(self, scale: str) -> Mapping[str, float] | None:
-        """The sizes at a scale, or the next smaller one that there is; None: it isn't part of the reduced run."""
+    def size(self, scale: str) -> Mapping[str, float]:
+        """The sizes at a scale, or the nearest that there are."""
         if scale == "ci":
-            return self.sizes.get("ci")
+            return self.sizes.get("ci", self.sizes.get("usual", {}))
         smaller = ("full", "usual", "ci") if scale == "full" else ("usual", "ci")
         return next((self.sizes[s] for s in smaller if s in self.sizes), {})

@@ -17,7 +17,8 @@ same experiment on a copy of the service with one guard taken off: there it has 
 
 `make bench-reliability` runs all (some hours of two cores at SCALE=full), `ONLY="F01 F09"` some, `SCALE=ci` the reduced run that is part of CI.
 Figures of "2 cores, no GPU", under load of other work: times are ceilings, not benchmarks. Rows "by tests" run named tests of the
-suite, and their control runs the same tests without the guard.
+suite, and their control runs the same tests without the guard. Rows of scale "tiny" are single runs of the smallest sizes, experiment
+and control apart, made while the bench was written on a machine that was full: they show that it works, not that the goal is met.
 
 """
 

@@ -1,6 +1,6 @@
 """F01 to F07, F20, F23 and F25 to F31 as data: intake under kills, broken disks, traffic and hostile peers."""
 
-from tests.bench.reliability import hostile, intake, traffic
+from tests.bench.reliability import crashes, hostile, intake, traffic
 from tests.bench.reliability.lab import Control, Experiment, Mutation
 
 FIRST_ANSWER = Mutation(
@@ -26,8 +26,8 @@ _INTAKE = [
         "F02",
         "A listener killed before any system call of a store has lost nothing that it acknowledged, and leaves no half file.",
         "every index of one C-STORE and one STOW of 3: 100 %",
-        intake.each_syscall,
-        {"ci": {"positions": 4}, "usual": {"positions": 1000}},
+        crashes.each_syscall,
+        {"ci": {"positions": 3}, "usual": {"positions": 1000}},
         Control("the answer waits for the commit", (FIRST_ANSWER,), {"positions": 12}),
     ),
     Experiment(
@@ -35,11 +35,11 @@ _INTAKE = [
         "A power cut right after any acknowledgement loses nothing acknowledged; the ledger stays sound.",
         "200 cuts, torn writes: 0 lost, integrity ok 200 of 200",
         intake.power_cuts,
-        {"ci": {"images": 60, "cuts": 12}, "usual": {"images": 400, "cuts": 200}},
+        {"ci": {"images": 40, "cuts": 8}, "usual": {"images": 400, "cuts": 200}},
         Control(
             "the ledger's flush at each commit",
             (Mutation("ledger/database.py", '"synchronous=FULL"', '"synchronous=OFF"'),),
-            {"images": 60, "cuts": 10},
+            {"images": 20, "cuts": 4},
         ),
     ),
     Experiment(
@@ -47,7 +47,7 @@ _INTAKE = [
         "With the spool's flushes off the same power cuts are seen to lose something.",
         "at least 1 loss reported",
         intake.power_cuts_without_fsync,
-        {"usual": {"images": 60, "cuts": 10}},
+        {"ci": {"images": 12, "cuts": 3}, "usual": {"images": 60, "cuts": 10}},
     ),
     Experiment(
         "F05",
@@ -71,7 +71,7 @@ _INTAKE = [
         "A full disk refuses with 0xA700, acknowledges nothing that is cut, and takes images again once there is room.",
         "200 MiB into 64 MiB: all refused cleanly, 0 truncated acked, back <= 10 s, 0 deleted",
         intake.full_disk,
-        {"ci": {"mib": 16}, "usual": {"mib": 64}},
+        {"ci": {"mib": 8}, "usual": {"mib": 64}},
         Control(
             "ENOSPC is an error",
             (
@@ -90,7 +90,7 @@ _INTAKE = [
         "A full or failing ledger disk acknowledges nothing, turns health red and does not end the listener.",
         "no ack; health red; no crash loop",
         intake.full_ledger,
-        {"usual": {"images": 200}},
+        {"ci": {"images": 60}, "usual": {"images": 200}},
         Control("the answer waits for the commit", (FIRST_ANSWER,)),
     ),
 ]
@@ -108,7 +108,7 @@ _TRAFFIC = [
         "A study that comes several times at once, over both doors, in any order, is one case with each image once.",
         "5 times, C-STORE and STOW: 1 row per SOP UID, 1 case, 0 extra inference",
         traffic.many_ways_at_once,
-        {"usual": {"images": 60, "times": 6}},
+        {"ci": {"images": 6, "times": 4}, "usual": {"images": 60, "times": 6}},
         Control(
             "what is known already is recognised",
             (
@@ -150,7 +150,7 @@ _TRAFFIC = [
         "Thousands of small instances are all stored without the memory growing.",
         "10,000 of 32 KiB over 1 and 10 associations: >= 300/s on NVMe, growth < 100 MiB",
         traffic.many_small,
-        {"usual": {"images": 2000}, "full": {"images": 10000}},
+        {"ci": {"images": 100}, "usual": {"images": 2000}, "full": {"images": 10000}},
         Control("bytes that were written are let go", LEAK, {"images": 600, "growth_mb": 15}),
     ),
     Experiment(
@@ -158,7 +158,7 @@ _TRAFFIC = [
         "An instance of gigabytes passes with flat memory, and nothing of it is written outside the spool.",
         "2 GB by C-STORE and STOW: growth < 64 MiB",
         traffic.huge,
-        {"usual": {"mib": 512}, "full": {"mib": 2048}},
+        {"ci": {"mib": 64}, "usual": {"mib": 512}, "full": {"mib": 2048}},
         Control("bytes that were written are let go", LEAK, {"mib": 128}),
         short="C-STORE only; STOW streams through the same intake.",
     ),
@@ -189,7 +189,7 @@ _TRAFFIC = [
         "Silent, dripping, half-shaken and flooding peers are dropped, and an honest C-ECHO answers within a second all the while.",
         "500 silent, 50 TLS, drips: echo <= 1 s, dropped <= 15 s, threads <= limit",
         hostile.slow_peers,
-        {"ci": {"silent": 200, "flood": 100}, "usual": {"silent": 500, "flood": 2000}},
+        {"ci": {"silent": 200, "flood": 100, "echo_s": 3}, "usual": {"silent": 500, "flood": 2000}},
         Control(
             "a stranger has a deadline",
             (Mutation("dicom/guard.py", "if g.deadline < now]", "if g.deadline < 0]"),),
@@ -201,7 +201,7 @@ _TRAFFIC = [
         "Malformed PDUs in any state end their own association and nothing else.",
         "10^6 mutated: 0 crash, 0 hang > 10 s, growth < 50 MiB, echo ok",
         hostile.malformed,
-        {"ci": {"pdus": 1200}, "usual": {"pdus": 40000}, "full": {"pdus": 1000000}},
+        {"ci": {"pdus": 1200, "echo_s": 3}, "usual": {"pdus": 40000}, "full": {"pdus": 1000000}},
         Control(
             "an association that ends gives its place back",
             (Mutation("dicom/scp.py", "            self._turnstile.leave(caller.address)\n", "            pass\n"),),

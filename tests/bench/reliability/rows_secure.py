@@ -58,9 +58,8 @@ ROWS = (
         "F37",
         "What identifies a patient is in no log, metric, URL or temporary file.",
         "40 canaries: 0 hits",
-        by_tests("tests/api/test_process.py::test_first_start_and_log"),
+        by_tests("tests/security/test_canary.py", "tests/api/test_process.py::test_first_start_and_log"),
         {"usual": {}},
-        short="the API's log only.",
     ),
     Experiment(
         "F38",
@@ -77,7 +76,7 @@ ROWS = (
         "F39",
         "A model file that was changed in one bit, swapped or linked is refused.",
         "100 % refused",
-        by_tests(PACKAGE),
+        by_tests(PACKAGE, "tests/engine/test_signature.py"),
         {"usual": {}},
         Control(
             "digests are compared",
@@ -89,7 +88,6 @@ ROWS = (
                 ),
             ),
         ),
-        short="signatures and anti-rollback: see docs/security.md once they have landed.",
     ),
     Experiment(
         "F40",

@@ -1,6 +1,6 @@
 """F08 to F19, F21, F22, F24, F26 and F41 to F43 as data: workers, queues, PACS, clocks, the whole hospital."""
 
-from tests.bench.reliability import work
+from tests.bench.reliability import lines, work
 from tests.bench.reliability.lab import Control, Experiment, Mutation
 from tests.bench.reliability.suite import by_tests
 
@@ -20,8 +20,12 @@ ROWS = (
         "Killing a worker at any moment of a job loses no job and makes no second result.",
         "200 kills: lost 0, 1 result set, requeue <= lease + 30 s",
         work.worker_kills,
-        {"usual": {"jobs": 150, "kills": 30, "within": 300}, "full": {"jobs": 1000, "kills": 200, "within": 1200}},
-        Control("leases end", (LEASES_NEVER_END,), {"jobs": 20, "kills": 4, "within": 20}),
+        {
+            "ci": {"jobs": 12, "kills": 2, "within": 120, "pause": 0.2},
+            "usual": {"jobs": 150, "kills": 30, "within": 300, "pause": 0.1},
+            "full": {"jobs": 1000, "kills": 200, "within": 1200, "pause": 0.1},
+        },
+        Control("leases end", (LEASES_NEVER_END,), {"jobs": 12, "kills": 4, "within": 20, "pause": 0.3}),
         short="The engine takes a fixed time; claim, lease, fence and ledger are the service's. The real engine is killed in F26 and F42.",
     ),
     Experiment(
@@ -29,15 +33,19 @@ ROWS = (
         "Killing the Celery worker group under load loses no job and delivers none twice.",
         "100 kills, 30,000 jobs: lost 0, twice 0 (raw Celery: 8 lost)",
         work.celery_storm,
-        {"usual": {"jobs": 300, "kills": 6, "within": 300}, "full": {"jobs": 30000, "kills": 100, "within": 3600}},
-        Control("leases end", (LEASES_NEVER_END,), {"jobs": 40, "kills": 3, "within": 20}),
+        {
+            "ci": {"jobs": 10, "kills": 1, "within": 120},
+            "usual": {"jobs": 300, "kills": 6, "within": 300},
+            "full": {"jobs": 30000, "kills": 100, "within": 3600},
+        },
+        Control("leases end", (LEASES_NEVER_END,), {"jobs": 12, "kills": 4, "within": 20, "pause": 0.3}),
     ),
     Experiment(
         "F10",
         "While Redis is away images are taken in as before, and every job is done soon after it is back.",
         "10 min away: >= 95 % of the rate, first job <= 15 s after",
         work.redis_away,
-        {"usual": {"seconds": 10}, "full": {"seconds": 600}},
+        {"ci": {"seconds": 2}, "usual": {"seconds": 10}, "full": {"seconds": 600}},
         short="The rate is shown, and only a fall below half is a failure: on a busy machine it varies by more than 5 % by itself.",
     ),
     Experiment(
@@ -54,7 +62,11 @@ ROWS = (
         "Redis may be killed or hang at any moment; the worker goes on by itself.",
         "50 kills, SIGSTOP 120 s, half-open: resumes <= 60 s, 0 restarts by hand",
         work.redis_kills,
-        {"usual": {"rounds": 5, "stopped_s": 5}, "full": {"rounds": 50, "stopped_s": 120}},
+        {
+            "ci": {"rounds": 2, "stopped_s": 1},
+            "usual": {"rounds": 5, "stopped_s": 5},
+            "full": {"rounds": 50, "stopped_s": 120},
+        },
         short="Half-open lines are cut between network namespaces by `python -m tests.bench.hosts`, not here.",
     ),
     Experiment(
@@ -131,8 +143,9 @@ ROWS = (
             f"{DELIVER}test_a_pacs_that_stops_reading_is_cut_off",
             f"{DELIVER}test_breaker_lets_one_through_and_tries_more_rarely",
             f"{DELIVER}test_backoff_doubles_with_full_jitter_up_to_its_bound",
+            also=lines.bad_line,
         ),
-        {"usual": {}},
+        {"usual": {"objects": 6, "within": 180}},
         Control("the breaker", (Mutation("flows/deliver.py", "FAILURES_TO_OPEN = 3", "FAILURES_TO_OPEN = 3000"),)),
         short="Seconds instead of 6 h, with waits made short; the 72 h horizon by a clock that is moved.",
     ),
@@ -204,7 +217,7 @@ ROWS = (
         "Clocks that jump by hours, of workers or of the intake's door, stick no job, double none and refuse no image.",
         "+-1 h, -10 min, DST: 0 double run, 0 stuck, audit in order",
         work.clocks,
-        {"usual": {"jobs": 8, "jumps": 7, "within": 120}},
+        {"ci": {"jobs": 2, "jumps": 1, "within": 120}, "usual": {"jobs": 8, "jumps": 7, "within": 120}},
         Control(
             "a lease of the future is none",
             (
@@ -223,6 +236,7 @@ ROWS = (
         "every 5 s for 10 min: all final <= 5 min after, lost 0",
         work.hospital,
         {
+            "ci": {"seconds": 20, "every_s": 5, "cases": 2, "outages": 0, "within": 300},
             "usual": {"seconds": 60, "every_s": 5, "cases": 5, "outages": 0, "within": 600},
             "full": {"seconds": 600, "every_s": 5, "cases": 40, "outages": 0, "within": 600},
         },

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.bench.reliability.lab import Lab
@@ -15,9 +16,12 @@ class ByTests:
     """An experiment that runs these tests; every one that fails is a complaint."""
 
     nodes: tuple[str, ...]
+    and_then: Callable[[Lab], None] | None = None
 
     def __call__(self, lab: Lab) -> None:
         """Run them."""
+        if self.and_then is not None:
+            self.and_then(lab)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *self.nodes]
         ended = subprocess.run(
             [*command, "--timeout", "600", "--basetemp", str(lab.folder / "pytest")],
@@ -31,6 +35,6 @@ class ByTests:
         lab.complaints += failed
 
 
-def by_tests(*nodes: str) -> ByTests:
-    """An experiment of these tests."""
-    return ByTests(nodes)
+def by_tests(*nodes: str, also: Callable[[Lab], None] | None = None) -> ByTests:
+    """An experiment of these tests, and of a part of its own."""
+    return ByTests(nodes, also)

@@ -1,6 +1,7 @@
 """Much, big, doubled and broken-off traffic that is honest: F20, F23, F25, F27, F28, F29."""
 
 import hashlib
+import io
 import signal
 import sqlite3
 import statistics
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+from pydicom import Dataset
 
 from tests.api.samples import multipart
 from tests.api.test_process import key_of, process
@@ -26,6 +28,13 @@ def rows(root: Path, query: str) -> list[tuple[object, ...]]:
     """Ask the ledger's file."""
     with closing(sqlite3.connect(root / "ledger" / "ledger.db")) as connection:
         return list(connection.execute(query))
+
+
+def part10(ds: Dataset) -> bytes:
+    """An image as a file's bytes."""
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def many_ways_at_once(lab: Lab) -> None:
@@ -47,13 +56,7 @@ def many_ways_at_once(lab: Lab) -> None:
                         told[uid] = hashlib.sha256(data[uid]).hexdigest()
 
         def by_stow(chosen: list[str]) -> None:
-            import io
-
-            parts = []
-            for ds in sorted(images, key=lambda ds: chosen.index(str(ds.SOPInstanceUID))):
-                buffer = io.BytesIO()
-                ds.save_as(buffer, enforce_file_format=True)
-                parts.append(buffer.getvalue())
+            parts = [part10(ds) for ds in sorted(images, key=lambda ds: chosen.index(str(ds.SOPInstanceUID)))]
             body, kind = multipart(parts)
             headers = {"Authorization": f"Bearer {key_of(root)}", "Content-Type": kind}
             answer = httpx.post(f"{url}/dicom-web/studies", content=body, headers=headers, timeout=120)

@@ -40,7 +40,11 @@ class Embedded:
 
 def _storm(lab: Lab, folder: Path, servers: queue.Servers, url: str) -> None:
     options = argparse.Namespace(
-        jobs=lab.n("jobs"), kills=lab.n("kills"), within=lab.size["within"], seed=lab.rng.randrange(1 << 32)
+        jobs=lab.n("jobs"),
+        kills=lab.n("kills"),
+        within=lab.size["within"],
+        pause=lab.size.get("pause", 0.0),
+        seed=lab.rng.randrange(1 << 32),
     )
     try:
         made = queue.storm(folder, servers, url, options)
