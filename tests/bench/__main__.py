@@ -24,6 +24,7 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "intake": (["intake"], ["intake", "--rounds", "1", "--gigabytes", "0"]),
     "cases": (["cases"], ["cases", "--patients", "50", "--control-patients", "25"]),
     "queue": (["queue"], ["queue", "--jobs", "600", "--kills", "10", "--outage", "20", "--scaled-jobs", "10"]),
+    "scaling": (["scaling"], ["scaling"]),
     "killstorm": (["killstorm"], ["killstorm", "--rounds", "10", "--control-rounds", "2"]),
 }
 
