@@ -301,7 +301,7 @@ class Recorded:
 class Artefact:
     """One rendered object, stored once; the same bytes are sent every time (reliability: render once)."""
 
-    kind: str  # one of config.OBJECTS or NOT_PERFORMED, "preview" or "result-json"
+    kind: str  # one of config.OBJECTS or NOT_PERFORMED, "preview", "underlay" or "result-json"
     media_type: str  # application/dicom, image/png, application/json
     study_instance_uid: str
     series_instance_uid: str

@@ -92,36 +92,35 @@ class Assembly:
     give_up_s: float = 900.0  # a case that is short of the PACS's count runs after this with what is there
 
 
-OBJECTS = (
+OBJECTS = (  # kinds of result objects that a profile may list; notes of what was not done, or withdrawn, go everywhere
     "sr",  # Comprehensive 3D SR (IHE AIR), one a study
     "sr-comprehensive",  # the same report as Comprehensive SR, for a peer that refuses the class above
     "capture",  # heat-maps as Secondary Capture, one an analysed image
     "cine",  # the analysed frames of an ultrasound cine as Multi-frame True Colour Secondary Capture
+    "slices",  # MR slices through activated regions with their heat, as the same class
     "parametric-map",  # MR activation on the source slices, 32-bit float
-    "segmentation",  # activated regions of sides that are positive or undetermined
+    "segmentation",  # activated regions of sides that are positive or undetermined, on the slices of an MRI
+    "segmentation-planar",  # the same on single mammograms and ultrasound images
     "outline",  # the same regions as Grayscale Softcopy Presentation State
     "key-object",  # the images that matter
 )
-"""Kinds of result objects that a profile may list. Other kinds (notes of what was not done, or withdrawn) go everywhere."""
 
-PROFILES: Mapping[str, tuple[str, ...]] = {
+PROFILES: Mapping[str, tuple[str, ...]] = {  # need no table; one of the same name replaces it
     "standard": ("sr", "capture"),
     "mammography-workstation": ("sr", "capture", "outline", "key-object"),
-    "ohif": ("sr", "capture", "cine", "parametric-map", "segmentation"),
+    "ohif": ("sr", "capture", "cine", "slices"),  # what OHIF shows of any study (docs/viewers.md)
+    "ohif-phases": ("sr", "capture", "cine", "slices", "segmentation", "parametric-map"),  # a series a phase of MRI
     "legacy": ("capture",),
     "full": tuple(o for o in OBJECTS if o != "sr-comprehensive"),
 }
-"""Profiles that need no table; one of the same name replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Which result objects a kind of destination gets. Built in: standard, mammography-workstation, ohif, legacy, full."""
+    """Which result objects a kind of destination gets. Built in: standard, mammography-workstation, ohif, ohif-phases, legacy, full."""
 
     name: str
-    objects: tuple[
-        str, ...
-    ]  # of sr, sr-comprehensive, capture, cine, parametric-map, segmentation, outline, key-object
+    objects: tuple[str, ...]  # of OBJECTS above
 
 
 @dataclass(frozen=True, slots=True)

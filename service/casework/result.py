@@ -153,3 +153,5 @@ class CaseResult:
     choices: tuple[Choice, ...] = ()
     stopped: tuple[str, ...] = ()  # codes for which nothing was analysed, the gravest first
     predecessors: tuple[tuple[str, str, str, str], ...] = ()  # (study, series, sop class, sop instance) of older SRs
+    # (SOP Instance UID, 1-based frame) -> (rows, columns) picture of an MR slice, where somebody asks for slices with heat
+    planes: Mapping[tuple[str, int], NDArray[np.uint8]] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
@@ -26,6 +27,8 @@ from casework.entrypoints.pulse import look
 from casework.errors import CaseworkError, Defect, Unavailable
 from casework.flows.analyse import Stopwatch
 from casework.ledger import CaseView
+from casework.report import heat, slices_needed
+from casework.result import CaseResult
 from models.cman.phantom.dicom import CaseTruth, write_case
 from tests.analyse.rig import Rig, changed
 
@@ -100,8 +103,21 @@ def test_a_whole_case_becomes_reports_and_heat_maps(rig: Rig, run: Callable[...,
     assert len(used) == 18
 
 
-def test_destinations_get_what_their_profiles_ask_for(rig: Rig, truth: CaseTruth) -> None:
-    """One case for two PACS: the maps and masks of a whole case are made, checked, stored, and go to the one that wants them."""
+def test_destinations_get_what_their_profiles_ask_for(
+    rig: Rig, truth: CaseTruth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One case for two PACS: the maps, masks and slices of a whole case are made, checked, stored, and go to the one that wants them.
+
+    The small model suspects nobody, so two slices are asked for that a region would have marked.
+    """
+    asked: list[tuple[str, int]] = []
+
+    def needed(result: CaseResult, sources: Mapping[str, Dataset]) -> list[tuple[str, int]]:
+        read = next(i.depths for i in result.images if i.depths is not None)
+        asked[:] = sorted({*slices_needed(result, sources), *read.slices[5:7]}, key=read.slices.index)
+        return asked
+
+    monkeypatch.setattr("casework.flows.analyse.case.slices_needed", needed)
     places = (
         Destination("archive", ae_title="A", profile="full"),
         Destination("old", ae_title="B", profile="legacy"),
@@ -125,6 +141,19 @@ def test_destinations_get_what_their_profiles_ask_for(rig: Rig, truth: CaseTruth
     ds = dcmread(rig.spool.path(made[0].sha256))
     values = np.frombuffer(ds.FloatPixelData, "<f4")
     assert 0 < values.max() <= 1
+    (slices,) = [row.artefact for row in view.artefacts if row.artefact.kind == "slices"]
+    ds = dcmread(rig.spool.path(slices.sha256))
+    assert {(r.ReferencedSOPInstanceUID, 1) for r in ds.SourceImageSequence} == set(asked)
+    source = next(
+        s for s in map(dcmread, truth.files) if s.SOPInstanceUID == ds.SourceImageSequence[0].ReferencedSOPInstanceUID
+    )
+    shown = np.asarray(Image.fromarray(ds.pixel_array[0]).convert("L"), float)
+    bright = np.asarray(
+        Image.fromarray(source.pixel_array.astype(np.float32)).resize((640, round(640 * source.Rows / source.Columns)))
+    )
+    at = heat.Layout.of((source.Rows, source.Columns), "MR")
+    cut = shown[at.corner[1] :, at.corner[0] :][: at.size[1], : at.size[0]]
+    assert np.corrcoef(cut.ravel(), bright.ravel())[0, 1] > 0.9
 
 
 def test_what_was_prepared_ahead_is_what_would_have_been_made(rig: Rig, truth: CaseTruth, tmp_path: Path) -> None:

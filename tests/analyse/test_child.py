@@ -16,6 +16,7 @@ from pydicom import uid
 from casework.errors import Defect, Refused, Unavailable
 from casework.preprocess.child import ChildLimits, DecodeChild, DecodePool
 from casework.preprocess.prepared import unpack
+from casework.preprocess.tasks import planes_of
 from tests.analyse.dicoms import smooth, write
 
 BAD = (sys.executable, str(Path(__file__).parent / "bad_child.py"))
@@ -96,6 +97,25 @@ def test_a_refusal_keeps_its_code(child: DecodeChild, tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         child.call({"do": "slice", "path": str(path)}, 10)
     assert caught.value.code in ("PIXELS_UNDECODABLE", "TRUNCATED")
+
+
+def test_slices_come_on_one_grey_scale(tmp_path: Path) -> None:
+    """Single frames of several instances as 8 bits: a slice that is half as bright as another one stays so."""
+    bright = smooth(64, 48)
+    paths = [
+        write(tmp_path / f"{n}.dcm", array, uid.ExplicitVRLittleEndian, bits=12)
+        for n, array in enumerate((bright, bright // 2))
+    ]
+    child = DecodeChild(LIMITS)
+    try:
+        pictures = planes_of(child.call({"do": "planes", "items": [[str(path), 1] for path in paths]}, 20).payload)
+    finally:
+        child.close()
+    assert pictures.shape == (2, 64, 48)
+    assert pictures.dtype == np.uint8
+    assert pictures[0].max() == 255
+    unclipped = pictures[0] < 255
+    assert np.abs(pictures[0] / 2 - pictures[1])[unclipped].max() <= 2
 
 
 def test_damaged_jpeg_2000_never_costs_more_than_its_own_answer(tmp_path: Path) -> None:

@@ -77,11 +77,11 @@ def case_of(api: Api, accession: str) -> str:
     return api.ledger.read.list_cases(q=accession).items[0].case.id
 
 
-def preview(seed: int = 0) -> bytes:
-    """A PNG that looks like a heat-map over a breast."""
+def preview(seed: int = 0, *, heat: bool = True) -> bytes:
+    """A PNG that looks like a heat-map over a breast, or the breast alone."""
     rows, cols = np.mgrid[0:256, 0:200]
     breast = np.clip(1.2 - np.hypot(rows - 128, cols) / 150, 0, 1) * 190
-    hot = np.exp(-(((rows - 90 - 8 * seed) ** 2 + (cols - 60) ** 2) / 700))
+    hot = heat * np.exp(-(((rows - 90 - 8 * seed) ** 2 + (cols - 60) ** 2) / 700))
     picture = np.stack([breast + 160 * hot, breast * (1 - 0.4 * hot) + 60 * hot, breast * (1 - 0.8 * hot)], axis=-1)
     out = io.BytesIO()
     Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(out, "PNG")
@@ -98,14 +98,16 @@ def finish(api: Api, case_id: str, result_json: str, labels: tuple[str, ...] = (
     claimed = ledger.claim_job("analyse", "test", 60, now)
     assert claimed is not None
     assert claimed.case_id == case_id
-    made = [("sr", "application/dicom", SR, "report", mammogram(SOPClassUID=SR))]
+    made = [("sr", "application/dicom", SR, "report", mammogram(SOPClassUID=SR), str(generate_uid()))]
     for number, label in enumerate(labels):
-        made.append(("capture", "application/dicom", SC, label, mammogram(SOPClassUID=SC)))
-        made.append(("preview", "image/png", "", label, preview(number)))
-    made.append(("result-json", "application/json", "", "result", result_json.encode()))
+        uid = str(generate_uid())
+        made.append(("capture", "application/dicom", SC, label, mammogram(SOPClassUID=SC), uid))
+        made.append(("preview", "image/png", "", label, preview(number), uid))
+        made.append(("underlay", "image/png", "", label, preview(number, heat=False), uid))
+    made.append(("result-json", "application/json", "", "result", result_json.encode(), ""))
     artefacts = [
-        Artefact(kind, media, "1.2.3.4", "1.2.3.4.9", sop_class, generate_uid(), spool.put(data), len(data), label)
-        for kind, media, sop_class, label, data in made
+        Artefact(kind, media, "1.2.3.4", "1.2.3.4.9", sop_class, uid, spool.put(data), len(data), label)
+        for kind, media, sop_class, label, data, uid in made
     ]
     findings = [Finding("MODALITY_MISSING", "MR")]
     assert ledger.finish_job(claimed.job_id, claimed.fence, result_json, artefacts, findings, ["pacs"], now)

@@ -1,14 +1,17 @@
 """The status page in a real browser: it shows what the API says, in two languages, by keyboard, and runs nothing else."""
 
+import io
 import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, expect
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, expect
 
 from casework.case import CaseState, DeliveryState, JobState, Verdict
 from casework.entrypoints.api import page as page_module
@@ -108,7 +111,7 @@ def test_a_case_with_its_result(page: Page, api: Api, case_id: str) -> None:
     expect(sides.nth(1)).to_contain_text("Not analysed; not a negative result")
     for n in range(2):
         expect(sides.nth(n)).to_contain_text("AI research output, unverified. Not for diagnosis.")
-    pictures = page.locator(".hanging img")
+    pictures = page.locator(".hanging img:not(.underlay)")
     expect(pictures).to_have_count(2)
     for n in range(2):
         expect(pictures.nth(n)).to_have_js_property("naturalWidth", 200)
@@ -126,6 +129,49 @@ def test_a_case_with_its_result(page: Page, api: Api, case_id: str) -> None:
     page.keyboard.press("Escape")
     expect(page.locator("#viewer")).to_be_hidden()
     expect(page.locator(".picture").first).to_be_focused()
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", ("Heat-map", "Opacity")), ("zh", ("显示热力图", "不透明度"))])
+def test_heat_fades_and_goes(page: Page, api: Api, case_id: str, language: str, words: tuple[str, str]) -> None:
+    """By keyboard alone, in both languages, the heat gets fainter and goes, in the list and enlarged, and the grey picture stays."""
+    heat, opacity = words
+    enter(page, api)
+    page.goto(f"{api.base_url}/#/cases/{case_id}")
+    page.click(f"[data-language={language}]")
+    picture = page.locator(".hanging .layers").first
+    expect(picture.locator("img")).to_have_count(2)
+    seen = [colour(picture)]
+    dial, box = page.locator(".panel").get_by_label(opacity), page.locator(".panel").get_by_label(heat, exact=True)
+    dial.focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+    expect(dial).to_have_attribute("aria-valuetext", "50 %")
+    seen.append(colour(picture))
+    box.focus()
+    page.keyboard.press("Space")
+    expect(dial).to_be_disabled()
+    seen.append(colour(picture))
+    assert [share > least for share, least in zip(seen, (60, 20, 3), strict=True)] == [True, True, False]
+    assert seen[1] < 0.7 * seen[0]
+    page.locator(".picture").first.click()
+    large = page.locator("#viewer .layers")
+    assert colour(large) <= 3
+    page.locator("#viewer").get_by_label(heat, exact=True).press("Space")
+    assert colour(large) > 20
+    shown = page.locator("#viewer").get_attribute("aria-label")
+    page.locator("#viewer").get_by_label(opacity).press("ArrowRight")  # moves the dial, not to the next picture
+    expect(page.locator("#viewer")).to_have_attribute("aria-label", str(shown))
+    page.keyboard.press("Escape")
+    assert dial.input_value() == "55"
+
+
+def colour(picture: Locator) -> int:
+    """The most that red exceeds blue anywhere in a picture, once loaded, as the browser draws it."""
+    for n in range(2):
+        expect(picture.locator("img").nth(n)).to_have_js_property("naturalWidth", 200)
+    with Image.open(io.BytesIO(picture.screenshot())) as shown:
+        pixels = np.asarray(shown.convert("RGB"), int)
+    return int((pixels[..., 0] - pixels[..., 2]).max())
 
 
 def test_hung_as_it_is_read(page: Page, api: Api, case_id: str) -> None:

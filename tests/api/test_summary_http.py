@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_pdf_is_off_until_a_font_is_named(own_api: Api) -> None:
 @pytest.mark.parametrize("register", texts.REGISTERS)
 @pytest.mark.parametrize("language", texts.LANGUAGES)
 def test_the_pdf_says_what_the_page_says(language: str, register: str, tmp_path: Path) -> None:
-    """Every sentence of the page is in the PDF, in embedded fonts, on one or two sheets of A4."""
+    """Every sentence of the page is in the PDF, in embedded fonts, on one sheet of A4."""
     about = About("P-1", ["A-1"], ["20260105"], datetime(2026, 11, 20, tzinfo=UTC))
     made = summarise(parse(json.dumps(RESULT)), about, language, register)
     file = tmp_path / "page.pdf"
@@ -124,7 +125,23 @@ def test_the_pdf_says_what_the_page_says(language: str, register: str, tmp_path:
     fonts = subprocess.run(["pdffonts", file], capture_output=True, text=True, check=True).stdout.splitlines()[2:]
     assert fonts
     assert all(line.split()[-5] == "yes" for line in fonts)
-    assert shown.count("\f") <= 2
+    assert shown.count("\f") == 1
+
+
+@pytest.mark.parametrize(("remarks", "pages"), [(14, 1), (90, 3)])
+def test_a_long_pdf_is_one_page_or_marked_on_each(remarks: int, pages: int, tmp_path: Path) -> None:
+    """Fourteen remarks still are one page, in smaller letters; where one can't hold them all, each says what it is."""
+    about = About("P-1", ["A-1"], ["20260105"], datetime(2026, 11, 20, tzinfo=UTC))
+    made = summarise(parse(json.dumps(RESULT)), about, "en", "radiologist")
+    more = replace(
+        made.blocks[-1], lines=("A remark that is long enough to fill a line of the page and some more.",) * remarks
+    )
+    file = tmp_path / "page.pdf"
+    file.write_bytes(to_pdf(replace(made, blocks=(*made.blocks, more)), FONT))
+    shown = subprocess.run(["pdftotext", "-layout", file, "-"], capture_output=True, text=True, check=True).stdout
+    sheets = shown.split("\f")[:-1]
+    assert len(sheets) <= pages
+    assert all(made.mark in sheet for sheet in sheets)
 
 
 def test_a_font_that_can_not_serve_is_refused_at_start(tmp_path: Path) -> None:

@@ -13,11 +13,23 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
+from pydicom import dcmread
+
+from casework.case import RETRACTIONS
 from casework.config import OBJECTS, Report
-from casework.report import check, render
-from tests.conformance.studies import NOW, make
+from casework.report import (
+    Rendered,
+    check,
+    check_not_performed,
+    render,
+    render_not_performed,
+    render_rejection,
+)
+from tests.conformance import test_not_performed
+from tests.conformance.studies import NOW, Case, make
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".work" / "matrix"
@@ -28,6 +40,7 @@ CHARSETS = {
     "ir87": "ISO 2022 IR 87",
     "mislabelled": "GBK labelled ISO_IR 100",
 }
+KINDS = (*OBJECTS, "not-performed", "not-performed-page", "rejection")
 SETS: Mapping[str, Sequence[str]] = {"MG": ("MG",), "MR": ("MR",), "US": ("US",), "all": ("MG", "MR", "US")}
 # Warnings that stay: (pattern, why).
 REMAINDER = (
@@ -50,6 +63,10 @@ REMAINDER = (
     (
         r"pixelmed-instance: .*SpecificCharacterSet/value\[\d\]: Unrecognized defined term",
         "PixelMed's instance validator has no list of multi-byte character sets",
+    ),
+    (
+        r"dciodvfy: .*CodingScheme(Designator|UID)\(0008,010[2c]\)\[1\]> - Unrecognized defined term = <(99CASEWORK|2\.25\.\d+)>",
+        "the service's own reason codes, identified in the document as PS3.3 C.12.1 asks, are nobody's defined terms",
     ),
     (
         r"(dsrdump: .*unsupported SpecificCharacterSet|dcmconv: .*not convertible to UTF-8).*ISO 2022 IR 87",
@@ -112,11 +129,9 @@ def validated(tools: Path, environment: Mapping[str, str], charset: str, name: s
     shutil.rmtree(folder, ignore_errors=True)
     case = make(charset, modalities=SETS[name], us_frames=(2, 3))
     case.write(folder / "sources")
-    rendered = render(case.result, case.sources, Report(institution="General Hospital"), NOW, frozenset(OBJECTS))
-    check(rendered, case.result, case.sources)
     paths: list[Path] = []
     kinds = Counter[str]()
-    for n, item in enumerate(r for r in rendered if r.media_type == "application/dicom"):
+    for n, item in enumerate(everything(case)):
         paths.append(folder / f"{n:02d}-{item.kind}.dcm")
         paths[-1].write_bytes(item.data)
         kinds[item.kind] += 1
@@ -131,6 +146,23 @@ def validated(tools: Path, environment: Mapping[str, str], charset: str, name: s
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     (folder / "log.txt").write_text(done.stdout + done.stderr)
     return read(done.stdout, Cell(kinds))
+
+
+def everything(case: Case) -> list[Rendered]:
+    """The case's result objects of every kind; notes that withdraw them; and what its studies get when nothing is analysed."""
+    rendered = render(case.result, case.sources, Report(institution="General Hospital"), NOW, frozenset(OBJECTS))
+    check(rendered, case.result, case.sources)
+    made = [r for r in rendered if r.media_type == "application/dicom"]
+    for n, study in enumerate(dict.fromkeys(r.study_instance_uid for r in made)):
+        own = [dcmread(BytesIO(r.data), stop_before_pixels=True) for r in made if r.study_instance_uid == study]
+        made += [render_rejection("c1", code, own, ("en", "zh")[n % 2], NOW) for code in RETRACTIONS[n::3]]
+    for language in ("en", "zh"):
+        studies = test_not_performed.silent(case)
+        result = test_not_performed.stopped(case, "PATIENT_IDENTITY_CONFLICT", "NO_USABLE_IMAGE")
+        told = render_not_performed(result, studies, Report(language=language), NOW, pages=True)
+        check_not_performed(told, result, studies, pages=True)
+        made += told
+    return made
 
 
 def _folder(charset: str, name: str) -> Path:
@@ -193,7 +225,7 @@ def document(cells: Mapping[tuple[str, str], Cell]) -> str:
         "| kind | " + " | ".join(SETS) + " |",
         "| --- |" + " --- |" * len(SETS),
     ]
-    for kind in OBJECTS:
+    for kind in KINDS:
         lines.append(f"| {kind} | " + " | ".join(str(cells["utf8", name].kinds[kind]) for name in SETS) + " |")
     counted = sum((c.passed for c in cells.values()), Counter[str]())
     lines += ["", "## Warnings that stay", "", "| warning | count | why |", "| --- | --- | --- |"]

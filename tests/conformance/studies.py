@@ -290,6 +290,8 @@ def make(
         used = tuple(m for m in ("MG", "MR", "US") if any(i.modality == m and i.side.value == letter for i in images))
         evidence = {m: 0.5 - 0.2 * n for n, m in enumerate(used)}
         results.append(SideResult(Side(letter), outcome, probability, evidence, used))
+    # The first slice holds the suspected side's hottest place (see _depths).
+    planes = {(volume[0], 1): np.full((128, 128), 90, np.uint8)} if volume and _suspected(chosen) else {}
     findings = [Finding("MODALITY_MISSING", m) for m in ("MG", "MR", "US") if m not in modalities]
     result = CaseResult(
         case_id="3f0c6a52-0000-4000-8000-000000000001",
@@ -300,11 +302,16 @@ def make(
         findings=tuple(findings),
         input_digest=input_digest(list(maker.files), MODEL.sha256, "p1"),
         thresholds={"positive_at": 0.5, "negative_below": 0.2},
+        planes=planes,
     )
     sources: dict[str, Dataset] = {
         uid: dcmread(BytesIO(data), stop_before_pixels=True) for uid, data in maker.files.items()
     }
     return Case(maker.files, sources, result)
+
+
+def _suspected(answers: Mapping[str, tuple[Outcome, float | None]]) -> bool:
+    return any(outcome in {Outcome.POSITIVE, Outcome.INDETERMINATE} for outcome, _ in answers.values())
 
 
 def with_predecessor(case: Case) -> Case:

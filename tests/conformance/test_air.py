@@ -81,9 +81,24 @@ def test_a1_the_result_is_a_comprehensive_3d_sr_of_tid_1500(objects: dict[str, l
 
 
 def test_a2_procedures_reported_are_the_imaging_procedures(objects: dict[str, list[Dataset]]) -> None:
-    """A2: Procedure Reported names the study's imaging procedure, never the algorithm; a case's reports name all of them."""
-    said = [[i.ConceptCodeSequence[0].CodeValue for i in walk(ds) if name(i) == "121058"] for ds in objects["sr"]]
-    assert sorted(said) == [["241615005"], ["47079000"], ["71651007"]]
+    """A2: Procedure Reported names each imaging procedure that the answer rests on, its own study's first, no algorithm."""
+    own = {"MG": "71651007", "MR": "241615005", "US": "47079000"}
+    for ds in objects["sr"]:
+        said = [i.ConceptCodeSequence[0].CodeValue for i in ds.ContentSequence if name(i) == "121058"]
+        library = next(i for i in ds.ContentSequence if name(i) == "111028").ContentSequence[0]
+        modality = next(i.ConceptCodeSequence[0].CodeValue for i in library.ContentSequence if name(i) == "121139")
+        assert said[0] == own[modality] == ds.PerformedProcedureCodeSequence[0].CodeValue
+        assert sorted(said) == sorted(own.values())
+
+
+def test_a2_names_no_procedure_that_gave_no_image() -> None:
+    """A2: a case of two modalities names two procedures, a case of one names one."""
+    for modalities in (("MG", "US"), ("MR",)):
+        case = make(modalities=modalities)
+        for item in render(case.result, case.sources, Report(), NOW):
+            if item.kind == "sr":
+                ds = dcmread(BytesIO(item.data))
+                assert len([i for i in ds.ContentSequence if name(i) == "121058"]) == len(modalities)
 
 
 def test_a3_regions_are_on_the_source_image(case: Case, objects: dict[str, list[Dataset]]) -> None:
@@ -101,6 +116,34 @@ def test_a3_regions_are_on_the_source_image(case: Case, objects: dict[str, list[
     assert seen == 4  # mammograms and ultrasound frames of the positive side
 
 
+def test_a3_a_projections_number_is_said_on_its_heat_map(case: Case, objects: dict[str, list[Dataset]]) -> None:
+    """A3: an MRI's number comes from all slices, so its place is the projection on the heat-map of its side.
+
+    OHIF hangs on a place on a slice when all phases are one series, and shows this.
+    """
+    ds = next(
+        d
+        for d in objects["sr"]
+        if any(i.modality == "MR" and d.StudyInstanceUID == i.study_instance_uid for i in case.result.images)
+    )
+    captures = {d.SOPInstanceUID: d for d in objects["capture"] if d.StudyInstanceUID == ds.StudyInstanceUID}
+    sides = []
+    for group in groups(ds):
+        for place in (i for i in walk(group) if i.ValueType == "SCOORD"):
+            shown = captures[place.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID]
+            x, y = place.GraphicData[0::2], place.GraphicData[1::2]
+            box = shown.pixel_array[int(min(y)) : int(max(y)), int(min(x)) : int(max(x))]
+            assert box.shape[:2] == (640, 640)  # the whole picture, without the frame of words
+            assert box[[0, -1]].mean() > 10
+            sides.append(
+                (
+                    place.ContentSequence[0].ValueType,
+                    shown.AnatomicRegionSequence[0].AnatomicRegionModifierSequence[0].CodeValue,
+                )
+            )
+    assert sorted(sides) == [("IMAGE", "24028007"), ("IMAGE", "7771000")]
+
+
 def test_a4_tracking_is_the_same_after_a_second_run(case: Case, objects: dict[str, list[Dataset]]) -> None:
     """A4: each group is tracked, and another run over the same case, with another model, tracks the same things."""
     other = replace(case.result, revision=2, model=replace(MODEL, version="9"), input_digest="f" * 64)
@@ -115,7 +158,7 @@ def test_a4_tracking_is_the_same_after_a_second_run(case: Case, objects: dict[st
 def test_a5_segmentations_are_automatic_objects_of_their_own(objects: dict[str, list[Dataset]]) -> None:
     """A5: regions are also Segmentations, each its own object, AUTOMATIC, naming the algorithm and tracked as in the SR."""
     tracked = {uid for ds in objects["sr"] for uid in tracking(ds)}
-    for ds in objects["segmentation"]:
+    for ds in (*objects["segmentation"], *objects["segmentation-planar"]):
         for segment in ds.SegmentSequence:
             assert segment.SegmentAlgorithmType == "AUTOMATIC"
             assert segment.SegmentAlgorithmName == MODEL.name
@@ -128,7 +171,7 @@ def test_a6_a_map_or_segmentation_stands_beside_captures(case: Case, rendered: S
     for study in {i.study_instance_uid for i in case.result.images}:
         kinds = {r.kind for r in rendered if r.study_instance_uid == study}
         assert "capture" in kinds
-        assert kinds & {"parametric-map", "segmentation"}
+        assert kinds & {"parametric-map", "segmentation", "segmentation-planar"}
 
 
 def test_a7_each_object_names_the_algorithm_and_its_device(case: Case, objects: dict[str, list[Dataset]]) -> None:
@@ -177,11 +220,15 @@ def test_a10_the_keys_of_a_query_for_results_are_filled(objects: dict[str, list[
     """A10: what an archive is asked for results by: series code, laterality, structure, segments, quantity, title."""
     for ds in (d for kind in objects.values() for d in kind):
         assert ds.SeriesDescriptionCodeSequence[0].CodeValue
-    for ds in (*objects["capture"], *objects["cine"]):
+    for ds in (*objects["capture"], *objects["cine"], *objects["slices"]):
         assert ds.PrimaryAnatomicStructureSequence[0].CodeValue == "68171009"
-        assert ds.AnatomicRegionSequence[0].AnatomicRegionModifierSequence[0].CodeValue in {"24028007", "7771000"}
+        assert ds.AnatomicRegionSequence[0].AnatomicRegionModifierSequence[0].CodeValue in {
+            "24028007",
+            "7771000",
+            "51440002",
+        }
     assert {d.get("ImageLaterality") for d in objects["capture"] if d.get("ViewCodeSequence")} == {"R", "L"}
-    assert all(d.SegmentSequence for d in objects["segmentation"])
+    assert all(d.SegmentSequence for d in (*objects["segmentation"], *objects["segmentation-planar"]))
     for ds in objects["parametric-map"]:
         mapping = ds.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
         assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "130402"
@@ -196,7 +243,8 @@ def test_a11_the_report_leads_to_every_other_object(objects: dict[str, list[Data
         }
         listed = {e[2] for e in evidence(ds, "CurrentRequestedProcedureEvidenceSequence")}
         named = {r.ReferencedSOPInstanceUID for i in walk(ds) for r in i.get("ReferencedSOPSequence", [])}
-        assert here["capture"] | here["cine"] | here["segmentation"] | here["parametric-map"] <= named
+        images = ("capture", "cine", "slices", "segmentation", "segmentation-planar", "parametric-map")
+        assert set().union(*(here[kind] for kind in images)) <= named
         assert here["outline"] | here["key-object"] <= listed
 
 
@@ -217,10 +265,12 @@ def test_a12_each_study_has_its_report_and_they_know_of_each_other(
 def test_nothing_is_drawn_as_a_region_on_a_side_below_the_threshold(case: Case) -> None:
     """A case whose sides are all negative has a map of numbers, but no segment, outline or key image."""
     result: CaseResult = replace(
-        case.result, sides=tuple(replace(s, outcome=Outcome.NEGATIVE, probability=0.02) for s in case.result.sides)
+        case.result,
+        planes={},
+        sides=tuple(replace(s, outcome=Outcome.NEGATIVE, probability=0.02) for s in case.result.sides),
     )
     made = render(result, case.sources, Report(), NOW, EVERYTHING)
     check(made, result, case.sources)
     kinds = {r.kind for r in made}
     assert "parametric-map" in kinds
-    assert not kinds & {"segmentation", "outline", "key-object"}
+    assert not kinds & {"slices", "segmentation", "segmentation-planar", "outline", "key-object"}

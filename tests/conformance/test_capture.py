@@ -172,6 +172,25 @@ def test_the_preview_is_the_capture_at_half_size() -> None:
         assert np.abs(png[:rows, :columns] - averaged).max() <= 0.5
 
 
+@pytest.mark.parametrize("modality", ["MG", "MR", "US"])
+def test_the_underlay_is_the_preview_without_heat(modality: str) -> None:
+    """Of the preview's size, clear beside the picture, and on it the preview's grey wherever the preview has no colour."""
+    case = make(modalities=(modality,), sides=("R",), outcomes={"R": (Outcome.NEGATIVE, 0.1)})
+    rendered = render(case.result, case.sources, Report(), NOW)
+    for item in (r for r in rendered if r.kind == "preview"):
+        over = next(r for r in rendered if r.kind == "underlay" and r.sop_instance_uid == item.sop_instance_uid)
+        shown = np.asarray(Image.open(BytesIO(item.data)).convert("RGB"), int)
+        layer = np.asarray(Image.open(BytesIO(over.data)).convert("LA"), int)
+        assert layer.shape[:2] == shown.shape[:2]
+        grey, clear = layer[..., 0], layer[..., 1] == 0
+        inner = ~clear & ~np.roll(clear, 2, 0) & ~np.roll(clear, -2, 0) & ~np.roll(clear, 2, 1) & ~np.roll(clear, -2, 1)
+        cold = inner & (np.ptp(shown, axis=2) == 0)
+        assert 0.3 < inner.mean() < 0.9
+        assert cold.sum() > 0.5 * inner.sum()
+        assert np.percentile(np.abs(grey - shown[..., 0])[cold], 99) <= 4
+        assert (np.ptp(shown, axis=2)[inner] > 30).any()  # there is heat to be taken away
+
+
 def test_a_side_that_was_not_analysed_shows_no_heat() -> None:
     """Captures of an INSUFFICIENT side are grey, whatever the heat array holds."""
     for _, ds, image in captures({"R": (Outcome.INSUFFICIENT, None), "L": (Outcome.POSITIVE, 0.9)}):

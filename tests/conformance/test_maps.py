@@ -12,8 +12,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from casework.config import OBJECTS, Report
-from casework.report import Rendered, check, render
-from casework.result import Side
+from casework.report import Rendered, check, heat, render, slices_needed
+from casework.result import Outcome, Side
 from tests.conformance.studies import NOW, Case, make
 
 
@@ -118,23 +118,52 @@ def test_a_map_says_which_breast_it_is_of(sides: Sequence[str], laterality: str)
 def test_a_mask_is_the_region_of_its_image() -> None:
     """Of a mammogram the mask is the region's polygon, of an MRI the hottest voxels of the suspected side alone."""
     case = make(modalities=("MG", "MR"))
-    masks = made(case, "segmentation")
+    flat = made(case, "segmentation-planar")
     regions = [i for i in case.result.images if i.modality == "MG" and i.side is Side.RIGHT]
-    flat = [ds for ds in masks if "FrameOfReferenceUID" not in ds]
+    assert not any("FrameOfReferenceUID" in ds for ds in flat)
     assert len(flat) == len(regions) == 2
     for ds, image in zip(flat, regions, strict=True):
         assert image.region is not None
         rows, cols = np.nonzero(highdicom.seg.Segmentation.from_dataset(ds).pixel_array.reshape(ds.Rows, ds.Columns))
         assert (rows.mean(), cols.mean()) == pytest.approx(image.region.mean(axis=0), abs=1)
-    (volume,) = [ds for ds in masks if "FrameOfReferenceUID" in ds]
+    (volume,) = made(case, "segmentation")
+    assert "FrameOfReferenceUID" in volume
     assert [s.SegmentLabel for s in volume.SegmentSequence] == ["AI activation R"]
     assert places(volume) == [0.0]
+
+
+def test_slices_with_heat_are_those_that_hold_the_region() -> None:
+    """Of slices that are needed the picture is shown in the captures' frame; heat is on voxels that were read, and on no others."""
+    case = make(modalities=("MR",))
+    assert slices_needed(case.result, case.sources) == list(case.result.planes)
+    (ds,) = made(case, "slices")
+    (uid, frame), picture = next(iter(case.result.planes.items()))
+    (source,) = ds.SourceImageSequence
+    assert (source.ReferencedSOPInstanceUID, frame, ds.NumberOfFrames) == (uid, 1, 1)
+    assert list(ds.PatientOrientation) == ["L", "P"]
+    assert ds.FrameLabelVector == "slice 1 of 8"
+    (numbers,) = made(case, "parametric-map")
+    warm = values(numbers)[0] >= heat.FLOOR
+    at = heat.Layout.of(picture.shape, "MR")
+    shown = ds.pixel_array[at.corner[1] :, at.corner[0] :][: at.size[1], : at.size[0]].astype(int)
+    cells = shown.reshape(128, 5, 128, 5, 3)
+    coloured = (cells.max(axis=-1) - cells.min(axis=-1)).max(axis=(1, 3)) > 2
+    assert np.array_equal(coloured, warm)
+    grey = np.repeat(np.repeat(~warm, 5, axis=0), 5, axis=1)
+    assert set(shown[grey].ravel()) == {90}
+
+
+def test_no_slices_are_needed_on_negative_sides() -> None:
+    """Where nothing is suspected no slice is decoded again, and none is shown."""
+    case = make(modalities=("MR",), outcomes=dict.fromkeys("RL", (Outcome.NEGATIVE, 0.02)))
+    assert slices_needed(case.result, case.sources) == []
+    assert made(case, "slices") == []
 
 
 def test_a_mask_of_an_image_without_pixel_size_is_not_made() -> None:
     """Viewers need millimetres; a size is never invented."""
     case = changed(make(modalities=("MG",)), lambda ds: delattr(ds, "ImagerPixelSpacing"), "MG")
-    assert made(case, "segmentation") == []
+    assert made(case, "segmentation-planar") == []
     assert len(made(case, "outline")) == 2
 
 
@@ -163,7 +192,7 @@ def test_a_colour_image_gets_no_grey_outline(samples: int, photometric: str) -> 
 
     case = changed(make(modalities=("US",)), colour, "US")
     assert made(case, "outline") == []
-    assert len(made(case, "segmentation")) == 1
+    assert len(made(case, "segmentation-planar")) == 1
 
 
 def test_a_cine_has_the_analysed_frames_alone() -> None:

@@ -96,6 +96,18 @@ def cine_region(ds: Dataset, _: Case) -> None:
     ds.FrameLabelVector = ["frame 1", "frame 2"]
 
 
+def slices_side(ds: Dataset, _: Case) -> None:
+    """Slices show both breasts: one side would be a lie."""
+    code = ds.AnatomicRegionSequence[0].AnatomicRegionModifierSequence[0]
+    code.CodeValue, code.CodeMeaning = "7771000", "Left"
+
+
+def slices_region(ds: Dataset, case: Case) -> None:
+    """Another slice than the one behind the hottest place."""
+    slices = [uid for uid, source in case.sources.items() if source.Modality == "MR"]
+    ds.SourceImageSequence[0].ReferencedSOPInstanceUID = slices[1]
+
+
 def map_side(ds: Dataset, _: Case) -> None:
     ds.SharedFunctionalGroupsSequence[0].FrameAnatomySequence[0].FrameLaterality = "R"
 
@@ -154,15 +166,19 @@ SWAPS: Mapping[str, Mapping[str, Swap]] = {
     "sr-comprehensive": REPORT,
     "capture": {"side": picture_side, "region": picture_region},
     "cine": {"side": picture_side, "region": cine_region},
+    "slices": {"side": slices_side, "region": slices_region},
     "parametric-map": {"side": map_side, "region": map_region, "probability": map_probability},
     "segmentation": {"side": segment_side, "region": segment_region},
+    "segmentation-planar": {"side": segment_side, "region": segment_region},
     "outline": {"side": outline_side, "region": outline_region, "probability": outline_probability},
     "key-object": {"side": key_image_of_the_other_side},
 }
 NOT_THERE = {
     ("capture", "probability"): "drawn, not an attribute; the picture is not read back",
     ("cine", "probability"): "drawn, not an attribute; the picture is not read back",
+    ("slices", "probability"): "drawn, not an attribute; the picture is not read back",
     ("segmentation", "probability"): "a mask has none",
+    ("segmentation-planar", "probability"): "a mask has none",
     ("key-object", "probability"): "a selection has none",
     ("key-object", "region"): "a selection has none; the other side's image is the control above",
 }
@@ -198,6 +214,28 @@ def test_a_swap_is_refused(case: Case, good: list[Rendered], kind: str, control:
     """Each swap stops the result before anything is sent, and the refusal names the object."""
     with pytest.raises(Defect, match=rf"RESULT_SELF_CHECK.*\[{kind} "):
         check(seeded(good, kind, swap, case), case.result, case.sources)
+
+
+@pytest.mark.parametrize("swap", ["side", "outside"])
+def test_a_number_on_another_heat_map_is_refused(case: Case, good: list[Rendered], swap: str) -> None:
+    """An MRI's number is said on a projection's heat-map: one of the other side, or a place beyond it, is not sent."""
+    right, left = (
+        [r.sop_instance_uid for r in good if r.kind == "capture" and r.label.startswith(f"MR {side}")] for side in "RL"
+    )
+
+    def change(ds: Dataset, _: Case) -> None:
+        for item in items(ds):
+            if item.ValueType == "SCOORD" and named(item, "260753009"):
+                on = item.ContentSequence[0].ReferencedSOPSequence[0]
+                if swap == "outside":
+                    item.GraphicData = [v * 2 for v in item.GraphicData]
+                else:
+                    on.ReferencedSOPInstanceUID = left[0] if on.ReferencedSOPInstanceUID in right else right[0]
+
+    report = next(r for r in good if r.kind == "sr" and right[0].encode() in r.data)
+    others = [r for r in good if r is not report]
+    with pytest.raises(Defect, match=r"RESULT_SELF_CHECK.*(side|region): "):
+        check([*others, *seeded([report], "sr", change, case)], case.result, case.sources)
 
 
 @pytest.mark.parametrize("probability", [0.99996, 0.00001])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
 
+import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
@@ -358,6 +359,24 @@ def test_a_region_outside_its_image_is_not_rendered(case: Case) -> None:
     wrong = replace(case.result, images=(replace(image, region=image.region + 1000), *case.result.images[1:]))
     with pytest.raises(Defect, match="RESULT_SELF_CHECK"):
         render(wrong, case.sources, Report(), NOW)
+
+
+def test_heat_that_is_no_number_is_not_rendered(case: Case) -> None:
+    """A heat-map with NaN is a result that failed its check, not a crash of the worker."""
+    images = tuple(replace(i, heat=np.full_like(i.heat, np.nan)) for i in case.result.images)
+    with pytest.raises(Defect, match="RESULT_SELF_CHECK"):
+        render(replace(case.result, images=images), case.sources, Report(), NOW)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1)])
+def test_the_smallest_pictures_give_captures(case: Case, shape: tuple[int, int]) -> None:
+    """A picture of one pixel, or one pixel wide, is drawn, framed and passes the check."""
+    images = tuple(
+        replace(i, picture=np.full(shape, 80, np.uint8), heat=np.full(shape, 0.5, np.float32), to_source=np.eye(2, 3))
+        for i in case.result.images
+    )
+    result = replace(case.result, images=images)
+    check(render(result, case.sources, Report(), NOW), result, case.sources)
 
 
 def test_a_projection_shown_the_wrong_way_round_is_stopped() -> None:

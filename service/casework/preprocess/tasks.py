@@ -1,7 +1,7 @@
 """What the decode child does when asked: read facts, decode and prepare. Runs only in the child; reads stored files.
 
 Tasks (JSON): {"do": "facts", "paths": [...]}, {"do": "MG" | "US", "path": ..., "size": S},
-{"do": "slice", "path": ...} and {"do": "MR", "items": [[path, facts path, decoded path or ""], ...], "size": S}.
+{"do": "slice", "path": ...}, {"do": "planes", "items": [[path, frame], ...]} and {"do": "MR", "items": [[path, facts path, decoded path or ""], ...], "size": S}.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from casework.preprocess import mammography, mri, ultrasound
 from casework.preprocess.child import Handler, Task
 from casework.preprocess.decode import decode, open_header
 from casework.preprocess.facts import FrameFacts, InstanceFacts, Region, Window
+from casework.preprocess.grid import to_bytes8
 from casework.preprocess.prepared import Preparation, pack
 from casework.result import Finding
 
@@ -65,6 +66,20 @@ def mri_slice(task: Task) -> tuple[dict[str, Any], bytes]:
     return {}, _to_npz(decode(Path(task["path"])).pixels)
 
 
+def mri_planes(task: Task) -> tuple[dict[str, Any], bytes]:
+    """Single frames of MR instances, 0 to the 99.5th percentile of them all as 8 bits: (N, h, w)."""
+    stored = [decode(Path(path), frames=[int(frame) - 1]).pixels[0] for path, frame in task["items"]]
+    grey = np.stack(stored).astype(np.float32)
+    return {}, _to_npz(to_bytes8(grey / np.float32(max(float(np.percentile(grey, 99.5)), 1.0))))
+
+
+def planes_of(payload: bytes) -> NDArray[np.uint8]:
+    """The pictures that the task "planes" made."""
+    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+        pictures: NDArray[np.uint8] = arrays["frames"]
+    return pictures
+
+
 def mri_series(task: Task) -> tuple[dict[str, Any], bytes]:
     """Prepare a dynamic series from its stored instances, with decoded copies where the cache still has them.
 
@@ -104,6 +119,7 @@ HANDLERS: Mapping[str, Handler] = {
     "MG": mammogram,
     "US": ultrasound_image,
     "slice": mri_slice,
+    "planes": mri_planes,
     "MR": mri_series,
 }
 

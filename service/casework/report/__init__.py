@@ -13,6 +13,7 @@ from casework.report.header import Instance
 from casework.report.not_performed import Silent, listed, render_not_performed, verdict_json
 from casework.report.rejection import check_rejection, render_rejection
 from casework.report.rendering import Rendered, render, render_images
+from casework.report.slices import needed as slices_needed
 
 __all__ = [
     "Instance",
@@ -28,5 +29,6 @@ __all__ = [
     "render_images",
     "render_not_performed",
     "render_rejection",
+    "slices_needed",
     "verdict_json",
 ]

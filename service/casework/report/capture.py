@@ -105,10 +105,22 @@ def _note(image: HeatImage, source: Dataset) -> str:
     return "   ".join(words)
 
 
+def underlay(image: HeatImage) -> bytes:
+    """The source's picture as the preview has it, without heat, for a page that lays it over the preview."""
+    picture = image.picture
+    if image.modality != "MR":
+        picture, _, _ = heat.upright(picture, image.heat, Affine2(image.to_source))
+    return _png(heat.underlay(picture, image.modality), transparency=0)
+
+
 def png(picture: Image.Image) -> bytes:
     """The capture at half size for the page and the API."""
+    return _png(picture.reduce(2))
+
+
+def _png(picture: Image.Image, **options: int) -> bytes:
     buffer = BytesIO()
-    picture.reduce(2).save(buffer, "PNG", compress_level=1)
+    picture.save(buffer, "PNG", compress_level=1, **options)
     return buffer.getvalue()
 
 

@@ -38,7 +38,8 @@ class Examined:
     """What was read back from one object that keeps the rules of its own, for the rules between objects.
 
     alike: what all of a series have in common. refers: (instance, class) of what a report lists as evidence. shown:
-    (source that a region is on, capture that illustrates it). made_from: a capture's first source.
+    (source that a region is on, capture that illustrates it). inferred: what a report's numbers were read from, of our own
+    images: (capture, side, right, bottom). made_from, side, size: of a capture, its first source, side, (columns, rows).
     """
 
     sop_instance_uid: str
@@ -46,7 +47,10 @@ class Examined:
     instance_number: int
     refers: tuple[tuple[str, str], ...] = ()
     shown: tuple[tuple[str, str], ...] = ()
+    inferred: tuple[tuple[str, str, float, float], ...] = ()
     made_from: str = ""
+    side: str = ""
+    size: tuple[int, int] = (0, 0)
 
 
 def check(
@@ -106,9 +110,10 @@ def _own_rules(item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping
         return Examined(uid, alike, number, refers=check_objects.check(item.kind, ds, result, sources))
     if item.kind in _REPORTS:
         refers = check_sr.check(ds, result, sources)
-        return Examined(uid, alike, number, refers=refers, shown=tuple(check_sr.illustrated(ds)))
-    _capture(item, ds, result, sources)
-    return Examined(uid, alike, number, made_from=_sources_of(ds)[0])
+        inferred = tuple(check_sr.inferred(ds, sources))
+        return Examined(uid, alike, number, refers=refers, shown=tuple(check_sr.illustrated(ds)), inferred=inferred)
+    side = _capture(item, ds, result, sources)
+    return Examined(uid, alike, number, made_from=_sources_of(ds)[0], side=side, size=(ds.Columns, ds.Rows))
 
 
 def _name(item: Rendered) -> str:
@@ -180,11 +185,11 @@ def _counts(rendered: Sequence[Rendered], result: CaseResult) -> None:
     studies = Counter(i.study_instance_uid for i in result.images)
     kinds = {
         kind: Counter(r.study_instance_uid for r in rendered if r.kind == kind)
-        for kind in (*_REPORTS, "capture", "preview")
+        for kind in (*_REPORTS, "capture", "preview", "underlay")
     }
     need(kinds["sr"] == Counter(dict.fromkeys(studies, 1)), "count", "reports")
     need(kinds["sr-comprehensive"] in ({}, kinds["sr"]), "count", "reports of the other class")
-    need(kinds["capture"] == studies and kinds["preview"] == studies, "count", "captures")
+    need(all(kinds[kind] == studies for kind in ("capture", "preview", "underlay")), "count", "captures")
     whole = [r for r in rendered if r.kind == "result-json"]
     need(len(whole) == 1, "count", "result")
     said = {s["side"]: (s["outcome"], s["probability"]) for s in json.loads(whole[0].data)["sides"]}
@@ -193,8 +198,10 @@ def _counts(rendered: Sequence[Rendered], result: CaseResult) -> None:
     need(said == meant, "answer", "JSON")
     uids = [r.sop_instance_uid for r in rendered if r.kind in _CLASSES]
     need(len(uids) == len(set(uids)), "uid", "SOP Instance UID used twice")
-    previews = {r.sop_instance_uid for r in rendered if r.kind == "preview" and r.data[:4] == b"\x89PNG"}
-    need(previews == {r.sop_instance_uid for r in rendered if r.kind == "capture"}, "count", "previews")
+    captures = {r.sop_instance_uid for r in rendered if r.kind == "capture"}
+    for kind in ("preview", "underlay"):
+        pictures = {r.sop_instance_uid for r in rendered if r.kind == kind and r.data[:4] == b"\x89PNG"}
+        need(pictures == captures, "count", f"{kind}s")
 
 
 # --- each object ------------------------------------------------------------------------------------------------
@@ -232,10 +239,14 @@ def _series(objects: Sequence[tuple[Rendered, Examined]], sources: Mapping[str, 
 
 
 def _links(objects: Sequence[Examined]) -> None:
-    """A region's heat-map is made from the image that the region is on."""
-    made = {seen.sop_instance_uid: seen.made_from for seen in objects}
+    """A region's heat-map is made from the image that the region is on; a number's heat-map is of its side."""
+    made = {seen.sop_instance_uid: seen for seen in objects if seen.made_from}
     for region, capture in (pair for seen in objects for pair in seen.shown):
-        need(made.get(capture) == region, "region", "illustrated by another image's heat-map")
+        need(capture in made and made[capture].made_from == region, "region", "illustrated by another image's heat-map")
+    for capture, side, right, bottom in (found for seen in objects for found in seen.inferred):
+        need(capture in made and made[capture].side == side, "side", "a number on a heat-map of the other side")
+        columns, rows = made[capture].size
+        need(right <= columns and bottom <= rows, "region", "outside its heat-map")
 
 
 def _rooted(objects: Sequence[tuple[Rendered, Examined]]) -> None:
@@ -248,8 +259,8 @@ def _rooted(objects: Sequence[tuple[Rendered, Examined]]) -> None:
             need(not missing, "references", f"an object that its report does not name {_name(item)}")
 
 
-def _capture(item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset]) -> None:
-    """A heat-map: pixels, side, view, orientation and sources."""
+def _capture(item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping[str, Dataset]) -> str:
+    """A heat-map: pixels, side, view, orientation and sources; its side."""
     need((ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.BitsAllocated) == ("RGB", 3, 8), "capture", "not RGB")
     length = ds.Rows * ds.Columns * 3
     need(len(ds.PixelData) == length + length % 2, "capture", "size")
@@ -269,6 +280,7 @@ def _capture(item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping[s
     burned = any(sources[u].get("BurnedInAnnotation") == "YES" for u in uids)
     need((ds.BurnedInAnnotation == "YES") == burned, "capture", "burned-in annotation")
     need("not for diagnosis" in f"{ds.SeriesDescription} {ds.ImageComments}".lower(), "capture", "warning")
+    return side
 
 
 # (0008,1155) Referenced SOP Instance UID as it stands in Explicit VR Little Endian: lists of slices are long.

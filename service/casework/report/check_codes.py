@@ -86,6 +86,7 @@ _MEANINGS = {
         "399352003": "latero-medial",
         "399368009": "medio-lateral oblique",
         "47079000": "Ultrasonography of breast",
+        "51440002": "Right and left",
         "52101004": "Present",
         "68171009": "Axillary lymph node",
         "71651007": "Mammography",

@@ -4,6 +4,7 @@ Written apart from what builds them: classes, codes and limits are this check's 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -16,6 +17,8 @@ CLASSES = {
     "cine": ("1.2.840.10008.5.1.4.1.1.7.4", "OT", 9004),
     "parametric-map": ("1.2.840.10008.5.1.4.1.1.30", "OT", 9005),
     "segmentation": ("1.2.840.10008.5.1.4.1.1.66.4", "SEG", 9006),
+    "segmentation-planar": ("1.2.840.10008.5.1.4.1.1.66.4", "SEG", 9013),
+    "slices": ("1.2.840.10008.5.1.4.1.1.7.4", "OT", 9012),
     "outline": ("1.2.840.10008.5.1.4.1.1.11.1", "PR", 9007),
     "key-object": ("1.2.840.10008.5.1.4.1.1.88.59", "KO", 9008),
 }
@@ -38,9 +41,11 @@ def check(kind: str, ds: Dataset, result: CaseResult, sources: Sources) -> tuple
     match kind:
         case "cine":
             return _cine(ds, images, sources)
+        case "slices":
+            return _slices(ds, result, images, sources)
         case "parametric-map":
             return _map(ds, images, sources)
-        case "segmentation":
+        case "segmentation" | "segmentation-planar":
             return _segmentation(ds, result, images, sources)
         case _:
             return _outline(ds, result, sources)
@@ -65,6 +70,10 @@ def _frame_of(reference: Dataset) -> int:
 
 def _modifier(region: Dataset) -> str:
     return _SIDES.get(str(region.AnatomicRegionModifierSequence[0].CodeValue), "")
+
+
+def _of_both(region: Dataset) -> bool:
+    return str(region.AnatomicRegionModifierSequence[0].CodeValue) == "51440002"
 
 
 def _stated(source: Dataset) -> str:
@@ -95,6 +104,39 @@ def _cine(ds: Dataset, images: Sequence[HeatImage], sources: Sources) -> tuple[t
     for keyword, value in (("BurnedInAnnotation", "YES"), ("LossyImageCompression", "01")):
         need((ds.get(keyword) == value) == (source.get(keyword) == value), "cine", keyword)
     return ((uid, sop_class), *_series(ds, "ReferencedInstanceSequence"))
+
+
+def _slices(
+    ds: Dataset, result: CaseResult, images: Sequence[HeatImage], sources: Sources
+) -> tuple[tuple[str, str], ...]:
+    """Slices of one series in order of position, the one behind each suspected side's hottest place among them, both breasts."""
+    need((ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.BitsAllocated) == ("RGB", 3, 8), "slices", "not RGB")
+    need(len(ds.PixelData) == ds.NumberOfFrames * ds.Rows * ds.Columns * 3, "slices", "size")
+    need(list(ds.ImageType) == ["DERIVED", "SECONDARY"] and ds.ConversionType == "WSD", "slices", "kind")
+    need(_of_both(ds.AnatomicRegionSequence[0]) and not ds.Laterality, "side", "slices")
+    frames = [(str(r.ReferencedSOPInstanceUID), _frame_of(r)) for r in ds.SourceImageSequence]
+    labels = [ds.FrameLabelVector] if isinstance(ds.FrameLabelVector, str) else list(ds.FrameLabelVector)
+    need(len(frames) == len(set(frames)) == ds.NumberOfFrames == len(labels), "slices", "frames")
+    need(all(u in sources for u, _ in frames), "references", "a source outside the case")
+    projections = [i for i in images if i.modality == "MR" and i.depths is not None]
+    known = {at for i in projections if i.depths is not None for at in i.depths.slices}
+    need(set(frames) <= known, "references", "a slice that was not read")
+    for side in {i.side for i in projections if i.side.value in suspected(result)}:
+        hottest = max((i for i in projections if i.side is side), key=lambda i: float(i.heat.max()))
+        need(
+            hottest.peak is None or (hottest.sources[0], hottest.frame_number) in frames,
+            "region",
+            "not the hottest slice",
+        )
+    numbers = [int(str(label).split()[1]) for label in labels]
+    need(numbers == sorted(set(numbers)), "slices", "order")
+    places = [position(sources[u], f) for u, f in frames]
+    steps = [np.subtract(b, a) for a, b in pairwise(places)]
+    need(all(float(np.dot(steps[0], step)) > 0 for step in steps), "geometry", "not in order of position")
+    burned = any(sources[u].get("BurnedInAnnotation") == "YES" for u, _ in frames)
+    need((ds.BurnedInAnnotation == "YES") == burned, "slices", "BurnedInAnnotation")
+    pairs = tuple((str(r.ReferencedSOPInstanceUID), str(r.ReferencedSOPClassUID)) for r in ds.SourceImageSequence)
+    return (*pairs, *_series(ds, "ReferencedInstanceSequence"))
 
 
 # --- frames on source frames --------------------------------------------------------------------------------------

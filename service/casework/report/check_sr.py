@@ -169,11 +169,25 @@ def _images(group: Dataset, side: str, sources: Mapping[str, Dataset]) -> None:
             stated = "" if source is None else str(source.get("ImageLaterality") or source.get("Laterality") or "")
             need(stated not in ("R", "L") or stated == side, "side", "a finding on an image of the other side")
         if item.ValueType == "SCOORD":
-            where = sources[str(item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)]
+            where = sources.get(_on(item))
             x, y = item.GraphicData[0::2], item.GraphicData[1::2]
             need(len(x) == len(y) >= 4 and (x[0], y[0]) == (x[-1], y[-1]), "region", "not a closed outline")
-            inside = min(x) >= 0 and min(y) >= 0 and max(x) <= where.Columns and max(y) <= where.Rows
-            need(inside, "region", "outside its image")
+            need(where is not None or name(item) != "111030", "references", "a region on another image than a source")
+            inside = where is None or (max(x) <= where.Columns and max(y) <= where.Rows)
+            need(inside and min(x) >= 0 and min(y) >= 0, "region", "outside its image")
+
+
+def _on(coordinates: Dataset) -> str:
+    """The instance that coordinates are on."""
+    return str(coordinates.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+
+
+def inferred(ds: Dataset, sources: Mapping[str, Dataset]) -> Iterator[tuple[str, str, float, float]]:
+    """(instance, side, right, bottom) of the coordinates on images of our own that a side's number comes from."""
+    for group in (i for i in walk(ds) if name(i) == "125007"):
+        for item in walk(group):
+            if item.ValueType == "SCOORD" and _on(item) not in sources:
+                yield _on(item), _side(group), float(max(item.GraphicData[0::2])), float(max(item.GraphicData[1::2]))
 
 
 def _examination(group: Dataset, side: SideResult) -> None:

@@ -79,6 +79,7 @@ LANGUAGES = {
     "zh": Code("zh-CN", "RFC5646", "Chinese (S)"),
 }
 SIDES = {Side.RIGHT: _sct("24028007", "Right"), Side.LEFT: _sct("7771000", "Left")}
+BOTH_SIDES = _sct("51440002", "Right and left")
 PRESENCE = {
     Outcome.POSITIVE: _sct("52101004", "Present"),
     Outcome.NEGATIVE: _sct("272519000", "Absent"),

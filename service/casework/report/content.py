@@ -17,7 +17,7 @@ from highdicom.sr import RelationshipTypeValues as Relation
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from casework.report import capture, codes, header, texts, uid
+from casework.report import capture, codes, header, heat, texts, uid
 from casework.report.charset import Charset
 from casework.report.codes import concept
 from casework.report.describe import limit_lines, method_lines, percent, side_lines
@@ -33,7 +33,7 @@ def tree(ctx: Context, made: Sequence[Instance]) -> Dataset:
     """The root of the content tree with all its children, in the template's order. made: our own images of this study."""
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer(ctx)),
-        procedure_reported=concept(codes.PROCEDURES[main_modality(ctx)]),
+        procedure_reported=[concept(codes.PROCEDURES[m]) for m in procedures(ctx)],
         imaging_measurements=_groups(ctx),
         title=concept(codes.REPORT_TITLE),
         language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
@@ -74,9 +74,14 @@ def used(images: Iterable[HeatImage]) -> list[str]:
 
 
 def main_modality(ctx: Context) -> str:
-    """The modality that most of this study's images have: one procedure is reported per study (TID 1500 row 4)."""
+    """The modality that most of this study's images have."""
     own = [i.modality for _, i in ctx.images]
     return max(dict.fromkeys(own), key=own.count)
+
+
+def procedures(ctx: Context) -> list[str]:
+    """The modalities whose procedures the answer rests on, this study's first (TID 1500 row 4, 1-n; IHE AIR)."""
+    return list(dict.fromkeys([main_modality(ctx), *(i.modality for i in ctx.result.images)]))
 
 
 def observer(ctx: Context) -> sr.ObserverContext:
@@ -251,16 +256,32 @@ def _images_of(ctx: Context, side: SideResult) -> list[HeatImage]:
 
 
 def _whole(ctx: Context, side: SideResult) -> list[sr.CoordinatesForMeasurement]:
-    """The border of the side's main image of this study (else of the case): what the probability is inferred from."""
+    """The border of the side's main image of this study (else of the case): what the probability is inferred from.
+
+    Of MR it is the border of the projection on its capture, else of the source.
+    """
     images = _images_of(ctx, side)
     if not images:
         return []
     own = [i for i in images if i.study_instance_uid == ctx.study] or images
     main = max(own, key=lambda i: (i.view == "MLO", float(i.heat.max()) if i.heat.size else 0.0))
-    source = ctx.sources[main.sources[0]]
-    right, bottom = float(source.Columns), float(source.Rows)
-    corners = [(0.0, 0.0), (right, 0.0), (right, bottom), (0.0, bottom), (0.0, 0.0)]
-    return [sr.CoordinatesForMeasurement("POLYLINE", np.array(corners), _on(ctx, main), concept(codes.SOURCE))]
+    if main.modality == "MR" and main.study_instance_uid == ctx.study:
+        at = heat.Layout.of(main.picture.shape, main.modality)
+        (left, top), (width, height), where = at.corner, at.size, _on_capture(ctx, main)
+    else:
+        source = ctx.sources[main.sources[0]]
+        (left, top), (width, height), where = (0, 0), (int(source.Columns), int(source.Rows)), _on(ctx, main)
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)], float) * (width, height) + (left, top)
+    return [sr.CoordinatesForMeasurement("POLYLINE", corners, where, concept(codes.SOURCE))]
+
+
+def _on_capture(ctx: Context, image: HeatImage) -> sr.SourceImageForRegion:
+    """An image's heat-map: a projection's number comes from all slices, and no viewer could show it on all.
+
+    A common viewer hangs on a place on a slice when all phases are one series.
+    """
+    number = next(n for n, (_, own) in enumerate(ctx.images, 1) if own is image)
+    return sr.SourceImageForRegion(uid.SC_CLASS, uid.instance_uid(ctx.key, ctx.study, "capture", number), None)
 
 
 def _on(ctx: Context, image: HeatImage) -> sr.SourceImageForRegion:

@@ -9,10 +9,10 @@ from functools import partial
 
 from pydicom.dataset import Dataset
 
-from casework.report import capture, cine, key_object, parametric_map, presentation, segmentation, space, uid
+from casework.report import capture, cine, key_object, parametric_map, presentation, segmentation, slices, space, uid
 from casework.report.header import Context, Instance
 
-IMAGES = (cine.KIND, parametric_map.KIND, segmentation.KIND)
+IMAGES = (cine.KIND, parametric_map.KIND, segmentation.KIND, segmentation.PLANAR, slices.KIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +57,17 @@ def _possible(ctx: Context) -> Iterator[tuple[str, str, Callable[[Context, int],
     for frames in cine.groups(ctx):
         yield cine.KIND, f"{frames[0].side.value} US cine", partial(cine.build, images=frames)
     projections = [i for _, i in ctx.images if i.modality == "MR"]
-    volume = space.volume(ctx, projections)
+    volume = space.volume(ctx.sources, projections)
     if volume is not None:
         yield parametric_map.KIND, "MR", partial(parametric_map.build, images=projections, found=volume)
-        if segmentation.sides_on_slices(ctx, projections):
+        if segmentation.sides_on_slices(ctx.result, projections):
             yield segmentation.KIND, "MR", partial(segmentation.on_slices, images=projections, found=volume)
+        if any((p.uid, p.frame) in ctx.result.planes for p in volume.planes):
+            yield slices.KIND, "MR slices", partial(slices.build, images=projections, found=volume)
     for _, image in ctx.images:
         label = capture.label(image)
         if image.modality != "MR" and segmentation.possible(ctx, image):
-            yield segmentation.KIND, label, partial(segmentation.on_image, image=image)
+            yield segmentation.PLANAR, label, partial(segmentation.on_image, image=image)
         if presentation.possible(ctx, image):
             yield presentation.KIND, label, partial(presentation.build, image=image)
     chosen = key_object.chosen(ctx)

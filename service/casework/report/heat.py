@@ -27,7 +27,7 @@ _ANCHORS = (
     (1.0, (255, 244, 120)),
 )
 LEGEND = 268  # width of the column beside the picture, pixels
-_MARGIN, _TOP, _BOTTOM, _MIN_WIDTH = 28, 88, 78, 790
+_MARGIN, _TOP, _BOTTOM, _MIN_WIDTH, _MIN_PANEL = 28, 88, 78, 790, 280
 _PLAIN = 236  # side of the piece that is shown without colour, pixels
 _WHITE, _GREY, _AMBER, _OUTLINE = (240, 240, 240), (170, 170, 170), (255, 190, 60), (70, 220, 255)
 
@@ -99,12 +99,14 @@ def _warm(heat: NDArray[np.float32] | None) -> bool:
     return heat is not None and heat.size > 0 and float(heat.max()) >= FLOOR
 
 
-def _painted(grey: Image.Image, heat: NDArray[np.float32] | None) -> Image.Image:
+def _painted(
+    grey: Image.Image, heat: NDArray[np.float32] | None, between: Image.Resampling = Image.Resampling.BILINEAR
+) -> Image.Image:
     base, size = grey.convert("RGB"), grey.size
     if heat is None or not _warm(heat):
         return base
     levels = Image.fromarray((np.clip(heat, 0, 1) * 255).round().astype(np.uint8))
-    hot = levels.resize(size, Image.Resampling.BILINEAR)
+    hot = levels.resize(size, between)
     mask = hot.point(list(_opacities()))
     box = mask.getbbox()
     if box is not None:
@@ -161,6 +163,26 @@ def _polygon(
     return [(corner[0] + float(c), corner[1] + float(r)) for r, c in points]
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a picture is on its capture. canvas, size: (width, height); corner: (x, y) of the picture's first pixel."""
+
+    scale: float
+    canvas: tuple[int, int]
+    corner: tuple[int, int]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], modality: str) -> "Layout":
+        """The layout of a picture (h, w)."""
+        scale = LONG_SIDE.get(modality, 640) / max(shape)
+        size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
+        width = max(_MIN_WIDTH, size[0] + 2 * _MARGIN + LEGEND)
+        panel = max(size[1], _MIN_PANEL)
+        corner = (_MARGIN + (width - LEGEND - 2 * _MARGIN - size[0]) // 2, _TOP + _MARGIN + (panel - size[1]) // 2)
+        return cls(scale, (width + width % 2, _TOP + panel + 2 * _MARGIN + _BOTTOM), corner, size)
+
+
 def capture(
     picture: NDArray[np.uint8],
     heat: NDArray[np.float32] | None,
@@ -169,26 +191,42 @@ def capture(
     region: NDArray[np.float64] | None,
     modality: str,
     marks: Marks,
+    blocks: bool = False,
 ) -> Image.Image:
-    """The whole capture, RGB. `picture` (h, w) and `heat` as `upright` gives them; `region` in source (row, col)."""
-    scale = LONG_SIDE.get(modality, 640) / max(picture.shape)
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    width = max(_MIN_WIDTH, size[0] + 2 * _MARGIN + LEGEND)
-    panel = max(size[1], 280)
-    canvas = Image.new("RGB", (width + width % 2, _TOP + panel + 2 * _MARGIN + _BOTTOM), (0, 0, 0))
-    corner = (_MARGIN + (width - LEGEND - 2 * _MARGIN - size[0]) // 2, _TOP + _MARGIN + (panel - size[1]) // 2)
+    """The whole capture, RGB. `picture` (h, w) and `heat` as `upright` gives them; `region` in source (row, col).
+
+    blocks: each pixel's heat fills that pixel and none beside it.
+    """
+    at = Layout.of(picture.shape, modality)
+    canvas = Image.new("RGB", at.canvas, (0, 0, 0))
+    corner, size = at.corner, at.size
     grey = _grey(picture, size)
-    canvas.paste(_painted(grey, heat), corner)
+    between = Image.Resampling.NEAREST if blocks else Image.Resampling.BILINEAR
+    canvas.paste(_painted(grey, heat, between), corner)
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + size[0], corner[1] + size[1]), outline=(60, 60, 60))
     if region is not None and len(region) >= 3:
-        points = _polygon(region, way, scale, corner)
+        points = _polygon(region, way, at.scale, corner)
         draw.line([*points, points[0]], fill=(0, 0, 0), width=5, joint="curve")
         draw.line([*points, points[0]], fill=_OUTLINE, width=2, joint="curve")
     if heat is not None:
-        _beside(canvas, draw, grey, heat, (width - LEGEND, _TOP + _MARGIN // 2, panel + _MARGIN))
+        column = (canvas.width - LEGEND, _TOP + _MARGIN // 2, max(size[1], _MIN_PANEL) + _MARGIN)
+        _beside(canvas, draw, grey, heat, column)
     _write(draw, marks, canvas.size, corner, size)
     return canvas
+
+
+def underlay(picture: NDArray[np.uint8], modality: str) -> Image.Image:
+    """The picture where its capture shows it, without colour: L, half the capture's size, 0 where there is nothing.
+
+    Black is 1, so that it can be told from nothing.
+    """
+    at = Layout.of(picture.shape, modality)
+    canvas, (left, top) = ((at.canvas[0] + 1) // 2, (at.canvas[1] + 1) // 2), (at.corner[0] // 2, at.corner[1] // 2)
+    shown = _grey(picture, (max(1, at.size[0] // 2), max(1, at.size[1] // 2)))
+    grey = Image.new("L", canvas)
+    grey.paste(shown.point([1, *range(1, 256)]), (left, top))
+    return grey
 
 
 def _beside(

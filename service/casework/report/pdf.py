@@ -16,6 +16,7 @@ from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFError, TTFont
+from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Flowable, Paragraph, SimpleDocTemplate
 
 from casework.errors import Defect
@@ -23,6 +24,8 @@ from casework.report.summary import Summary
 
 _LATIN, _BROAD = "casework-latin", "casework-broad"
 _AMBER = HexColor("#7a4b00")
+_MARGIN = 18 * mm
+_SCALES = (1.0, 0.9, 0.8, 0.72)  # of the letters: the smallest are 6.8 points
 
 
 @cache
@@ -48,18 +51,28 @@ def check_font(path: Path) -> None:
 
 
 def to_pdf(page: Summary, font: Path) -> bytes:
-    """The page on A4; a character that neither font has is shown as "?".
+    """The page on A4, in smaller letters where it would not be one; a character that neither font has is shown as "?".
+
+    What is still longer has the mark on every page.
 
     Raises:
         Defect: CONFIG_INVALID when the font can't be used.
     """
     fonts = _fonts(font)
+    for scale in _SCALES:
+        data, pages = _laid_out(page, fonts, scale)
+        if pages == 1:
+            break
+    return data
+
+
+def _styles(page: Summary, scale: float) -> dict[str, ParagraphStyle]:
     base = ParagraphStyle(
         "base",
         fontName=_LATIN,
         bulletFontName=_LATIN,
-        fontSize=9.5,
-        leading=13.5,
+        fontSize=9.5 * scale,
+        leading=13.5 * scale,
         wordWrap="CJK" if page.language == "zh" else None,
     )
     mark = ParagraphStyle(
@@ -73,27 +86,41 @@ def to_pdf(page: Summary, font: Path) -> bytes:
         spaceBefore=8,
         spaceAfter=8,
     )
-    title = ParagraphStyle("title", base, fontSize=15, leading=20)
-    head = ParagraphStyle("head", base, fontSize=11.5, leading=15, spaceBefore=8)
-    warning = ParagraphStyle("warning", base, leftIndent=8, textColor=_AMBER)
-    item = ParagraphStyle("item", base, leftIndent=10, bulletIndent=1)
+    return {
+        "base": base,
+        "mark": mark,
+        "title": ParagraphStyle("title", base, fontSize=15 * scale, leading=20 * scale, spaceBefore=4),
+        "head": ParagraphStyle("head", base, fontSize=11.5 * scale, leading=15 * scale, spaceBefore=8 * scale),
+        "warning": ParagraphStyle("warning", base, leftIndent=8, textColor=_AMBER),
+        "item": ParagraphStyle("item", base, leftIndent=10, bulletIndent=1),
+    }
 
-    def text(words: str, style: ParagraphStyle, bullet: str | None = None) -> Flowable:
-        return Paragraph(_markup(words, fonts), style, bulletText=bullet)
 
-    story = [text(page.mark, mark), text(page.title, title), text(page.patient, base)]
-    story += [text(line, warning) for line in page.warnings]
+def _laid_out(page: Summary, fonts: tuple[TTFont, TTFont], scale: float) -> tuple[bytes, int]:
+    """The document and how many pages it has."""
+    styles = _styles(page, scale)
+
+    def text(words: str, style: str, bullet: str | None = None) -> Flowable:
+        return Paragraph(_markup(words, fonts), styles[style], bulletText=bullet)
+
+    def mark_again(canvas: Canvas, document: SimpleDocTemplate) -> None:
+        again = text(page.mark, "mark")
+        again.wrapOn(canvas, document.width, _MARGIN)
+        again.drawOn(canvas, document.leftMargin, A4[1] - 0.7 * _MARGIN)
+
+    story = [text(page.mark, "mark"), text(page.title, "title"), text(page.patient, "base")]
+    story += [text(line, "warning") for line in page.warnings]
     for block in page.blocks:
-        story += [text(block.heading, head)] if block.heading else []
-        story += [text(line, item, "-") for line in block.lines]
-    story.append(text(page.mark, mark))
+        story += [text(block.heading, "head")] if block.heading else []
+        story += [text(line, "item", "-") for line in block.lines]
+    story.append(text(page.mark, "mark"))
     out = BytesIO()
-    margin = 18 * mm
-    SimpleDocTemplate(
-        out, pagesize=A4, leftMargin=margin, rightMargin=margin, topMargin=margin, bottomMargin=margin,
+    document = SimpleDocTemplate(
+        out, pagesize=A4, leftMargin=_MARGIN, rightMargin=_MARGIN, topMargin=_MARGIN, bottomMargin=_MARGIN,
         title=page.title, author="casework", lang="zh-CN" if page.language == "zh" else "en", initialFontName=_LATIN, invariant=1,
-    ).build(story)  # fmt: skip
-    return out.getvalue()
+    )  # fmt: skip
+    document.build(story, onLaterPages=mark_again)
+    return out.getvalue(), int(document.page)
 
 
 def _markup(words: str, fonts: tuple[TTFont, TTFont]) -> str:

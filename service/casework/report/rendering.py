@@ -20,9 +20,9 @@ from casework.result import CaseResult, HeatImage
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One object, as casework.case.Artefact describes it, with its bytes. Previews carry their capture's UIDs."""
+    """One object, as casework.case.Artefact describes it, with its bytes. Previews and underlays carry their capture's UIDs."""
 
-    kind: str  # one of config.OBJECTS, "preview" or "result-json"
+    kind: str  # one of config.OBJECTS, "preview", "underlay" or "result-json"
     media_type: str
     study_instance_uid: str  # "" for the result of the case as a whole
     series_instance_uid: str
@@ -84,7 +84,7 @@ def render_images(
     now: datetime,
     wanted: frozenset[str] = frozenset(),
 ) -> list[Rendered]:
-    """All of `render` but the SRs: captures, their previews, what else is wanted, the JSON.
+    """All of `render` but the SRs: captures, their previews and underlays, what else is wanted, the JSON.
 
     Raises:
         Defect: as `render`.
@@ -93,28 +93,28 @@ def render_images(
         contexts = [_for_captures(ctx) for ctx in _contexts(result, sources, settings, now, Shared(), wanted)]
         work = [(ctx, number, image) for ctx in contexts for number, (_, image) in enumerate(ctx.images, 1)]
         with ThreadPoolExecutor(2, thread_name_prefix="capture") as threads:
-            pairs = list(threads.map(lambda w: _capture(*w), work))
+            drawn = list(threads.map(lambda w: _capture(*w), work))
             more = list(threads.map(lambda w: _extra(*w), [(ctx, e) for ctx in contexts for e in extras.plan(ctx)]))
-    numbers = {index: number for ctx in contexts for number, (index, _) in enumerate(ctx.images, 1)}
-    key = uid.run_key(result, settings, PROGRAM_VERSION, wanted)
-    whole = document.to_json(result, key, numbers, now)
+        numbers = {index: number for ctx in contexts for number, (index, _) in enumerate(ctx.images, 1)}
+        key = uid.run_key(result, settings, PROGRAM_VERSION, wanted)
+        whole = document.to_json(result, key, numbers, now)
     return [
-        *(capture for capture, _ in pairs),
-        *(preview for _, preview in pairs),
+        *(one for kind in zip(*drawn, strict=True) for one in kind),
         *more,
         Rendered("result-json", "application/json", "", "", "", "", "result", whole),
     ]
 
 
 def without_pixels(result: CaseResult) -> CaseResult:
-    """The result as `render_reports` and the check of reports need it: no pictures, of each heat-map its largest value."""
-    return replace(result, images=tuple(_without_pixels(i) for i in result.images))
+    """The result as `render_reports` and the check of reports need it: of pictures the shape, of heat-maps the largest value."""
+    planes = {at: np.empty(picture.shape, "V0") for at, picture in result.planes.items()}
+    return replace(result, images=tuple(_without_pixels(i) for i in result.images), planes=planes)
 
 
 def _without_pixels(image: HeatImage) -> HeatImage:
     depths = image.depths and replace(image.depths, depth=np.zeros((0, 0), np.int16))
     heat = image.heat.max(keepdims=True) if image.heat.size else image.heat
-    return replace(image, picture=np.zeros((0, 0), np.uint8), heat=heat, depths=depths)
+    return replace(image, picture=np.empty(image.picture.shape, "V0"), heat=heat, depths=depths)
 
 
 @contextmanager
@@ -184,8 +184,8 @@ def _for_captures(ctx: Context) -> Context:
     return replace(ctx, captures=capture.common(ctx))
 
 
-def _capture(ctx: Context, number: int, image: HeatImage) -> tuple[Rendered, Rendered]:
-    """One capture and its preview."""
+def _capture(ctx: Context, number: int, image: HeatImage) -> tuple[Rendered, Rendered, Rendered]:
+    """One capture, its preview, and what the preview shows without heat."""
     picture = capture.draw(ctx.result, image, ctx.sources[image.sources[0]])
     series = uid.series_uid(ctx.key, ctx.study, "capture")
     instance = uid.instance_uid(ctx.key, ctx.study, "capture", number)
@@ -193,6 +193,7 @@ def _capture(ctx: Context, number: int, image: HeatImage) -> tuple[Rendered, Ren
     return (
         Rendered("capture", "application/dicom", *where, capture.to_dicom(ctx, number, image, picture)),
         Rendered("preview", "image/png", *where, capture.png(picture)),
+        Rendered("underlay", "image/png", *where, capture.underlay(image)),
     )
 
 

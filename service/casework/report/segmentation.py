@@ -16,9 +16,9 @@ from pydicom.dataset import Dataset
 
 from casework.report import capture, codes, header, space, uid
 from casework.report.header import Context
-from casework.result import HeatImage, Side
+from casework.result import CaseResult, HeatImage, Side
 
-KIND = "segmentation"
+KIND, PLANAR = "segmentation", "segmentation-planar"
 NOTEWORTHY = (
     0.2  # of the case's largest activation: below it an image has no region, and neither has a side of a volume
 )
@@ -32,10 +32,10 @@ def possible(ctx: Context, image: HeatImage) -> bool:
     return capture.outlined(ctx.result, image) and _spacing(ctx.sources[image.sources[0]]) is not None
 
 
-def sides_on_slices(ctx: Context, images: Sequence[HeatImage]) -> list[Side]:
+def sides_on_slices(result: CaseResult, images: Sequence[HeatImage]) -> list[Side]:
     """The sides with a region in a volume."""
     noteworthy = {i.side for i in images if i.heat.size and float(i.heat.max()) >= NOTEWORTHY}
-    return [s for s in capture.outlined_sides(ctx.result) if s in noteworthy]
+    return [s for s in capture.outlined_sides(result) if s in noteworthy]
 
 
 def on_image(ctx: Context, number: int, image: HeatImage) -> Dataset:
@@ -48,7 +48,7 @@ def on_image(ctx: Context, number: int, image: HeatImage) -> Dataset:
     spacing = _spacing(source)
     if image.region is None or spacing is None:
         raise ValueError("an image without region or pixel size")
-    ds = _start(ctx, number, [image.sources[0]])
+    ds = _start(ctx, PLANAR, number, [image.sources[0]])
     header.carry(ds, ctx.charset, source, "PatientOrientation")
     ds.SegmentSequence = [_segment(ctx, 1, image.side, uid.region_tracking_uid(ctx.result, image))]
     space.organise(ctx, ds, [("ReferencedSegmentNumber", "SegmentIdentificationSequence")])
@@ -71,10 +71,10 @@ def on_slices(ctx: Context, number: int, images: Sequence[HeatImage], found: spa
     Raises:
         ValueError: a side's heat lies outside the slices.
     """
-    ds = _start(ctx, number, list(dict.fromkeys(p.uid for p in found.planes)))
+    ds = _start(ctx, KIND, number, list(dict.fromkeys(p.uid for p in found.planes)))
     space.frame_of_reference(ctx, ds, ctx.sources[found.planes[0].uid])
     segments, frames, masks = [], [], []
-    for segment, side in enumerate(sides_on_slices(ctx, images), 1):
+    for segment, side in enumerate(sides_on_slices(ctx.result, images), 1):
         mask = hottest(found.heat([i for i in images if i.side is side]))
         segments.append(_segment(ctx, segment, side, uid.tracking_uid(ctx.result, side)))
         for n in np.flatnonzero(mask.any(axis=(1, 2))):
@@ -113,14 +113,14 @@ def hottest(heat: NDArray[np.float32]) -> NDArray[np.bool_]:
     return heat >= EDGE * most
 
 
-def _start(ctx: Context, number: int, names: Sequence[str]) -> Dataset:
-    sop_class, series = uid.EXTRA[KIND]
-    ds = header.start(ctx, ctx.common, sop_class, uid.instance_uid(ctx.key, ctx.study, KIND, number))
+def _start(ctx: Context, kind: str, number: int, names: Sequence[str]) -> Dataset:
+    sop_class, series = uid.EXTRA[kind]
+    ds = header.start(ctx, ctx.common, sop_class, uid.instance_uid(ctx.key, ctx.study, kind, number))
     header.series(
         ctx,
         ds,
         modality="SEG",
-        uid=uid.series_uid(ctx.key, ctx.study, KIND),
+        uid=uid.series_uid(ctx.key, ctx.study, kind),
         number=series,
         description=f"AI {ctx.result.model.name} activated regions - not for diagnosis",
         kind=codes.CLASS_ACTIVATION,

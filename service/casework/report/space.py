@@ -4,7 +4,7 @@ What a projection's heat says of a slice: the network reads one voxel behind eac
 gets the pixel's heat. Voxels that no projection read stay at 0: nothing is known of them, and nothing is smeared along the ray.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,14 +50,14 @@ class Volume:
         return laid[self.order]
 
 
-def volume(ctx: Context, images: Sequence[HeatImage]) -> Volume | None:
+def volume(sources: Mapping[str, Dataset], images: Sequence[HeatImage]) -> Volume | None:
     """The slices that all projections of a dynamic series were read from; None where they are no regular volume."""
     read = [i for i in images if i.depths is not None]
     if not read or read[0].depths is None or len({i.depths.slices for i in read if i.depths is not None}) != 1:
         return None
-    planes = [_plane(ctx, name, frame) for name, frame in read[0].depths.slices]
+    planes = [_plane(sources, name, frame) for name, frame in read[0].depths.slices]
     found = [p for p in planes if p is not None]
-    first = ctx.sources[read[0].depths.slices[0][0]]
+    first = sources[read[0].depths.slices[0][0]]
     if len(found) != len(planes) or not first.get("FrameOfReferenceUID"):
         return None
     along = np.array([_along(p) for p in found])
@@ -75,9 +75,9 @@ def _along(plane: Plane) -> float:
     return float(np.cross(row, column) @ np.array(plane.position))
 
 
-def _plane(ctx: Context, name: str, frame: int) -> Plane | None:
+def _plane(sources: Mapping[str, Dataset], name: str, frame: int) -> Plane | None:
     """A frame's place, from the attributes of a classic image or the functional groups of an enhanced one."""
-    source = ctx.sources[name]
+    source = sources[name]
     shared = source.get("SharedFunctionalGroupsSequence")
     own = source.get("PerFrameFunctionalGroupsSequence")
 

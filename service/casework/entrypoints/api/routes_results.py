@@ -1,7 +1,8 @@
 """Download what was made: the stored bytes, exactly as destinations get them."""
 
+import pathlib
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 from fastapi import FastAPI, Path
 from starlette.requests import Request
@@ -44,12 +45,11 @@ class ResultRoutes:
             headers["Casework-Retracted"] = retraction
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        try:
-            file = self._door.spool.open(made.sha256)
-        except OSError as error:
-            raise Defect("SPOOL_CORRUPT", "an artefact's bytes are missing") from error
+        path = self._door.spool.path(made.sha256)
+        if not path.is_file():
+            raise Defect("SPOOL_CORRUPT", "an artefact's bytes are missing")
         headers["Content-Length"] = str(made.size)
-        return StreamingResponse(_chunks(file), headers=headers, media_type=made.media_type)
+        return StreamingResponse(_chunks(path), headers=headers, media_type=made.media_type)
 
 
 def accepts(accept: str, media_type: str) -> bool:
@@ -72,8 +72,9 @@ def _name(artefact_id: int, retraction: str) -> str:
     return f"casework-{artefact_id}{'-RETRACTED' if retraction else ''}"
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    with file:
+def _chunks(path: pathlib.Path) -> Iterator[bytes]:
+    """Opened with the first chunk: a client that has gone by then leaves no file open."""
+    with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
 

@@ -39,12 +39,14 @@ from casework.report import (
     example,
     listed,
     render_images,
+    slices_needed,
 )
 from casework.report.beside import ReportProcess
 from casework.result import CaseResult, Check, Choice, Finding, Outcome, Side, SideResult
 from casework.spool import Spool
 
-_ON_SLICES = frozenset({"parametric-map", "segmentation"})  # objects that lay an MR projection's heat back on slices
+# objects that lay an MR projection's heat back on slices
+_ON_SLICES = frozenset({"parametric-map", "segmentation", "slices"})
 
 
 class Clock(Protocol):
@@ -301,6 +303,9 @@ class Analyser:
         beat.check()
         with watch.stage("render"):
             sources = self._sources(result, rows)
+            if "slices" in self._settings.wanted:
+                needed = slices_needed(result, sources)
+                result = replace(result, planes=self._inputs.planes(rows, needed, pause=beat.check))
         rendered = self._results(result, sources, watch)
         beat.check()
         untold = self._teller.untold(result, rows, ready, rendered, self._now())

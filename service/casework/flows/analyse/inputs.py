@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from casework import __version__
@@ -28,7 +30,7 @@ from casework.preprocess.decode import NATIVE, open_header
 from casework.preprocess.facts import InstanceFacts
 from casework.preprocess.prepared import VERSION, Preparation, PreparedImage, unpack
 from casework.preprocess.select import Plan, choose
-from casework.preprocess.tasks import facts_from_json
+from casework.preprocess.tasks import facts_from_json, planes_of
 from casework.result import Finding, Side
 from casework.spool import Spool
 
@@ -183,6 +185,23 @@ class Inputs:
                 reasons = {**plan.reasons, **codes}
                 return Ready(plan, done.images, facts, reasons, tuple(done.findings))
             without |= done.bad
+
+    def planes(
+        self, rows: Sequence[InstanceRow], wanted: Sequence[tuple[str, int]], *, pause: Callable[[], None]
+    ) -> dict[tuple[str, int], NDArray[np.uint8]]:
+        """Pictures of MR slices by (SOP Instance UID, 1-based frame), all on one grey scale; each was decoded before.
+
+        Raises:
+            Refused, Unavailable: they can't be decoded now.
+        """
+        if not wanted:
+            return {}
+        by_uid = {row.header.sop_instance_uid: row for row in rows}
+        items = [[str(self._spool.path(by_uid[uid].sha256)), frame] for uid, frame in wanted]
+        task = {"do": "planes", "items": items}
+        pause()
+        pictures = planes_of(self._result(task, self._submit(task)).payload)
+        return dict(zip(wanted, pictures, strict=True))
 
     def header(self, row: InstanceRow) -> Dataset:
         """The header of an instance, without pixels; whoever gets it only reads it."""
