@@ -67,6 +67,9 @@ def test_a_container_is_well_over_https(tmp_path: Path) -> None:
     with serving(tmp_path / "api", lambda settings: replace(settings, tls=tls)) as api:
         asked = replace(Settings(), http=Http(port=api.port), tls=tls)
         assert look(asked, "api", datetime.now(UTC)) == ""
+        assert look(asked, "api", datetime.now(UTC), only_alive=True) == ""
+        named = replace(asked, http=Http(port=api.port, allowed_hosts=("casework.example.org",)))
+        assert look(named, "api", datetime.now(UTC)) == "answers 421"  # so it asks by that name: this API has none such
         assert "does not answer" in look(replace(asked, tls=Tls()), "api", datetime.now(UTC))
 
 

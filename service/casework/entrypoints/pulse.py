@@ -56,7 +56,7 @@ def look(settings: Settings, door: str, now: datetime, *, only_alive: bool = Fal
     for that would mend nothing.
     """
     if door == "api":
-        return _ask(settings.http.port, https=settings.tls.https)
+        return _ask(settings, "/v1/health/live" if only_alive else "/v1/health/ready")
     try:
         health = json.loads((settings.root / "health" / f"{_name(door)}.json").read_text("utf-8"))
         age_s = (now - datetime.fromisoformat(health["at"])).total_seconds()
@@ -67,19 +67,21 @@ def look(settings: Settings, door: str, now: datetime, *, only_alive: bool = Fal
     return "" if only_alive or health.get("ok") else str(health.get("code") or "not well")
 
 
-def _ask(port: int, *, https: bool) -> str:
+def _ask(settings: Settings, path: str) -> str:
     import http.client  # half of the check's time, and only one door needs it
     import ssl
 
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
-    if (
-        https
-    ):  # asked of itself whether it answers: there is nobody to mistake it for, and its certificate names its host
+    port = settings.http.port
+    connection: http.client.HTTPConnection
+    if settings.tls.https:  # it asks itself, so there is nobody to mistake it for; its certificate names its host
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=4, context=context)
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
     try:
-        connection.request("GET", "/v1/health/live")
+        names = settings.http.allowed_hosts  # an API that is called by these only answers to no other
+        connection.request("GET", path, headers={"Host": names[0]} if names else {})
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
         return f"does not answer: {type(error).__name__}"
