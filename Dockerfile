@@ -52,7 +52,7 @@ ENV PATH=/opt/casework/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     CASEWORK_STORAGE_ROOT=/var/lib/casework CASEWORK_DOOR=api
 WORKDIR /var/lib/casework
 VOLUME /var/lib/casework
-HEALTHCHECK --interval=10s --timeout=8s --start-period=30s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
+HEALTHCHECK --interval=10s --timeout=15s --start-period=120s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["casework"]
 
@@ -74,7 +74,7 @@ RUN PYTHONDONTWRITEBYTECODE= python -c "import celery.bin.worker, casework.entry
 USER 10001:10001
 ENV CASEWORK_WORK_MODEL=/opt/models/cman
 # A worker checks its model before it takes work: seconds, on a host that is busy minutes.
-HEALTHCHECK --interval=10s --timeout=8s --start-period=180s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
+HEALTHCHECK --interval=10s --timeout=15s --start-period=180s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
 EXPOSE 11112 8000
 CMD ["serve"]
 
@@ -88,7 +88,7 @@ ENV PATH=/opt/casework/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 NV
     CASEWORK_STORAGE_ROOT=/var/lib/casework CASEWORK_WORK_MODEL=/opt/models/cman CASEWORK_DOOR=infer-worker
 USER 10001:10001
 VOLUME /var/lib/casework
-HEALTHCHECK --interval=10s --timeout=8s --start-period=180s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
+HEALTHCHECK --interval=10s --timeout=15s --start-period=180s --retries=3 CMD ["sh", "-c", "exec python -m casework.entrypoints.pulse \"$CASEWORK_DOOR\""]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["casework"]
 CMD ["infer-worker"]
