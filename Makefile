@@ -69,7 +69,7 @@ e2e-compose: $(VENV)/.test ## build the images, start a hospital in a box, resta
 
 lock: ## resolve all dependencies again (pyproject.toml) and write the lock files with hashes
 	$(PYTHON) -m venv .work/uv && .work/uv/bin/pip install -q uv
-	for lock in ":--extra cpu --extra pdf" "-service:--extra scale --extra pdf" "-gpu:--extra gpu --extra scale" "-test:--group test --extra cpu --extra scale --extra pdf"; do \
+	for lock in ":--extra cpu --extra pdf" "-service:--extra scale --extra pdf --extra traces" "-gpu:--extra gpu --extra scale" "-test:--group test --extra cpu --extra scale --extra pdf --extra traces"; do \
 	  .work/uv/bin/uv pip compile -q pyproject.toml $${lock#*:} --universal --generate-hashes --no-header --no-annotate --python-version 3.11 -o requirements$${lock%%:*}.lock; done
 
 docs: $(VENV)/.test ## write the documents that are generated from code (reasons, configuration)

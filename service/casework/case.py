@@ -89,6 +89,7 @@ _C, _J, _D = CaseState, JobState, DeliveryState
 _O, _F = OrderState, CandidateState
 
 ANALYSE, TELL = "analyse", "tell"  # kinds of jobs: one moves its case, the other only says in the studies how it ended
+PROBE_ISSUER = "CASEWORK-PROBE"  # Issuer of Patient ID of studies that `casework probe` sends; their results go nowhere
 STAT_PRIORITY = 100  # a case of this priority or more waits for no modality
 
 CASE_MOVES: Mapping[CaseState, frozenset[CaseState]] = {

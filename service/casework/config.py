@@ -15,7 +15,7 @@ from typing import Any
 
 from casework import config_checks, hours
 from casework.checks import severities
-from casework.config_engine import Engine, check_engine
+from casework.config_engine import Engine, Traces, check_engine, check_traces
 from casework.config_queue import Queue, check_queue, with_password
 from casework.config_security import Oidc, Signing, Tls, check_doors, check_oidc, check_signing
 from casework.errors import Defect
@@ -131,11 +131,7 @@ class Policy:
     wanted kinds are there. A STAT case and one that a person or program asked for wait for none. Examples: docs/pacs.md.
     """
 
-    wanted: tuple[str, ...] = (
-        "MG",
-        "MR",
-        "US",
-    )  # kinds that a case may wait for; in the environment separated by commas
+    wanted: tuple[str, ...] = ("MG", "MR", "US")  # kinds that a case may wait for; commas in the environment
     wait_mg_h: float = 0.0  # hours for a missing mammography, from when the rest was complete
     wait_mr_h: float = 0.0  # hours for a missing MRI
     wait_us_h: float = 0.0  # hours for a missing ultrasound
@@ -313,6 +309,7 @@ class Settings:
     oidc: Oidc = field(default_factory=Oidc)
     signing: Signing = field(default_factory=Signing)
     engine: Engine = field(default_factory=Engine)
+    traces: Traces = field(default_factory=Traces)
     destination: tuple[Destination, ...] = ()
     webhook: tuple[Webhook, ...] = ()
     profile: tuple[Profile, ...] = ()
@@ -410,6 +407,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     check_oidc(settings.oidc)
     check_signing(settings.signing)
     check_engine(settings.engine)
+    check_traces(settings.traces)
     return settings
 
 

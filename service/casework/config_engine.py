@@ -1,5 +1,6 @@
-"""Which engines run the model, in which order, and where their files lie. Does no I/O."""
+"""Which engines run the model, in which order, where their files lie, and where traces go. Does no I/O."""
 
+import urllib.parse
 from dataclasses import dataclass
 
 from casework.errors import Defect
@@ -35,3 +36,23 @@ def check_engine(engine: Engine) -> None:
         raise Defect("CONFIG_INVALID", "engine.order: tensorrt or tensorrt-rtx, not both in one environment")
     if engine.device < 0 or not 1 <= engine.max_sides <= 16:
         raise Defect("CONFIG_INVALID", "engine.device is 0 or more, engine.max_sides 1 to 16")
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """OpenTelemetry traces: stages of a case with times, no patient data. Off unless a collector is named."""
+
+    url: str = ""  # OTLP over HTTP, e.g. http://127.0.0.1:4318/v1/traces; "" = off
+
+
+def check_traces(traces: Traces) -> None:
+    """Refuse an address that is none, or that holds a password.
+
+    Raises:
+        Defect: CONFIG_INVALID.
+    """
+    if not traces.url:
+        return
+    parts = urllib.parse.urlsplit(traces.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password or parts.query:
+        raise Defect("CONFIG_INVALID", "traces.url: http(s)://host:port/v1/traces, without a password")

@@ -18,7 +18,7 @@ from rich.table import Table
 from casework import __version__
 from casework.case import CaseState, NoticeState, shown_words
 from casework.config import Settings, load
-from casework.entrypoints import cli_security
+from casework.entrypoints import cli_ops, cli_security
 from casework.entrypoints.cli_keys import keys
 from casework.entrypoints.cli_security import say_audit
 from casework.entrypoints.explain import explain, plain
@@ -28,6 +28,7 @@ from casework.entrypoints.spoken import actor as _actor
 from casework.entrypoints.spoken import open_ledger as _ledger
 from casework.ledger import CaseRow, Ledger
 from casework.observe import hide_values, keep_private, setup_logging
+from casework.tracing import closing_traces, start_tracing
 
 app = typer.Typer(
     name="casework",
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(keys)
 cli_security.add_commands(app)
+cli_ops.add_commands(app)
 
 Language = Annotated[str, typer.Option("--language", help="en or zh")]
 Supervised = Annotated[int, typer.Option("--supervised", hidden=True)]  # the supervisor's process id
@@ -78,7 +80,8 @@ def _door(name: str, config: Path | None, *, supervised: int, module: str = "") 
         setup_logging(name)
         if not supervised:
             _stand_alone(name, settings)
-        with Presence(settings, name):
+        start_tracing(settings.traces.url, name)
+        with Presence(settings, name), closing_traces():
             importlib.import_module(f"casework.entrypoints.{module or name}").main(settings)
 
 

@@ -29,6 +29,7 @@ from casework.errors import Defect, Refused
 from casework.flows.expected import Ask, PacsWatch, Question, counts
 from casework.ledger import CaseRow, Ledger, StudyRow, Waiting
 from casework.observe import log
+from casework.tracing import note_span
 
 ACTOR = "assemble"
 LOOK_UP_AGAIN_S = 10.0
@@ -255,6 +256,7 @@ class Assembler:
         job_id = self._ledger.queue_case(case.id, case.priority, ACTOR, now)
         if job_id is None:  # an image came in between
             return 0
+        note_span("assemble", case.id, (now - case.opened_at).total_seconds())
         log.info("case.queued", case_id=case.id, job_id=job_id, revision=case.revision)
         return 1
 

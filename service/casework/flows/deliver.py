@@ -22,6 +22,7 @@ from casework.errors import Defect, Unavailable
 from casework.ledger import ClaimedDelivery, Ledger
 from casework.observe import log
 from casework.spool import Spool
+from casework.tracing import note_span
 
 POLL_S = 0.25
 PROBE_S = 60.0
@@ -159,7 +160,9 @@ class DestinationWorker:
         if claim is None:
             self.close()
             return POLL_S
+        began = time.monotonic()
         result = self._send(claim)
+        note_span("deliver", claim.case_id, time.monotonic() - began, destination=claim.destination, code=result.code)
         self._finish(claim, result)
         self._judge(claim, result)
         return 0.0

@@ -26,6 +26,7 @@ from casework.dicom.header import FileMeta, is_uid, parse_file_meta, part10_pref
 from casework.errors import CaseworkError, Defect, Refused, Unavailable
 from casework.observe import INSTANCES, STORE_SECONDS, log
 from casework.spool import Incoming, Spool
+from casework.tracing import note_span
 
 MAX_BATCH = 64
 GATHER_S = 0.005
@@ -106,6 +107,7 @@ class Reception:
         self._context = context
         self._incoming: Incoming | None = None
         self._problem: CaseworkError | None = None
+        self._began = time.monotonic()
         self._meta: bytearray | None = None if syntax else bytearray()
         self._syntax = syntax
         self._start = bytearray()  # kept only where there is no room for the rest, to say of whom it was
@@ -127,7 +129,9 @@ class Reception:
             problem = self._problem or Refused("NOT_DICOM")
             return self._intake.refuse(problem, self._context, self._of_whom() if self._start else None)
         incoming, self._incoming = self._incoming, None
-        return self._intake.receive(incoming, self._context)
+        answer = self._intake.receive(incoming, self._context)
+        note_span("receive", answer.case_id or "", time.monotonic() - self._began, code=answer.code)
+        return answer
 
     def _of_whom(self) -> Header | None:
         """What the beginning of an instance says for which there is no room."""

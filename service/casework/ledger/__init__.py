@@ -3,6 +3,8 @@
 Owns the database and its lock files. `Ledger` is the one object that others use; its rows are in `casework.ledger.types`.
 """
 
+from pathlib import Path
+
 from casework.errors import Defect
 from casework.ledger.database import Database
 from casework.ledger.read import Read
@@ -168,6 +170,17 @@ class Ledger(
         from casework.ledger.migrate import downgrade
 
         downgrade(self._database, revision)
+
+    def copy_to(self, folder: Path) -> Path:
+        """Write a whole copy of the ledger as it is at one moment into a folder; its path.
+
+        Raises:
+            Unavailable: LEDGER_UNAVAILABLE.
+            Defect: CONFIG_INVALID, PostgreSQL's client programs are missing.
+        """
+        from casework.ledger.copies import copy_out  # only a command needs it
+
+        return copy_out(self._database, folder)
 
     def info(self) -> DatabaseInfo:
         """What health shows: database, its version, the schema's version, what is worth a note."""

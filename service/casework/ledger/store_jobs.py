@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, or_, select, update
 
-from casework.case import ANALYSE, STAT_PRIORITY, TELL, TOLD, Artefact, CaseState, DeliveryState, JobState
+from casework.case import ANALYSE, PROBE_ISSUER, STAT_PRIORITY, TELL, TOLD, Artefact, CaseState, DeliveryState, JobState
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_input, case_revision, case_root, delivery, exclusion, job
@@ -274,11 +274,13 @@ def plan_deliveries(  # noqa: PLR0917 - the writes' common arguments, and what t
 ) -> None:
     """One delivery for each DICOM artefact and destination that takes its kind; one that failed or was cancelled starts again.
 
-    An earlier try's word that nothing was analysed is not sent any more.
+    An earlier try's word that nothing was analysed is not sent any more, and nothing at all of a probe.
     """
     now = current(case_id)
     cancel_unsent(tx, case_id, actor, made=~now)
-    wanted = (artefact.c.case_id == case_id) & (artefact.c.media_type == "application/dicom") & now
+    own = case_revision.c.root_id == case_root.c.id
+    probe = exists().where(own, case_revision.c.id == case_id, case_root.c.issuer == PROBE_ISSUER)
+    wanted = (artefact.c.case_id == case_id) & (artefact.c.media_type == "application/dicom") & now & ~probe
     made = tx.connection.execute(select(artefact.c.id, artefact.c.kind).where(wanted).order_by(artefact.c.id)).all()
     have = {
         (row.artefact_id, row.destination): row

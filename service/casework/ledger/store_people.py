@@ -6,7 +6,15 @@ from typing import Any
 
 from sqlalchemy import and_, func, insert, or_, select, update
 
-from casework.case import ANALYSE, CASE_MOVES, NOT_PERFORMED, CaseState, DeliveryState, JobState
+from casework.case import (
+    ANALYSE,
+    CASE_MOVES,
+    NOT_PERFORMED,
+    PROBE_ISSUER,
+    CaseState,
+    DeliveryState,
+    JobState,
+)
 from casework.errors import Refused
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
@@ -90,6 +98,8 @@ class PeopleStore(base.Store):
             case = base.get_case(tx.connection, case_id)
             if case.state not in (_C.DELIVERED, _C.NEEDS_ATTENTION, _C.REJECTED) or case.retraction:
                 raise Refused("STATE_FORBIDS", case.state)
+            if case.issuer_of_patient_id == PROBE_ISSUER:
+                raise Refused("STATE_FORBIDS", "a probe's results go to no PACS")
             tx.audit("case.resend_asked", actor, case_id)
             if tx.connection.execute(select(doubt.c.id).where(base.undecided(case.root_id)).limit(1)).first():
                 raise Refused("DECISION_NEEDED")

@@ -44,6 +44,7 @@ from casework.report import (
 from casework.report.beside import ReportProcess
 from casework.result import CaseResult, Check, Choice, Finding, Outcome, Side, SideResult
 from casework.spool import Spool
+from casework.tracing import note_stages
 
 # objects that lay an MR projection's heat back on slices
 _ON_SLICES = frozenset({"parametric-map", "segmentation", "slices"})
@@ -193,6 +194,7 @@ class Analyser:
             code = "LEASE_EXPIRED"
         for stage, seconds in watch.seconds.items():
             STAGE_SECONDS.labels(stage).observe(seconds)
+        note_stages(job.case_id, watch.seconds)
         total = round(sum(watch.seconds.values()), 3)
         event = "case.analysed" if job.kind == ANALYSE else "case.told"
         log.info(event, case_id=job.case_id, job_id=job.job_id, attempt=job.attempt, code=code, seconds=total)

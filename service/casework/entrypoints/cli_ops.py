@@ -1,0 +1,68 @@
+"""Commands of those who operate the service: plans, backup, restore, probe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from casework.config import load
+from casework.entrypoints.spoken import Config, open_ledger, spoken_errors
+
+
+def build_plan(
+    config: Config = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Only check that the graphs build for e.g. SM89, without a GPU; keeps nothing."),
+    ] = None,
+) -> None:
+    """Build TensorRT plans for this machine's GPU that are not there yet, so that no worker has to."""
+    from casework.entrypoints.engines import build_plans, check_targets
+
+    with spoken_errors():
+        settings = load(config)
+        for line in check_targets(settings, target) if target else build_plans(settings):
+            typer.echo(line)
+
+
+def backup(out: Path, config: Config = None) -> None:
+    """Copy ledger, stored objects and configuration into a new folder while the service runs; checks every byte."""
+    from casework.entrypoints.backup import make_backup
+
+    with open_ledger(config) as (settings, ledger):
+        made = make_backup(settings, ledger, out, config)
+        typer.echo(
+            f"{out}: ledger of {made.audit_rows} audit rows (head {made.audit_head[:16]}), {made.objects} objects, {made.bytes} bytes"
+        )
+        typer.echo("  secrets (keys, passwords, certificates) are not in it: keep them elsewhere")
+
+
+def restore_backup(source: Path, config: Config = None) -> None:
+    """Bring a backup into an empty storage root (and database); refuses a place where a service runs or data is."""
+    from casework.entrypoints.backup import restore_backup as bring_back
+
+    with spoken_errors():
+        made = bring_back(load(config), source)
+        typer.echo(f"restored what was copied at {made.made_at}: {made.audit_rows} audit rows, {made.objects} objects")
+        typer.echo("  next: casework verify-ledger --objects, then have what came since sent again (docs/runbooks.md)")
+
+
+def probe(
+    config: Config = None,
+    within: Annotated[float, typer.Option(help="Seconds.")] = 120.0,
+    calling: Annotated[str, typer.Option(help="Our AE title as a sender; it must be allowed.")] = "CASEWORKPROBE",
+) -> None:
+    """Send a marked study by C-STORE to our own listener and wait for its result, which goes to no PACS; 0 when all of it works."""
+    from casework.entrypoints.probe import send_probe
+
+    with open_ledger(config) as (settings, ledger):
+        for line in send_probe(settings, ledger, within, calling):
+            typer.echo(line)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("build-plan")(build_plan)
+    app.command("backup")(backup)
+    app.command("restore-backup")(restore_backup)
+    app.command("probe")(probe)

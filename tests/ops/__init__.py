@@ -1,0 +1,1 @@
+"""Operating the service: backup, migrations, probe, traces."""
