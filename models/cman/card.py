@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+POINTING_GOAL = 0.8
 _TEMPLATE = """# {name} {version}
 
 **{intended_use}**
@@ -18,7 +19,8 @@ between views of one plane); gated attention pools them per modality. Contributi
 Any subset of images runs; absent ones change nothing.
 
 **What the heat-map means.** It shows where evidence was collected, not where it came from: after cross-attention a token
-also carries what it learned from other images. It is no segmentation and no proof of a cause.
+also carries what it learned from other images. Places only speak for; what speaks against is that little was found, and
+lies evenly over a modality's images. It is no segmentation and no proof of a cause.
 
 ## What it was trained on
 
@@ -33,7 +35,7 @@ the dense supervision reads from a token (lesion, spiculation, washout, node, co
 
 Schedule: {schedule}. AdamW, cross-entropy against the risk (focal loss with gamma 2 is there for drawn labels), modality and slot dropout, bf16 mixed precision, seed
 {seed}. Trained on two shared processor cores: {minutes:.0f} minutes by the clock for
-the four stages together, of which three ran side by side.
+all stages together, of which some ran side by side.
 
 Encoders on validation, area under the ROC curve over tokens: {dense}.
 
@@ -45,7 +47,7 @@ Encoders on validation, area under the ROC curve over tokens: {dense}.
 
 {pointing}
 
-Calibration: temperature {temperature:.3f} (and a shift per modality inside the head) fitted on validation over all subsets.
+Calibration, on validation: a shift per modality (inside the head) over all subsets, temperature {temperature:.3f} on full input.
 Thresholds, chosen on validation with full input: positive at {positive_at:.3f} (specificity 0.90), negative below
 {negative_below:.3f} (sensitivity 0.95), between them indeterminate.
 
@@ -62,8 +64,7 @@ torch: logit within {parity[max_abs_logit]:.1e}, heat within {parity[max_abs_hea
 - Never evaluated on a real image. A real mammogram, MRI or ultrasound is outside of everything that it has seen; whatever
   it says there is meaningless.
 - It holds by construction of the label that several modalities together are better. This is no clinical finding.
-- The pointing game is weak on MRI and ultrasound: the hottest place of an image is often beside the lesion or node.
-- Subsets are weaker than full input, see the table; the thresholds were chosen for full input. A probability from one modality stays near the prevalence.
+{weak}- Subsets are weaker than full input, see the table; the thresholds were chosen for full input. A probability from one modality stays near the prevalence.
 - Prevalence of the phantoms: {prevalence:.2f}. Another prevalence needs another calibration.
 - Phantoms have no implants, no surgery, no clips, no bilateral nodes, no artefacts beyond noise and blur.
 
@@ -134,6 +135,13 @@ def _pointing(numbers: Mapping[str, Any]) -> str:
     )
 
 
+def _weak(numbers: Mapping[str, Any]) -> str:
+    found = [m for m, n in numbers.items() if n["images"] and n["share_on_target"] < POINTING_GOAL]
+    return (
+        f"- The hottest place of an image is often beside the lesion or node on {', '.join(found)}.\n" if found else ""
+    )
+
+
 def write(manifest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     """The card's text."""
     log = evaluation["training_log"]
@@ -153,6 +161,7 @@ def write(manifest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
         what=evaluation["what"],
         tables=_tables(evaluation),
         pointing=_pointing(evaluation["pointing_game"]),
+        weak=_weak(evaluation["pointing_game"]),
         temperature=manifest["temperature"],
         positive_at=manifest["thresholds"]["positive_at"],
         negative_below=manifest["thresholds"]["negative_below"],

@@ -78,12 +78,14 @@ def concepts(bits: NDArray[np.uint8], cortex_mm: NDArray[np.float64], step: int)
 
 
 def open_all(folders: Sequence[Path]) -> Sides:
-    """Several sets as one, in memory.
+    """Several sets as one, in memory; a single one stays on disk.
 
     Raises:
         ValueError: there is none, or they were prepared in different ways.
     """
     sets = [open_sides(f) for f in folders]
+    if len(sets) == 1:
+        return sets[0]
     if len({s.preprocess for s in sets}) != 1:
         raise ValueError(f"sets of {len({s.preprocess for s in sets})} preprocessings in {list(map(str, folders))}")
     return Sides(

@@ -176,15 +176,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (options.run / "config.json").write_text(json.dumps(STUDENT.as_dict(), indent=1) + "\n", "utf-8")
     folders = train_sets(options.data, options.run)
     sides = {"train": open_all(folders), "val": open_sides(options.data / "val")}
-    parts = [cohort.encoded(package, f, options.threads) for f in folders]
-    said = {
-        "train": {m: np.concatenate([p[m] for p in parts]) for m in MODALITIES},
-        "val": cohort.encoded(package, options.data / "val", options.threads),
-    }
     for n, modality in enumerate(MODALITIES):
         if options.only in ("", modality) and not (options.run / f"encoder-{modality}.pt").exists():
+            parts = [
+                cohort.encoded(package, f, options.threads, modalities=(modality,))[modality]
+                for f in (*folders, options.data / "val")
+            ]
+            said = {"train": parts[0] if len(folders) == 1 else np.concatenate(parts[:-1]), "val": parts[-1]}
             schedule = Schedule(options.steps, 60 * options.budget_min, options.batch, options.lr)
-            material = {k: (sides[k], said[k][modality]) for k in sides}
+            material = {k: (sides[k], said[k]) for k in sides}
             teach(options.run, modality, material, read[modality], schedule, options.seed + n, options.crop, log)
 
 

@@ -21,7 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from casework.modelspec import SLOTS
-from models.cman.net.cman import Cman
+from models.cman.net.cman import Fusion
 from models.cman.net.config import CHANNELS, MODALITIES, NetConfig
 
 OPSET = 18
@@ -72,13 +72,13 @@ def write_encoder(encoder: nn.Module, modality: str, config: NetConfig, folder: 
     return path
 
 
-def write_fusion(net: Cman, folder: Path) -> None:
+def write_fusion(fusion: Fusion, folder: Path) -> None:
     """Write the fusion under its name."""
-    config, grid = net.config, net.config.grid
+    config, grid = fusion.config, fusion.config.grid
     maps = tuple(torch.rand(2, len(SLOTS[m]), config.width, grid, grid) for m in MODALITIES)
     masks = tuple(torch.ones(2, len(SLOTS[m])) for m in MODALITIES)
     inputs = [m.lower() for m in MODALITIES] + [f"{m.lower()}_mask" for m in MODALITIES]
-    _write(net.fusion, (*maps, *masks), inputs, list(FUSION_OUTPUTS), "sides", folder / NAMES["fusion"])
+    _write(fusion, (*maps, *masks), inputs, list(FUSION_OUTPUTS), "sides", folder / NAMES["fusion"])
 
 
 class _Images(CalibrationDataReader):

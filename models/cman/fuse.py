@@ -39,7 +39,7 @@ class Losses:
     gamma: float = 0.0
     alpha: float = 0.5
     dense: float = 0.1
-    aim: float = 0.02  # of the pool's attention falling on lesions and nodes
+    aim: float = 0.02  # of what an image adds falling on its lesions and nodes
     drop_modality: float = 0.4  # share of sides that lose one or two modalities
     drop_slot: float = 0.1
 
@@ -54,15 +54,19 @@ def focal(logit: Tensor, target: Tensor, losses: Losses) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Some tokens of a modality. at: (B, n) index; log_weight: (B, n), how many tokens each stands for; found: (B, n)."""
+    """Some tokens of a modality. at: (B, n) index; log_weight: (B, n), how many tokens each stands for; found: (B, n).
+
+    grid: tokens along an image's side.
+    """
 
     at: Tensor
     log_weight: Tensor
     found: Tensor
+    grid: int
 
     def to(self, device: torch.device) -> "Pick":
         """The same on a device."""
-        return Pick(self.at.to(device), self.log_weight.to(device), self.found.to(device))
+        return Pick(self.at.to(device), self.log_weight.to(device), self.found.to(device), self.grid)
 
 
 FOUND_PICKS, OTHER_PICKS = 32, 24
@@ -81,7 +85,7 @@ def pick(truth: NDArray[np.uint8], rng: np.random.Generator) -> Pick:
         weight[n, :FOUND_PICKS] = np.log(len(there) / FOUND_PICKS)
         weight[n, FOUND_PICKS:] = np.log(len(empty) / OTHER_PICKS)
     hit = np.take_along_axis(found, at, 1)
-    return Pick(torch.from_numpy(at), torch.from_numpy(weight), torch.from_numpy(hit).float())
+    return Pick(torch.from_numpy(at), torch.from_numpy(weight), torch.from_numpy(hit).float(), truth.shape[-1])
 
 
 class DenseFusion(nn.Module):
@@ -95,7 +99,7 @@ class DenseFusion(nn.Module):
     def forward(
         self, maps: dict[str, Tensor], masks: dict[str, Tensor], picks: dict[str, Pick]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Logit (B,), and per modality the picked tokens' concept logits (B, n, K) and share of the attention (B, n).
+        """Logit (B,), and per modality the picked tokens' concept logits (B, n, K) and what they add for, (B, n).
 
         The same arithmetic as the served fusion with one block, for the picked tokens only: all tokens are asked, a tenth
         of them asks, and the pool's softmax counts each as often as it stands for.
@@ -107,13 +111,14 @@ class DenseFusion(nn.Module):
         tokens = {m: fusion.tokeniser(m, maps[m], findings[m]) for m in MODALITIES}
         normed = {m: block.norm_token(t) for m, t in tokens.items()}
         answered = block.ask(tokens, normed, masks, {m: p.at for m, p in picks.items()})
-        logit, attention = next(iter(masks.values())).new_zeros(()), {}
+        logit, added = next(iter(masks.values())).new_zeros(()), {}
         for m, p in picks.items():
             present = masks[m].gather(1, p.at // fusion.config.grid**2)
             shown = findings[m].gather(1, p.at[:, :, None].expand(-1, -1, len(CONCEPTS)))
-            attention[m], evidence = fusion.pool.parts(m, answered[m], shown, present, p.log_weight)
-            logit = logit + (attention[m] * evidence).sum(1)
-        return logit, {m: self.read(t) for m, t in answered.items()}, attention
+            attention, evidence = fusion.pool.parts(m, answered[m], shown, present, p.log_weight)
+            added[m] = attention * evidence
+            logit = logit + added[m].sum(1) + fusion.pool.base[m] * masks[m].amax(1)
+        return logit, {m: self.read(t) for m, t in answered.items()}, added
 
 
 def _centres(lesion: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -182,6 +187,20 @@ def dense_loss(
     return total / len(dense)
 
 
+def aim_loss(added: dict[str, Tensor], masks: dict[str, Tensor], picks: dict[str, Pick]) -> Tensor:
+    """How little of what each image adds is added on its lesions and nodes; an image that shows none is not asked."""
+    total = next(iter(added.values())).new_zeros((), dtype=torch.float32)
+    for modality, parts in added.items():
+        slots, p = masks[modality].shape[1], picks[modality]
+        image = functional.one_hot(p.at // p.grid**2, slots).float()  # (B, n, V)
+        whole = (parts.float()[:, :, None] * image).sum(1)
+        on_target = ((parts.float() * p.found)[:, :, None] * image).sum(1)
+        shows = masks[modality] * (p.found[:, :, None] * image).amax(1)
+        share = (on_target + 1e-6) / (whole + 1e-6)
+        total = total - (shows * torch.log(share)).sum() / shows.sum().clamp(min=1.0)
+    return total
+
+
 def _batch(tokens: Tokens, at: NDArray[np.int64]) -> dict[str, Tensor]:
     return {m: torch.from_numpy(tokens[m][at].astype(np.float32)) for m in MODALITIES}
 
@@ -196,15 +215,11 @@ def _loss(
     maps = {m: t.to(device) for m, t in _batch(tokens, at).items()}
     # One context a step: within one, autocast keeps its copies of the weights, and a longer one would never see an update.
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        logit, dense, attention = model(maps, masks, picks)
+        logit, dense, added = model(maps, masks, picks)
     logit, dense = logit.float(), {m: d.float() for m, d in dense.items()}
     truth = {m: torch.from_numpy(np.asarray(sides.truth[m][at])).to(device).float() / 255.0 for m in MODALITIES}
     main = focal(logit, torch.from_numpy(sides.risk[at]).float().to(device), losses)
-    aimed = logit.new_zeros(())
-    for m, a in attention.items():
-        there = masks[m].any(1)
-        aimed = aimed - (there * torch.log((a * picks[m].found).sum(1).clamp(min=1e-4))).mean()
-    return main + losses.dense * dense_loss(dense, truth, masks, picks) + losses.aim * aimed
+    return main + losses.dense * dense_loss(dense, truth, masks, picks) + losses.aim * aim_loss(added, masks, picks)
 
 
 def train_fusion(
@@ -251,7 +266,7 @@ def train_fusion(
 
 @torch.no_grad()
 def logits_of(
-    model: Fusion, tokens: Tokens, masks: Mapping[str, NDArray[np.uint8]], batch: int = 32
+    model: Fusion, tokens: Tokens, masks: Mapping[str, NDArray[np.uint8]], batch: int = 8
 ) -> NDArray[np.float64]:
     """Logits of all sides, (N,)."""
     model.eval()

@@ -33,6 +33,10 @@ class Journal:
             file.write(json.dumps(entry) + "\n")
         print(f"[{entry['minutes']:7.2f} min] {text} {values or ''}", flush=True)
 
+    def entries(self) -> list[dict[str, Any]]:
+        """Everything that was noted, also by earlier processes."""
+        return [json.loads(line) for line in self._path.read_text("utf-8").splitlines()]
+
     def curve(self, name: str) -> Curve:
         """A curve of this name."""
         return partial(self._note, name)

@@ -45,8 +45,9 @@ not help. Insufficient means that images are missing; nothing was decided.
 
 ## Shares and heat-maps
 
-The modalities' shares add up to the score. A heat-map shows where evidence was collected: red speaks for, blue against. It
-is no outline of a lesion. A modality that speaks against has its coldest place, not its hottest, at the lesion.
+The modalities' shares add up to the score. A heat-map shows where evidence for a metastasis was collected. It is no outline
+of a lesion. What speaks against is that little was found: that lies evenly over all images of a modality and is not drawn,
+so a map without heat is no proof of health.
 {pointing}
 
 ## When images are missing
@@ -92,7 +93,7 @@ says with histology; keep people in the loop. {licence}
 
 ## 份额与热图
 
-各模态的份额之和等于评分。热图显示证据的收集位置：红色支持，蓝色反对。它不是病灶轮廓。表示反对的模态，其最冷处（而非最热处）位于病灶。
+各模态的份额之和等于评分。热图显示支持转移的证据的收集位置，不是病灶轮廓。反对的依据是“所见甚少”：它均匀分布在该模态的所有图像上，不绘出；因此没有热区的图不能证明健康。
 {pointing}
 
 ## 缺少图像时
@@ -124,8 +125,8 @@ SPREAD = {
     "zh": "。若去掉任一模态后评分变化超过{:.2f}，则不作判断",
 }
 ERRORS = {
-    "en": "- The most confident wrong answers of {patients} held-out patients (red for, blue against, green the truth):\n\n  ![worst errors]({path})\n",
-    "zh": "- {patients}例留出患者中最自信的错误（红色支持，蓝色反对，绿色为真值）：\n\n  ![最严重的错误]({path})\n",
+    "en": "- The most confident wrong answers of {patients} held-out patients (red speaks for, green is the truth):\n\n  ![worst errors]({path})\n",
+    "zh": "- {patients}例留出患者中最自信的错误（红色表示支持，绿色为真值）：\n\n  ![最严重的错误]({path})\n",
 }
 
 

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from casework.engine.bundle import Reference, open_package
 from casework.engine.golden import check_golden
 from casework.engine.onnxrt import OnnxRunner
-from casework.engine.runner import SideInputs
 from casework.modelspec import SLOTS
 from models.cman import evaluate
 from models.cman.data import Sides, open_sides
+from models.cman.evidence import cohort
+from models.cman.evidence.shipped import Reader, kept_by_subset
 
 FOLDS = 5
 SHRINK = 0.1  # of the covariance towards a round cloud: there are few more images than features
@@ -45,17 +46,15 @@ TRAINED_ON: dict[str, Any] = {
 Floats = NDArray[np.float32]
 
 
-def features(runner: OnnxRunner, sides: Sides) -> dict[str, Floats]:
-    """Pooled features (sides, slots, d) of every image."""
-    found: dict[str, Floats] = {}
-    for modality in SLOTS:
-        images = sides.images[modality]
-        parts = []
-        for n in range(len(images)):
-            one = np.asarray(images[n]).astype(np.float32) / np.float32(255.0)
-            parts.append(runner.encode(modality, one).mean(axis=(2, 3)))
-        found[modality] = np.stack(parts)
-    return found
+def features(tokens: cohort.Tokens, sides: Sides) -> dict[str, Floats]:
+    """Pooled features (sides, slots, d) of every image.
+
+    Raises:
+        ValueError: an image is missing: a cloud is made of whole sides.
+    """
+    if not all(sides.masks[m].all() for m in SLOTS):
+        raise ValueError("a reference needs sides with every image")
+    return {m: np.stack([np.asarray(t, np.float32).mean(axis=(2, 3)) for t in tokens[m]]) for m in SLOTS}
 
 
 def fit(known: Floats, held_out: Floats) -> tuple[Reference, NDArray[np.float64]]:
@@ -83,23 +82,6 @@ def reference_of(found: Mapping[str, Floats], patient: NDArray[Any]) -> dict[str
     return result
 
 
-def probabilities(runner: OnnxRunner, sides: Sides, temperature: float) -> dict[str, NDArray[np.float64]]:
-    """The calibrated probability of every side for every subset of modalities, as served."""
-    found: dict[str, list[float]] = {"+".join(s): [] for s in evaluate.SUBSETS}
-    for n in range(len(sides.label)):
-        one = sides.part(np.array([n]))
-        images = {m: np.asarray(one.images[m]).astype(np.float32) / np.float32(255.0) for m in SLOTS}
-        for subset in (s for s in evaluate.SUBSETS if len(s) != 2):  # pairs come with the run on all three
-            masks = {m: one.masks[m].astype(np.float32) * np.float32(m in subset) for m in SLOTS}
-            outputs = runner.run(SideInputs(images, masks))
-            logits = {subset: float(outputs.logit[0])}
-            if len(subset) == len(SLOTS):
-                logits |= {tuple(x for x in SLOTS if x != m): float(v[0]) for m, v in outputs.without.items()}
-            for name, logit in logits.items():
-                found["+".join(name)].append(1 / (1 + np.exp(-logit / temperature)))
-    return {name: np.array(values) for name, values in found.items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write reference.npz and the manifest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,14 +89,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--package", type=Path, default=Path(__file__).parent)
     options = parser.parse_args(arguments)
     package = open_package(options.package)
-    runner, sides = OnnxRunner(package, threads=2), open_sides(options.data)
-    found = reference_of(features(runner, sides), sides.case)
+    sides, tokens = open_sides(options.data), cohort.encoded(package, options.data)
+    found = reference_of(features(tokens, sides), sides.case)
     arrays: dict[str, Any] = {}
     for modality, one in found.items():
         arrays |= {f"{modality}_mean": one.mean, f"{modality}_inverse": one.inverse}
         arrays[f"{modality}_limit"] = np.float64(one.limit)
     np.savez_compressed(options.package / "reference.npz", **arrays)
-    prob = probabilities(runner, sides, package.spec.temperature)
+    logits = kept_by_subset(package, Reader(package), options.data, tokens, sides)
+    prob = {n: 1 / (1 + np.exp(-v / package.spec.temperature)) for n, v in logits.items()}
     full = "+".join(SLOTS)
     manifest = json.loads((options.package / "manifest.json").read_text("utf-8"))
     manifest["reference"] = "reference.npz"

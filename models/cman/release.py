@@ -24,49 +24,58 @@ from casework.engine.runner import SideInputs
 from casework.modelspec import SLOTS
 from models.cman import card, evaluate, manual, statements
 from models.cman.data import Sides, open_all, open_sides
+from models.cman.evidence import stats
+from models.cman.evidence.shipped import Reader, masked
 from models.cman.export import NAMES, write_fusion
 from models.cman.fuse import logits_of
 from models.cman.journal import Journal
-from models.cman.net.cman import Cman, Fusion
-from models.cman.net.config import MODALITIES
+from models.cman.net.cman import Fusion
+from models.cman.net.config import CONCEPTS, MODALITIES, NetConfig
 from models.cman.package import TOLERANCE, parity, write_golden, write_manifest
-from models.cman.train import load_net, runner_of, stage_tokens, train_sets
+from models.cman.train import graphs_of, load_net, stage_tokens, train_sets
 
 Tokens = Mapping[str, NDArray[np.float16]]
-PRECISION_SIDES = 80
+Logits = Mapping[str, NDArray[np.float64]]
+PRECISION_SIDES = 60
 HELD_OUT = ("test", "external")
 GOLDEN = (("full", MODALITIES), ("mammography-ultrasound", ("MG", "US")), ("mri", ("MR",)))
 
 
-def masked(sides: Sides, subset: tuple[str, ...]) -> dict[str, NDArray[np.uint8]]:
-    """The masks with only a subset of modalities."""
-    return {m: sides.masks[m] if m in subset else np.zeros_like(sides.masks[m]) for m in MODALITIES}
-
-
-def by_subset(fusion: Fusion, tokens: Tokens, sides: Sides, chosen: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """A summary per subset of modalities, and how much all three gain over each."""
-    logits = {s: logits_of(fusion, tokens, masked(sides, s)) for s in evaluate.SUBSETS}
-    result = {}
+def by_subset(logits: Logits, sides: Sides, chosen: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """A summary per subset of modalities, and how much all three gain over each. logits: by subset, the full one first."""
+    result, full = {}, next(iter(logits.values()))
     for subset, logit in logits.items():
         numbers = evaluate.summary(logit, sides.label, sides.case, chosen["temperature"], chosen, seed=seed)
-        if subset != MODALITIES:
-            numbers["all_minus_this"] = evaluate.auc_difference(
-                sides.label, logits[MODALITIES], logit, sides.case, seed=seed
-            )
-        result["+".join(subset)] = numbers
+        if logit is not full:
+            numbers["all_minus_this"] = evaluate.auc_difference(sides.label, full, logit, sides.case, seed=seed)
+        result[subset] = numbers
     risk = evaluate.auc_interval(sides.label, sides.risk, sides.case, seed)
     return {"subsets": result, "ceiling": {"what": "the phantom's own risk as the score", **risk}}
 
 
-def choose(fusion: Fusion, tokens: Tokens, val: Sides) -> dict[str, Any]:
-    """Temperature and a shift per modality (over all subsets together) and thresholds (full input), from validation."""
-    logits = [logits_of(fusion, tokens, masked(val, s)) for s in evaluate.SUBSETS]
-    there = [np.tile([float(m in s) for m in MODALITIES], (len(val.label), 1)) for s in evaluate.SUBSETS]
-    label = np.tile(val.label, len(logits))
-    temperature, shifts = evaluate.calibrate(np.concatenate(logits), np.concatenate(there), label)
-    prob = 1 / (1 + np.exp(-(logits[0] + shifts.sum()) / temperature))
+def all_logits(fusion: Fusion, tokens: Tokens, sides: Sides) -> dict[str, NDArray[np.float64]]:
+    """Logits by subset of modalities, the full one first."""
+    return {"+".join(s): logits_of(fusion, tokens, masked(sides, s)) for s in evaluate.SUBSETS}
+
+
+def choose(logits: Logits, label: NDArray[np.int64]) -> dict[str, Any]:
+    """A shift per modality, temperature and thresholds from validation; logits: by subset, the full one first.
+
+    The shifts are fitted over all subsets together, so that a missing modality moves no probability by itself; the
+    temperature and the thresholds on full input alone, for which they are promised.
+    """
+    subsets = [name.split("+") for name in logits]
+    there = [np.tile([float(m in s) for m in MODALITIES], (len(label), 1)) for s in subsets]
+    stacked = np.concatenate(list(logits.values()))
+    _, shifts = evaluate.calibrate(stacked, np.concatenate(there), np.tile(label, len(subsets)))
+    full = next(iter(logits.values())) + shifts.sum()
+    temperature = round(stats.scaled(full, label), 4)
     named = {m: float(s) for m, s in zip(MODALITIES, shifts, strict=True)}
-    return {"temperature": round(temperature, 4), "shifts": named, **evaluate.thresholds(prob, val.label)}
+    return {
+        "temperature": temperature,
+        "shifts": named,
+        **evaluate.thresholds(stats.chances(full, temperature), label),
+    }
 
 
 def inputs_of(sides: Sides, at: NDArray[np.int64]) -> SideInputs:
@@ -103,19 +112,18 @@ def precision(fast: OnnxRunner, exact: OnnxRunner, sides: Sides, temperature: fl
     }
 
 
-def pointing(runner: OnnxRunner, sides: Sides, count: int = 300) -> dict[str, Any]:
+def pointing(reader: Reader, tokens: Tokens, sides: Sides, count: int = 300) -> dict[str, Any]:
     """Where the largest contribution of an image lies: on a lesion (or node) or beside it, for positive sides."""
-    from models.cman.net.config import CONCEPTS
-
     lesion, node = CONCEPTS.index("lesion"), CONCEPTS.index("node")
     hits: dict[str, list[bool]] = {m: [] for m in MODALITIES}
     for at in np.flatnonzero(sides.label == 1)[:count]:
-        outputs = runner.run(inputs_of(sides, np.array([at])))
+        here = slice(at, at + 1)
+        told = reader.read({m: tokens[m][here] for m in MODALITIES}, {m: sides.masks[m][here] for m in MODALITIES})
         for modality, slot in ((m, s) for m in MODALITIES for s in range(len(SLOTS[m]))):
             truth = np.maximum(sides.truth[modality][at, slot, lesion], sides.truth[modality][at, slot, node])
             if not sides.masks[modality][at, slot] or not truth.any():
                 continue
-            heat = outputs.heat[modality][0, slot]
+            heat = told.heat[modality][0, slot]
             row, col = np.unravel_index(int(heat.argmax()), heat.shape)
             step = heat.shape[0] // truth.shape[0]
             r, c = int(row) // step, int(col) // step
@@ -139,12 +147,76 @@ def record_golden(out: Path, manifest: Mapping[str, Any], test: Sides) -> list[s
     return names
 
 
-def shifted(net: Cman, shifts: Mapping[str, float]) -> Cman:
-    """The calibration's shifts inside the head's b: attention sums to one, so contributions still sum to the logit."""
+def shifted(fusion: Fusion, shifts: Mapping[str, float]) -> Fusion:
+    """The calibration's shifts inside the head's base, so contributions still sum to the logit."""
     with torch.no_grad():
         for modality, shift in shifts.items():
-            net.fusion.pool.evidence[modality].bias += shift
-    return net
+            fusion.pool.base[modality] += shift
+    return fusion
+
+
+def evaluated(  # noqa: PLR0917  # what was trained, on what it is looked at
+    config: NetConfig,
+    sets: Mapping[str, Sides],
+    logits: Mapping[str, Logits],
+    folders: Mapping[str, Path],
+    chosen: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """What evaluation.json holds, but for the training's log.
+
+    logits: of each set that is evaluated, by subset of modalities; folders: precision -> where its four graphs lie.
+    """
+    fast, exact = (OnnxRunner(graphs_of(folders[p], config), 2) for p in ("int8", "fp32"))
+    return {
+        "seed": seed,
+        "what": statements.EVALUATION,
+        "sets": {n: {"sides": len(s.label), "patients": len(np.unique(s.case))} for n, s in sets.items()},
+        "calibration": chosen,
+        **{n: by_subset(by, sets[n], chosen, seed) for n, by in logits.items()},
+        "int8_against_fp32": precision(fast, exact, sets["test"], chosen["temperature"], chosen["positive_at"]),
+        "machine": {"processor": platform.processor() or platform.machine(), "onnxruntime": onnxruntime.__version__},
+    }
+
+
+def manifest_of(
+    name: str, config: NetConfig, evaluation: Mapping[str, Any], preprocess: str, kind: str
+) -> dict[str, Any]:
+    """The manifest, but for what is known only when its files are there. kind: "int8" or "fp32"."""
+    chosen = evaluation["calibration"]
+    return {
+        "name": name,
+        "version": statements.VERSION,
+        "intended_use": statements.INTENDED_USE,
+        "training": statements.training(evaluation),
+        "training_statement": statements.training_statement(evaluation),
+        "licence": "Apache-2.0",
+        "input_size": config.input_size,
+        "precision": kind,
+        "preprocess": preprocess,
+        "graphs": NAMES,
+        "golden": [],
+        "golden_tolerance": TOLERANCE,
+        "thresholds": {k: chosen[k] for k in ("positive_at", "negative_below")},
+        "temperature": chosen["temperature"],
+        "requires": statements.REQUIRES,
+        "files": {},
+        "network": config.as_dict(),
+        "opset": 18,
+    }
+
+
+def write(out: Path, graphs: Path, manifest: dict[str, Any], evaluation: Mapping[str, Any], test: Sides) -> None:
+    """Put graphs, golden samples, evaluation, card and manifest into `out`; the manifest states its parity already."""
+    out.mkdir(exist_ok=True)
+    for file in NAMES.values():
+        shutil.copyfile(graphs / file, out / file)
+    manifest["golden"] = record_golden(out, manifest, test)
+    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1) + "\n", "utf-8")
+    (out / "MODEL_CARD.md").write_text(card.write(manifest, evaluation), "utf-8")
+    files = itertools.chain(NAMES.values(), manifest["golden"], ["evaluation.json", "MODEL_CARD.md"])
+    write_manifest(out, manifest, list(files))
+    manual.store(out)  # not among the manifest's files: `make evidence` of these very weights writes it anew
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -160,86 +232,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log = Journal(options.run)
     sets = {n: open_sides(options.data / n) for n in ("val", *HELD_OUT) if (options.data / n).exists()}
     tokens = {n: {m: stage_tokens(options.run, m, options.data / n, log) for m in MODALITIES} for n in sets}
-    sets["train"] = open_all(train_sets(options.data, options.run))
     net = load_net(options.run)
-    chosen = choose(net.fusion, tokens["val"], sets["val"])
+    chosen = choose(all_logits(net.fusion, tokens["val"], sets["val"]), sets["val"].label)
     log("calibration", **chosen)
-    net = shifted(net, chosen["shifts"])
-    numbers = {n: by_subset(net.fusion, t, sets[n], chosen, options.seed) for n, t in tokens.items()}
+    shifted(net.fusion, chosen["shifts"])
     folders = {p: options.run / f"release-{p}" for p in ("int8", "fp32")}
     for name, folder in folders.items():
         shutil.copytree(options.run / name, folder, dirs_exist_ok=True)
-        write_fusion(net, folder)
-    fast, exact = (runner_of(f) for f in folders.values())
-    at_positive = chosen["positive_at"]
-    evaluation = {
-        "seed": options.seed,
-        "what": statements.EVALUATION,
-        "sets": {n: {"sides": len(s.label), "patients": len(np.unique(s.case))} for n, s in sets.items()},
-        "training_log": [json.loads(line) for line in (options.run / "log.jsonl").read_text("utf-8").splitlines()],
-        "calibration": chosen,
-        **numbers,
-        "int8_against_fp32": precision(fast, exact, sets["test"], chosen["temperature"], at_positive),
-        "pointing_game": pointing(fast, sets["test"]),
-        "machine": {"processor": platform.processor() or platform.machine(), "onnxruntime": onnxruntime.__version__},
-    }
-    write(options.out, folders, net, chosen, evaluation, sets["test"], name=options.name)
-    # The same network without quantisation, for the bench; too large for the repository.
-    write(
-        options.run / "fp32-package",
-        folders,
-        net,
-        chosen,
-        evaluation,
-        sets["test"],
-        precision="fp32",
-        name=options.name,
-    )
-
-
-def write(  # noqa: PLR0917  # private in all but name, called once
-    out: Path,
-    folders: Mapping[str, Path],
-    net: Cman,
-    chosen: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-    test: Sides,
-    precision: str = "int8",
-    name: str = "cman",
-) -> None:
-    """Put graphs, golden samples, evaluation, card and manifest into `out`."""
-    out.mkdir(exist_ok=True)
-    for file in NAMES.values():
-        shutil.copyfile(folders[precision] / file, out / file)
-    manifest: dict[str, Any] = {
-        "name": name,
-        "version": statements.VERSION,
-        "intended_use": statements.INTENDED_USE,
-        "training": statements.training(evaluation),
-        "training_statement": statements.training_statement(evaluation),
-        "licence": "Apache-2.0",
-        "input_size": net.config.input_size,
-        "precision": precision,
-        "preprocess": test.preprocess,
-        "graphs": NAMES,
-        "golden": [],
-        "golden_tolerance": TOLERANCE,
-        "thresholds": {k: chosen[k] for k in ("positive_at", "negative_below")},
-        "temperature": chosen["temperature"],
-        "requires": statements.REQUIRES,
-        "files": {},
-        "network": net.config.as_dict(),
-        "opset": 18,
-    }
-    first = test.part(np.arange(min(8, len(test.label))))
+        write_fusion(net.fusion, folder)
+    seen = {**sets, "train": open_all(train_sets(options.data, options.run))}
+    logits = {n: all_logits(net.fusion, t, sets[n]) for n, t in tokens.items()}
+    evaluation = evaluated(net.config, seen, logits, folders, chosen, options.seed)
+    evaluation["pointing_game"] = pointing(Reader(graphs_of(folders["int8"], net.config)), tokens["test"], sets["test"])
+    evaluation["training_log"] = log.entries()
+    first = sets["test"].part(np.arange(min(8, len(sets["test"].label))))
     case = {m: np.asarray(first.images[m]) for m in MODALITIES} | {f"{m}_mask": first.masks[m] for m in MODALITIES}
-    manifest["parity"] = parity(net, folders["fp32"], manifest, case)
-    manifest["golden"] = record_golden(out, manifest, test)
-    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1) + "\n", "utf-8")
-    (out / "MODEL_CARD.md").write_text(card.write(manifest, evaluation), "utf-8")
-    files = itertools.chain(NAMES.values(), manifest["golden"], ["evaluation.json", "MODEL_CARD.md"])
-    write_manifest(out, manifest, list(files))
-    manual.store(out)  # not among the manifest's files: `make evidence` of these very weights writes it anew
+    # The float network is for the bench; too large for the repository.
+    for kind, out in (("fp32", options.run / "fp32-package"), ("int8", options.out)):
+        manifest = manifest_of(options.name, net.config, evaluation, sets["test"].preprocess, kind)
+        manifest["parity"] = parity(net, folders["fp32"], manifest, case)
+        write(out, folders[kind], manifest, evaluation, sets["test"])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from casework.engine.bundle import ModelPackage, open_package
 from casework.modelspec import CHANNELS, SLOTS
 from models.cman.evidence import recovered
 from models.cman.export import NAMES, quantise, write_encoder, write_fusion
-from models.cman.net.cman import Cman
+from models.cman.net.cman import Cman, Fusion
 from models.cman.net.config import MODALITIES, STUDENT, NetConfig
 from models.cman.package import write_golden, write_manifest
 from models.cman.unquantised import unquantised
@@ -83,9 +83,9 @@ def shipped(package: ModelPackage, path: Path, size: int, precision: str, out: P
         model = onnx.load_from_string(package.graphs[m])
         model = unquantised(model) if precision == "fp32" else model
         onnx.save(resized(model, size), str(out / NAMES[m]))
-    net = Cman(replace(config, base=4, depths=(1, 1, 1, 1)))  # only its fusion is written
-    net.fusion.load_state_dict(recovered.fusion(path, config).state_dict())
-    write_fusion(net.eval(), out)
+    fusion = Fusion(config)
+    fusion.load_state_dict(recovered.fusion(path, NetConfig.from_dict(package.spec.raw["network"])).state_dict())
+    write_fusion(fusion.eval(), out)
     dress(out, package.spec.raw, config, precision)
 
 
@@ -99,7 +99,7 @@ def student(package: ModelPackage, size: int, precision: str, out: Path) -> None
         path = write_encoder(net.encoders[m], m, config, out)
         if precision == "int8":
             quantise(path, np.random.default_rng(1).random((8, CHANNELS[m], size, size), np.float32))
-    write_fusion(net, out)
+    write_fusion(net.fusion, out)
     dress(out, package.spec.raw, config, precision)
 
 

@@ -98,7 +98,7 @@ def main() -> None:
     net = calibrated(rng)
     for modality in MODALITIES:
         write_encoder(net.encoders[modality], modality, TINY, OUT)
-    write_fusion(net, OUT)
+    write_fusion(net.fusion, OUT)
     manifest: dict[str, Any] = {
         "name": "cman-tiny",
         "version": "0.1.0",

@@ -12,7 +12,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from casework.engine.bundle import ModelPackage
-from casework.engine.onnxrt import OnnxRunner
 from casework.modelspec import ModelSpec
 from models.cman.data import Sides, open_all, open_sides
 from models.cman.encoders import DenseEncoder, Schedule, dense_auc, save, train_encoder
 from models.cman.export import NAMES, quantise, write_encoder
 from models.cman.folder import check_splits
-from models.cman.fuse import DenseFusion, Losses, aim, logits_of, train_fusion
+from models.cman.fuse import DenseFusion, Losses, Tokens, aim, logits_of, train_fusion
 from models.cman.journal import Journal
 from models.cman.net.cman import Cman
 from models.cman.net.config import MODALITIES, RESNET50, NetConfig
@@ -164,14 +163,14 @@ def stage_graph(run: Path, modality: str, train: Sides, seed: int, log: Journal)
         log(f"graph {modality}")
 
 
-def runner_of(folder: Path, config: NetConfig = DEFAULT, threads: int = 2) -> OnnxRunner:
-    """The service's runner over graphs that are no package yet."""
+def graphs_of(folder: Path, config: NetConfig = DEFAULT) -> ModelPackage:
+    """A folder with four graphs that is no package yet, as the runners take it."""
     spec = ModelSpec.from_manifest(
         {"name": "x", "version": "0", "input_size": config.input_size, "precision": "", "preprocess": "", "files": {}}
         | {"graphs": NAMES, "golden": [], "golden_tolerance": 0.02, "temperature": 1.0, "requires": [["MG"]]}
         | {"thresholds": {"positive_at": 0.5, "negative_below": 0.5}}
     )
-    return OnnxRunner(ModelPackage(spec, "", {r: (folder / n).read_bytes() for r, n in NAMES.items()}, ()), threads)
+    return ModelPackage(spec, "", {r: (folder / n).read_bytes() for r, n in NAMES.items()}, ())
 
 
 def stage_tokens(run: Path, modality: str, data: Path, log: Journal) -> NDArray[np.float16]:
@@ -199,25 +198,26 @@ def stage_tokens(run: Path, modality: str, data: Path, log: Journal) -> NDArray[
     return np.load(path, mmap_mode="r")
 
 
-def take_readings(model: DenseFusion, run: Path) -> None:
-    """Give the fusion's tokeniser the encoders' readings of the concepts; they stay as they are."""
+def readings_of(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """How the run's encoders read the concepts from a token, by modality (evidence/recovered.py: of a package's)."""
+    found = {}
     for modality in MODALITIES:
         state = torch.load(run / f"encoder-{modality}.pt", weights_only=True, map_location="cpu")["state"]
-        reading = model.fusion.tokeniser.concept[modality]
-        reading.load_state_dict({"weight": state["read.weight"][:, :, 0, 0], "bias": state["read.bias"]})
-        reading.requires_grad_(False)  # noqa: FBT003  # torch's own signature
+        found[modality] = {"weight": state["read.weight"][:, :, 0, 0], "bias": state["read.bias"]}
+    return found
 
 
 def stage_fusion(
     run: Path,
     data: tuple[Sides, Sides],
-    tokens: tuple[dict[str, NDArray[np.float16]], dict[str, NDArray[np.float16]]],
+    tokens: tuple[Tokens, Tokens],
+    readings: Mapping[str, Mapping[str, torch.Tensor]],
     schedule: Schedule,
     *,
     seed: int,
     log: Journal,
 ) -> None:
-    """fusion.pt: the state with the best AUC on validation."""
+    """fusion.pt: the state with the best AUC on validation. readings: the encoders' own, which stay as they are."""
     from sklearn.metrics import roc_auc_score
 
     if (run / "fusion.pt").exists():
@@ -225,7 +225,10 @@ def stage_fusion(
     train, val = data
     torch.manual_seed(seed)
     model = DenseFusion(config_of(run))
-    take_readings(model, run)
+    for modality in MODALITIES:
+        reading = model.fusion.tokeniser.concept[modality]
+        reading.load_state_dict(readings[modality])
+        reading.requires_grad_(False)  # noqa: FBT003  # torch's own signature
     if train.known:
         log("alignment", planes=aim(model.fusion.prior, train))
 
@@ -286,7 +289,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train, val = open_all(sets), open_sides(options.data / "val")
     left_s = min(preset["fusion_share"] * budget_s, budget_s - (time.monotonic() - began))
     schedule = Schedule(preset["fusion_steps"], max(left_s, 60.0), **preset["fusion"])
-    stage_fusion(options.run, (train, val), (tokens[0], tokens[1]), schedule, seed=options.seed, log=log)
+    known = readings_of(options.run)
+    stage_fusion(options.run, (train, val), (tokens[0], tokens[1]), known, schedule, seed=options.seed, log=log)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from models.cman import distil, encoders, export, fuse
 from models.cman.data import Sides
 from models.cman.evidence import early, folds, generator, heads, studies
 from models.cman.evidence.recovered import fusion, readings
+from models.cman.net.cman import Fusion
 from models.cman.net.config import CONCEPTS, MODALITIES, RESNET50, STUDENT, TINY, NetConfig
 from models.cman.net.encoder import Encoder
 from models.cman.net.student import START, AttentiveBottleneck, ParallelAttention
@@ -328,6 +329,61 @@ def test_grad_cam_finds_the_token_that_decides() -> None:
     assert strongest.max() > 0
     row, col = np.unravel_index(strongest.argmax(), strongest.shape)
     assert (row // 4, col // 4) == (3, 10)
+
+
+def some_fusion() -> Fusion:
+    """A fusion whose weights say something."""
+    net = Fusion(SMALL).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return net
+
+
+def test_a_place_only_speaks_for_and_what_speaks_against_lies_evenly() -> None:
+    """Contributions less their modality's even share are never negative, and all of them sum to the logit."""
+    net = some_fusion()
+    maps, masks = tokens(SMALL, 3)
+    masks["MR"][1, 2:] = 0.0
+    masks["US"][2] = 0.0
+    with torch.no_grad():
+        parts = net.contributions(maps, masks)
+        logit, evidence, *_ = net(*maps.values(), *masks.values())
+    for m, part in parts.items():
+        count_ = masks[m].sum(1).clamp(min=1.0) * SMALL.grid**2
+        even = net.pool.base[m].detach() / count_[:, None] * masks[m]
+        assert (part - even[:, :, None, None]).min() >= -1e-7
+        assert not part[masks[m] == 0].any()
+    assert torch.allclose(sum(p.sum((1, 2, 3)) for p in parts.values()), logit, atol=1e-5)  # type: ignore[arg-type]
+    assert evidence[2, MODALITIES.index("US")] == 0.0
+
+
+def test_training_on_some_tokens_is_the_served_arithmetic() -> None:
+    """Where every token is picked once, the sampled forward gives the served logit."""
+    net = some_fusion()
+    maps, masks = tokens(SMALL, 2)
+    masks["US"][1] = 0.0
+    dense, picks = fuse.DenseFusion(SMALL).eval(), {}
+    dense.fusion = net
+    for m, slots in SLOTS.items():
+        at = torch.arange(len(slots) * SMALL.grid**2).expand(2, -1)
+        picks[m] = fuse.Pick(at, torch.zeros(at.shape), torch.zeros(at.shape), SMALL.grid)
+    with torch.no_grad():
+        assert torch.allclose(dense(maps, masks, picks)[0], net(*maps.values(), *masks.values())[0], atol=1e-5)
+
+
+def test_each_image_is_asked_to_add_where_it_shows_something() -> None:
+    """No loss when all is added on target; an image that adds beside it costs, one that shows nothing or is absent does not."""
+    at = torch.tensor([[0, 1, 16, 17]])  # two tokens of the first image, two of the second
+    found = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    picks = {"MG": fuse.Pick(at, torch.zeros(1, 4), found, 4)}
+
+    def loss(added: list[float], masks: list[float]) -> float:
+        return float(fuse.aim_loss({"MG": torch.tensor([added])}, {"MG": torch.tensor([masks])}, picks))
+
+    assert loss([1.0, 0.0, 0.01, 0.0], [1.0, 1.0]) == pytest.approx(0.0, abs=1e-3)
+    assert loss([1.0, 0.0, 0.0, 0.01], [1.0, 1.0]) > 1.0  # however little it adds
+    assert loss([1.0, 0.0, 0.0, 0.01], [1.0, 0.0]) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_shifted_planes_keep_their_size_and_move_as_far_as_asked() -> None:

@@ -185,12 +185,13 @@ def test_committed_scores_belong_to_their_sides(tmp_path: Path) -> None:
     scored(runs, "concat")
     label = np.arange(30) % 2
     digests = {"test": baselines.digest(np.arange(30), label)}
-    arrays, about = baselines.gather(runs, digests, label)
+    arrays, about = baselines.gather(runs, digests, {"validation": label, "internal": np.arange(40) % 2})
     np.savez_compressed(tmp_path / "baselines.npz", **arrays)  # type: ignore[arg-type]
     (tmp_path / "baselines.json").write_text(json.dumps(about))
     head = baselines.load(tmp_path, digests)["concat"]
     assert np.array_equal(head.out_of_fold, np.arange(40))
     assert head.folds["test"].shape == (5, 30)
+    assert len(head.held_out_auc) == 5
     assert 0 < head.chosen["negative_below"] <= head.chosen["positive_at"] < 1
     with pytest.raises(ValueError, match="another test cohort"):
         baselines.load(tmp_path, {"test": baselines.digest(np.arange(30), 1 - label)})
@@ -204,7 +205,7 @@ def test_folds_of_different_plans_are_not_put_together(tmp_path: Path) -> None:
         arrays = {k: old[k] for k in old.files if k != "about"}
     np.savez_compressed(tmp_path / "mg-4.npz", about=np.array(json.dumps(about)), **arrays)
     with pytest.raises(ValueError, match="different plans"):
-        baselines.gather(tmp_path, {}, np.arange(30) % 2)
+        baselines.gather(tmp_path, {}, {"validation": np.arange(30) % 2, "internal": np.arange(40) % 2})
 
 
 def test_the_manual_is_what_the_evaluation_says() -> None:

@@ -11,7 +11,7 @@ from casework.modelspec import SLOTS
 from models.cman.data import Sides
 from models.cman.evidence import measure, report
 from models.cman.evidence.baselines import Baseline
-from models.cman.evidence.shipped import Reader
+from models.cman.evidence.shipped import Reader, by_subset
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SIDES = 40
@@ -40,7 +40,7 @@ def evidence(package: ModelPackage, material: Any) -> dict[str, Any]:
     """Everything that `make evidence` measures of one cohort, with few rounds, and two made-up heads."""
     tokens, sides, bits, table = material
     reader = Reader(package, 1)
-    logits = measure.by_subset(reader, tokens, sides)
+    logits = by_subset(reader, tokens, sides)
     found = measure.subsets(logits, sides, package, 1, rounds=20)
     found |= {"subgroups": measure.subgroups(logits["MG+MR+US"], sides, table)}
     found |= {"by_patient": measure.by_patient(logits["MG+MR+US"], sides)}

@@ -25,7 +25,7 @@ from casework.engine.onnxrt import OnnxRunner
 from casework.modelspec import SLOTS
 from models.cman.data import Sides, open_sides
 from models.cman.evidence import baselines, cohort, measure, plots, report, stats
-from models.cman.evidence.shipped import Reader
+from models.cman.evidence.shipped import Reader, kept_by_subset
 from models.cman.net.config import MODALITIES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -68,7 +68,7 @@ def _read(
     tokens = cohort.encoded(package, folder, options.workers)
     clock(f"{one.name} encoded")
     sides, table = open_sides(folder), cohort.table(folder)
-    logits = measure.by_subset(reader, tokens, sides)
+    logits = kept_by_subset(package, reader, folder, tokens, sides)
     clock(f"{one.name} read")
     bits = {m: np.load(folder / f"masks_{m.lower()}.npy", mmap_mode="r") for m in SLOTS}
     found = measure.subsets(logits, sides, package, measure.SEED)
@@ -136,12 +136,18 @@ def main() -> None:
     if options.share == 1.0:
         found = baselines.load(options.baselines, {n: f["digest"] for n, f in evidence["cohorts"].items()})
         evidence["baselines"] = measure.compared(found, sets, full, measure.SEED)
+        for name in sets if found else ():
+            heads = {head: one.mean(name) for head, one in found.items()} | {"shipped": full[name]}
+            plots.roc(
+                options.out / f"roc-heads-{name}.png", sets[name].label, heads, f"{name}: heads on the same folds"
+            )
         clock("baselines")
         evidence["studies"] = _studies(options.baselines / "studies.json", package)
     evidence["seconds"] = clock.seconds
     evidence["machine"] = {"cores": os.cpu_count(), "onnxruntime": onnxruntime.__version__}
-    (options.out / "evidence.json").write_text(json.dumps(evidence, indent=1) + "\n", "utf-8")
-    (options.out / "README.md").write_text(report.page(evidence), "utf-8")
+    text = json.dumps(evidence, indent=1) + "\n"
+    (options.out / "evidence.json").write_text(text, "utf-8")
+    (options.out / "README.md").write_text(report.page(json.loads(text)), "utf-8")
     print(f"{options.out}: evidence.json, README.md and pictures; {sum(clock.seconds.values()) / 60:.1f} minutes")
 
 

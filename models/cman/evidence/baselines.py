@@ -10,13 +10,14 @@ are refused.
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from models.cman import evaluate
 from models.cman.evidence import stats
@@ -35,6 +36,7 @@ class Baseline:
     folds: Mapping[str, NDArray[np.float32]]
     out_of_fold: NDArray[np.float32]
     chosen: Mapping[str, float]
+    held_out_auc: Sequence[float] = ()  # each fold's, on the internal patients that it held out
 
     def mean(self, cohort: str) -> NDArray[np.float64]:
         """The mean logit of the folds' heads: what stands in the tables for the held-out cohorts."""
@@ -47,11 +49,12 @@ def digest(case: NDArray[np.int64], label: NDArray[np.int64]) -> str:
 
 
 def gather(
-    runs: Path, digests: Mapping[str, str], validation: NDArray[np.int64]
+    runs: Path, digests: Mapping[str, str], labels: Mapping[str, NDArray[np.int64]]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """All finished heads of a folder: arrays named head/cohort, and what is to be known of them.
 
-    validation: the labels of the validation cohort, from which temperature and thresholds are chosen.
+    labels: of the validation cohort, from which temperature and thresholds are chosen, and of the internal one, for the AUC
+    on what each fold held out.
 
     Raises:
         ValueError: a head has folds of different plans.
@@ -76,9 +79,11 @@ def gather(
             if all(cohort in f.files for f in files):
                 arrays[f"{name}/{cohort}"] = np.stack([f[cohort] for f in files]).astype(np.float16)
         logit = arrays[f"{name}/validation"].mean(0, dtype=np.float64)
-        temperature = stats.scaled(logit, validation)
-        cut = evaluate.thresholds(stats.chances(logit, temperature), validation)
+        temperature = stats.scaled(logit, labels["validation"])
+        cut = evaluate.thresholds(stats.chances(logit, temperature), labels["validation"])
         about["heads"][name]["chosen"] = {"temperature": temperature, **cut}
+        held = [float(roc_auc_score(labels["internal"][f["held"]], f["internal"])) for f in files]
+        about["heads"][name]["held_out_auc"] = held
     return arrays, about
 
 
@@ -99,7 +104,7 @@ def load(folder: Path, digests: Mapping[str, str]) -> dict[str, Baseline]:
     with np.load(path) as arrays:
         for name, head in about["heads"].items():
             folds = {c: arrays[f"{name}/{c}"].astype(np.float32) for c in COHORTS[1:] if f"{name}/{c}" in arrays.files}
-            found[name] = Baseline(folds, arrays[f"{name}/internal"], head["chosen"])
+            found[name] = Baseline(folds, arrays[f"{name}/internal"], head["chosen"], head["held_out_auc"])
     return found
 
 
@@ -117,7 +122,7 @@ def main() -> None:
         if (options.data / cohort / "about.json").exists():
             sides = open_sides(options.data / cohort)
             digests[cohort], labels[cohort] = digest(sides.case, sides.label), sides.label
-    arrays, about = gather(options.runs, digests, labels["validation"])
+    arrays, about = gather(options.runs, digests, labels)
     np.savez_compressed(options.out / "baselines.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub of **kwds
     (options.out / "baselines.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 

@@ -7,7 +7,7 @@ or size wrote is refused, never mixed in.
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,12 +61,14 @@ def drawn(cohort: Cohort, folder: Path, size: int, workers: int) -> Path:
     return out
 
 
-def encoded(package: ModelPackage, folder: Path, threads: int = 2, batch: int = 16) -> Tokens:
+def encoded(
+    package: ModelPackage, folder: Path, threads: int = 2, batch: int = 16, modalities: Iterable[str] = tuple(SLOTS)
+) -> Tokens:
     """Token maps (N, slots, d, g, g) of a cohort by modality, cached beside it under the encoder's digest."""
     runner = OnnxRunner(package, threads)
     sides: Sides | None = None
     tokens = {}
-    for modality in SLOTS:
+    for modality in modalities:
         digest = package.spec.files[package.spec.graphs[modality]][:12]
         path = folder / f"tokens_{modality.lower()}_{digest}.npy"
         if not path.exists():

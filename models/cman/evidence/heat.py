@@ -2,8 +2,8 @@
 
 A map is compared with the phantom's own mask at the map's resolution (S/4). Only images that show a lesion or node count,
 and only of positive sides. Two pointing games are given: the largest contribution (what the overlay shows hottest for a
-positive reading) and the largest by size, since an image that speaks against metastasis has its lesion at the coldest
-place and its hottest place is then anywhere.
+positive reading) and the largest by size: where evidence may have either sign, an image that speaks against has its lesion
+at the coldest place and its hottest place is anywhere (the weights before 0.2.0).
 """
 
 from collections.abc import Mapping

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from casework.engine.bundle import ModelPackage
 from casework.engine.onnxrt import OnnxRunner
 from casework.modelspec import SLOTS
-from models.cman import evaluate
 from models.cman.data import Sides
 from models.cman.evidence import heat, stats
 from models.cman.evidence.baselines import Baseline
@@ -21,16 +20,6 @@ Floats = NDArray[np.float64]
 SEED = 1
 SANITY_SIDES = 60
 LEAST = 10  # positives and negatives that a subgroup needs to be shown
-
-
-def masked(sides: Sides, subset: tuple[str, ...]) -> dict[str, NDArray[np.uint8]]:
-    """The masks with only some modalities."""
-    return {m: sides.masks[m] if m in subset else np.zeros_like(sides.masks[m]) for m in MODALITIES}
-
-
-def by_subset(reader: Reader, tokens: Tokens, sides: Sides) -> dict[str, Floats]:
-    """Logits by subset of modalities, named "MG+MR+US" and so on; the full one first."""
-    return {"+".join(s): reader.logits(tokens, masked(sides, s)) for s in evaluate.SUBSETS}
 
 
 def thresholds_of(package: ModelPackage, subset: str = "+".join(MODALITIES)) -> dict[str, float]:
@@ -158,6 +147,7 @@ def compared(
             rows[name]["folds"] = [
                 float(stats.delong(sides.label, f[None].astype(float), sides.case)[0][0]) for f in head.folds[cohort]
             ]
+            rows[name]["held_out"] = list(head.held_out_auc)
             if name != "cman" and "cman" in baselines:
                 best = baselines["cman"].mean(cohort)
                 rows[name]["cman_minus_this"] = stats.paired(sides.label, best, logit, sides.case)
@@ -166,7 +156,22 @@ def compared(
             if name != "cman" and "cman" in rows and len(numbers["folds"]) == len(rows["cman"]["folds"]) > 1:
                 numbers["t_test_over_folds"] = stats.over_folds(rows["cman"]["folds"], numbers["folds"])
         result[cohort] = rows
+    for name, row in result["external"].items():
+        row["lost"] = _lost(*(result[c][name] for c in ("test", "external")))
     return result
+
+
+def _lost(test: Mapping[str, Any], external: Mapping[str, Any]) -> dict[str, float]:
+    """How much AUC a head has less at the other hospital, and how much more it loses than CMAN: two sets of patients."""
+    errors = [(r["delong_high"] - r["delong_low"]) / 3.92 for r in (test, external)]
+    less, error = test["auc"] - external["auc"], float(np.hypot(*errors))
+    found = {"auc": less, "low": less - 1.96 * error, "high": less + 1.96 * error}
+    pairs = [r["cman_minus_this"] for r in (test, external) if "cman_minus_this" in r]
+    if len(pairs) == len(errors):
+        more = pairs[1]["difference"] - pairs[0]["difference"]
+        error = float(np.hypot(*((p["high"] - p["low"]) / 3.92 for p in pairs)))
+        found |= {"more_than_cman": more, "more_low": more - 1.96 * error, "more_high": more + 1.96 * error}
+    return found
 
 
 def worst(logit: Floats, sides: Sides, temperature: float, count: int = 3) -> dict[str, list[int]]:

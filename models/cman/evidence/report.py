@@ -17,7 +17,7 @@ from models.cman.evidence.shipped import Reader
 HEAD = """# Evidence
 
 **Synthetic phantoms with known truth, nothing else. These numbers show what the network can use of what the phantoms put
-into several modalities. They say nothing about any patient.** Made by `make evidence` ({seconds:.0f} s on {cores} cores); the same
+into several modalities. They say nothing about any patient.** Made by `make evidence` ({seconds:.0f} s on {cores} cores{kept}); the same
 numbers with more digits and all seeds are in [evidence.json](evidence.json).
 
 Package {package} {version}, manifest sha256 `{manifest_sha256}`. Thresholds and temperature are the package's own, chosen on its
@@ -25,6 +25,7 @@ validation patients before any of these were drawn. Intervals are 95 %: DeLong's
 together (Obuchowski 1997), beside it a bootstrap over patients.
 """
 
+KEPT = 60  # seconds: drawing and encoding 1,200 patients takes more than that on any machine
 _SLOTS = tuple((m, n) for m, slots in SLOTS.items() for n in range(len(slots)))
 TITLES = {"test": "Held-out patients of the training hospital", "external": "Another hospital"}
 NAMES = {
@@ -128,8 +129,8 @@ def _heat(evidence: Mapping[str, Any]) -> list[str]:
             rows.append((cohort, m, str(h["images"]), *(f"{h[s]:.2f}" for s in shares)))
     lines += _table(head, rows)
     lines += [
-        "Hottest: the largest contribution. Strongest: the largest by size, whichever way it speaks. A modality that speaks against",
-        "metastasis has its coldest place at the lesion; its hottest is then anywhere.",
+        "Hottest: the largest contribution, which is what a reader is shown. Strongest: the largest by size. Contributions of places",
+        "only speak for; what speaks against lies evenly over a modality's images.",
         "",
     ]
     sanity = evidence["test"].get("sanity")
@@ -154,22 +155,32 @@ def _baselines(evidence: Mapping[str, Any]) -> list[str]:
     found = evidence.get("baselines")
     if not found or not found["test"]:
         return ["## Baselines", "", "None is committed yet: `python -m models.cman.evidence.folds` trains them.", ""]
+    count = min(len(r["folds"]) for r in found["test"].values())
     lines = ["## Baselines on the same folds, the same frozen encoders", ""]
     lines += [
-        "Trained on five folds by patient of the internal cohort; held-out cohorts are read by the mean logit of the five heads.",
+        (
+            f"Trained on {count} of five folds by patient of the internal cohort, with one schedule; held-out cohorts are read by the "
+            "mean logit of a head's folds. How each was trained: baselines.json. The shipped fusion learned from the whole internal "
+            "cohort and longer."
+        ),
         "",
     ]
+    missing = [NAMES[n] for n in NAMES if n not in found["test"]]
+    lines += [f"Not trained: {'; '.join(missing)}.", ""] if missing else []
     for cohort, rows in found.items():
         lines += [f"### {TITLES[cohort]}", ""]
+        lines += [f"![ROC](roc-heads-{cohort}.png)", ""]
+        lines += _lost(rows) if cohort == "external" else []
         table = []
         for name, r in rows.items():
             t = r.get("t_test_over_folds")
-            folds = f"{np.mean(r['folds']):.3f} ± {np.std(r['folds']):.3f}"
+            own, folds = (f"{np.mean(v):.3f} ± {np.std(v):.3f}" if v else "" for v in (r["held_out"], r["folds"]))
             table.append(
                 (
                     NAMES.get(name, name),
                     _auc(r),
                     folds,
+                    own,
                     *_minus(r.get("cman_minus_this")),
                     _p(t["p"]) if t else "",
                     *_minus(r["shipped_minus_this"]),
@@ -181,6 +192,7 @@ def _baselines(evidence: Mapping[str, Any]) -> list[str]:
             "head",
             "AUC (DeLong)",
             "single folds",
+            "on what each fold held out",
             "CMAN minus this",
             "p (DeLong)",
             "p (t, folds)",
@@ -191,6 +203,16 @@ def _baselines(evidence: Mapping[str, Any]) -> list[str]:
         )
         lines += _table(head, table)
     return lines
+
+
+def _lost(rows: Mapping[str, Any]) -> list[str]:
+    """What every head loses at the other hospital."""
+    table = []
+    for name, row in rows.items():
+        r = row["lost"]
+        more = f"{r['more_than_cman']:+.3f} ({r['more_low']:+.3f} to {r['more_high']:+.3f})" if "more_low" in r else ""
+        table.append((NAMES.get(name, name), f"{r['auc']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f})", more))
+    return _table(("head", "AUC lost from the training hospital's patients to these", "more than CMAN loses"), table)
 
 
 def _studies(found: Mapping[str, Any]) -> list[str]:
@@ -251,7 +273,11 @@ def _studies(found: Mapping[str, Any]) -> list[str]:
 def page(evidence: Mapping[str, Any]) -> str:
     """The whole page."""
     numbers = {k: evidence[k] for k in ("package", "version", "manifest_sha256")}
-    head = HEAD.format(seconds=sum(evidence["seconds"].values()), cores=evidence["machine"]["cores"], **numbers)
+    drawn = sum(s for what, s in evidence["seconds"].items() if what.endswith(("drawn", "encoded")))
+    kept = ", patients and tokens kept from an earlier run" if drawn < KEPT else ""
+    head = HEAD.format(
+        kept=kept, seconds=sum(evidence["seconds"].values()), cores=evidence["machine"]["cores"], **numbers
+    )
     lines = [head]
     if evidence["share"] < 1:
         lines += [f"**A trial on {evidence['share']:.0%} of every cohort: not the evidence.**", ""]
@@ -261,7 +287,7 @@ def page(evidence: Mapping[str, Any]) -> str:
     lines += [
         "## Worst errors",
         "",
-        "The most confident wrong answers of the held-out cohort, red for, blue against, green the truth.",
+        "The most confident wrong answers of the held-out cohort, red speaks for, green is the truth.",
         "",
         "![worst errors](worst.png)",
         "",
