@@ -27,7 +27,7 @@ _INTAKE = [
         "A listener killed before any system call of a store has lost nothing that it acknowledged, and leaves no half file.",
         "every index of one C-STORE and one STOW of 3: 100 %",
         crashes.each_syscall,
-        {"ci": {"positions": 3}, "usual": {"positions": 1000}},
+        {"ci": {"positions": 2}, "usual": {"positions": 1000}},
         Control("the answer waits for the commit", (FIRST_ANSWER,), {"positions": 12}),
     ),
     Experiment(

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 from pydicom import Dataset
 
@@ -273,7 +274,8 @@ def _undelivered(site: Hospital, sent: Sent, within_s: float) -> list[str]:
     """Cases that have not all their images analysed and delivered in time."""
     deadline, waiting = time.monotonic() + within_s, list(sent)
     while waiting and time.monotonic() < deadline:
-        waiting = [(truth, headers) for truth, headers in waiting if not _through(site.case(truth), len(headers))]
+        with suppress(httpx.TransportError):  # a door that was killed often waits up to 30 s before it starts again
+            waiting = [(truth, headers) for truth, headers in waiting if not _through(site.case(truth), len(headers))]
         time.sleep(0.5)
     states = [site.case(truth) for truth, _ in waiting]
     return [f"{case['state']} {case['reason']}" if case else "never came" for case in states]
