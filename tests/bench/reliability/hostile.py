@@ -6,15 +6,20 @@ import statistics
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Any, cast
 
 import psutil
 from pynetdicom.tests import encoded_dimse_msg, encoded_pdu_items
 
+from casework.config import Dicom
+from casework.dicom import guard, scp
+from casework.errors import Refused
 from tests.bench import receivers
 from tests.bench.receivers import HOST, Receiver
 from tests.bench.reliability.lab import Lab
-from tests.protocol.peer import EXPLICIT, MR, Peer, command, fragment, request
+from tests.protocol.peer import ECHO, EXPLICIT, IMPLICIT, MR, Peer, command, fragment, request
 
 HANG_S = 10.0
 LENGTHS = (0, 1, 2, 5, 6, 0x7F, 0xFF, 0x100, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -152,7 +157,54 @@ def _flood(port: int, count: int) -> None:
 
 
 def malformed(lab: Lab) -> None:
-    """F31: mutated PDUs in each state of an association, made of pynetdicom's own encoded samples."""
+    """F31: mutated PDUs in each state of an association, made of pynetdicom's own encoded samples.
+
+    Many through the SCP's own decoding, in this process; some over sockets to a real listener.
+    """
+    decoded(lab)
+    sent(lab)
+
+
+class _Silent:
+    """A store, a sink and a wire that take everything."""
+
+    def __getattr__(self, _: str) -> Callable[..., object]:
+        return lambda *_, **__: self
+
+    def finish(self) -> tuple[int, str]:
+        """As a sink."""
+        return 0, ""
+
+
+def decoded(lab: Lab) -> None:
+    """Whatever comes, the only way out is Refused."""
+    rng, silent, refused, strange = lab.rng, cast("Any", _Silent()), 0, Counter[str]()
+    server = scp.Server(Dicom(), silent, plain=False)  # no port
+    caller = guard.Caller("TEST", "CMAN", "127.0.0.1")
+    contexts = {1: (MR, EXPLICIT), 3: (ECHO, IMPLICIT)}
+    begun = scp.Command(1, 1, MR, "1.2.3", has_data_set=True)
+    for number in range(lab.n("decoded")):
+        seed = rng.choice(REQUESTS if number % 3 == 0 else COMMANDS if number % 3 == 1 else PDUS)
+        message = mutate(seed if number % 3 != 1 else fragment(1, 3, seed), rng)
+        association = scp._Association("a", caller, contexts)
+        try:
+            if number % 3 == 0:
+                guard.caller_of(message, "127.0.0.1")
+                scp.negotiate(message, 1 << 18, reports=bool(number & 1))
+            else:
+                if number & 4:
+                    association.command, association.context_id, association.sink = begun, 1, silent
+                server._data(silent, association, memoryview(message)[6:])
+        except Refused:
+            refused += 1
+        except Exception as error:  # noqa: BLE001 - what is looked for
+            strange[f"{type(error).__name__}: {error} of {message[:60].hex()}"] += 1
+    lab.must(not strange, f"{strange.total()} unexpected errors: {strange.most_common(2)}")
+    lab.figures |= {"decoded_pdus": lab.n("decoded"), "refused": refused}
+
+
+def sent(lab: Lab) -> None:
+    """Over sockets, with an honest echo all the while."""
     receiver = receivers.casework(lab.folder)
     with receivers.running(receiver):
         for _ in range(20):
@@ -204,6 +256,32 @@ REQUESTS = [p for p in PDUS if p[:1] == b"\x01" and len(p) > 74]
 COMMANDS = [p[1:] for p in _samples(encoded_dimse_msg) if p[:1] in (b"\x01", b"\x03")]  # without the control byte
 
 
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """One to four changes."""
+    made = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at, kind = rng.randrange(len(made) + 1), rng.randrange(8)
+        if kind == 0 and at < len(made):
+            made[at] ^= 1 << rng.randrange(8)
+        elif kind == 1 and at < len(made):
+            made[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
+        elif kind == 2:
+            made[2:6] = struct.pack(">I", rng.choice((*LENGTHS, len(made) - 6 if len(made) > 6 else 0)))
+        elif kind == 3:
+            made[at : at + 2] = struct.pack(rng.choice("<>") + "H", rng.choice(LENGTHS) & 0xFFFF)
+        elif kind == 4:
+            made[at : at + 4] = struct.pack(rng.choice("<>") + "I", rng.choice(LENGTHS))
+        elif kind == 5:
+            del made[at:]
+        elif kind == 6:
+            made[at:at] = rng.choice(PDUS)[: rng.randrange(200)]
+        else:
+            made[at:at] = made[: rng.randrange(len(made) + 1)]
+    if rng.random() < 0.5 and len(made) > 6:  # mostly the outer length is right, so that the inner ones are looked at
+        made[2:6] = struct.pack(">I", len(made) - 6)
+    return bytes(made[: 1 << 18])
+
+
 class Mutator(threading.Thread):
     """Opens connections, brings each to a state, and sends something mutated there."""
 
@@ -240,55 +318,28 @@ class Mutator(threading.Thread):
         """Before an association: a request with our titles."""
         seed = bytearray(self._rng.choice(REQUESTS))
         seed[10:42] = b"CMAN".ljust(16) + b"TEST".ljust(16)
-        return self._mutate(bytes(seed))
+        return mutate(bytes(seed), self._rng)
 
     def _inside(self, peer: Peer) -> bytes:
         """In an association: any PDU."""
         self._associate(peer)
-        return self._mutate(self._rng.choice(PDUS))
+        return mutate(self._rng.choice(PDUS), self._rng)
 
     def _command(self, peer: Peer) -> bytes:
         """In an association: a command set, of which the PDV or the elements are wrong."""
         self._associate(peer)
         body = self._rng.choice(COMMANDS)
         if self._rng.random() < 0.5:
-            return fragment(1, 3, self._mutate(body))
-        return self._mutate(fragment(1, 3, body))
+            return fragment(1, 3, mutate(body, self._rng))
+        return mutate(fragment(1, 3, body), self._rng)
 
     def _data(self, peer: Peer) -> bytes:
         """While a data set is on its way."""
         self._associate(peer)
         peer.send(fragment(1, 3, command(1, MR, "1.2.3.4", data=True)))
         body = self._rng.choice(PDUS)
-        return self._mutate(fragment(1, self._rng.choice((0, 2)), body))
+        return mutate(fragment(1, self._rng.choice((0, 2)), body), self._rng)
 
     def _associate(self, peer: Peer) -> None:
         if peer.associate()[0] != 2:
             raise ConnectionError("turned away")
-
-    def _mutate(self, data: bytes) -> bytes:
-        """One to four changes."""
-        made, rng = bytearray(data), self._rng
-        for _ in range(rng.randint(1, 4)):
-            at, kind = rng.randrange(len(made) + 1), rng.randrange(8)
-            if kind == 0 and at < len(made):
-                made[at] ^= 1 << rng.randrange(8)
-            elif kind == 1 and at < len(made):
-                made[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
-            elif kind == 2:
-                made[2:6] = struct.pack(">I", rng.choice((*LENGTHS, len(made) - 6 if len(made) > 6 else 0)))
-            elif kind == 3:
-                made[at : at + 2] = struct.pack(rng.choice("<>") + "H", rng.choice(LENGTHS) & 0xFFFF)
-            elif kind == 4:
-                made[at : at + 4] = struct.pack(rng.choice("<>") + "I", rng.choice(LENGTHS))
-            elif kind == 5:
-                del made[at:]
-            elif kind == 6:
-                made[at:at] = rng.choice(PDUS)[: rng.randrange(200)]
-            else:
-                made[at:at] = made[: rng.randrange(len(made) + 1)]
-        if (
-            rng.random() < 0.5 and len(made) > 6
-        ):  # mostly the outer length is right, so that the inner ones are looked at
-            made[2:6] = struct.pack(">I", len(made) - 6)
-        return bytes(made[: 1 << 18])

@@ -201,11 +201,15 @@ _TRAFFIC = [
         "Malformed PDUs in any state end their own association and nothing else.",
         "10^6 mutated: 0 crash, 0 hang > 10 s, growth < 50 MiB, echo ok",
         hostile.malformed,
-        {"ci": {"pdus": 1200, "echo_s": 3}, "usual": {"pdus": 40000}, "full": {"pdus": 1000000}},
+        {
+            "ci": {"decoded": 20000, "pdus": 800, "echo_s": 3},
+            "usual": {"decoded": 1000000, "pdus": 20000},
+            "full": {"decoded": 10000000, "pdus": 1000000},
+        },
         Control(
             "an association that ends gives its place back",
             (Mutation("dicom/scp.py", "            self._turnstile.leave(caller.address)\n", "            pass\n"),),
-            {"pdus": 400},
+            {"pdus": 400, "decoded": 100},
         ),
     ),
 ]
