@@ -13,6 +13,7 @@ from typing import Any
 from casework import case, checks, config, reasons
 from casework.entrypoints.moments import STAGES
 from tests.bench.reliability.page import reliability_page
+from tests.security import requirements, threats
 
 GATE_TEXT = """# The input gate
 
@@ -43,6 +44,8 @@ def main() -> int:
         "why.md": why_page(),
         "gate.md": gate_page(),
         "reliability.md": reliability_page(),
+        "threat-model.md": threats.page(),
+        "traceability.md": requirements.page(),
     }
     for name, text in documents.items():
         path = DOCS / name

@@ -237,9 +237,10 @@ def inflate(data: Buffer, start: int, limits: Limits) -> tuple[bytes, int]:
             if not tail:
                 tail = bytes(data[pending : pending + _CHUNK])  # a copy: a view in a traceback would pin the memory map
                 pending += len(tail)
-                if not tail:
-                    raise Refused("TRUNCATED", "the deflated stream has no end")
-            piece = stream.decompress(tail, 1 << 20)
+            # All was read: the end of the last match may still be inside.
+            piece = stream.decompress(tail, 1 << 20) if tail else stream.flush()
+            if not tail and not stream.eof:
+                raise Refused("TRUNCATED", "the deflated stream has no end")
             tail = stream.unconsumed_tail
             total += len(piece)
             if total > allowed:

@@ -76,6 +76,7 @@ _BROKEN = (
     zlib.error,
 )
 _LONG_BYTES = 64 << 20
+_PIECE = 1 << 20
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma
 
 
@@ -86,6 +87,8 @@ class Limits:
     decoded_bytes: int = 1 << 30
     file_bytes: int = 1 << 30
     inflated_bytes: int = 1 << 29
+    inflation_ratio: int = 100  # inflated to packed, as at the door
+    inflation_free_bytes: int = 16 << 20  # no ratio is asked of less
     frames: int = 100_000
 
 
@@ -197,19 +200,26 @@ def _syntax(meta: Dataset) -> uid.UID:
 
 def _inflate(meta: FileMetaDataset, file: BinaryIO, limits: Limits) -> BinaryIO:
     """A Part 10 stream in Explicit VR Little Endian, made of the deflated data set that starts where `file` stands."""
+    packed, body = file.read(), bytearray()
+    cap = min(limits.inflated_bytes, max(limits.inflation_free_bytes, limits.inflation_ratio * len(packed)))
     try:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        body = inflater.decompress(file.read(), limits.inflated_bytes)
+        while packed and not inflater.eof:
+            body += inflater.decompress(packed, _PIECE)
+            packed = inflater.unconsumed_tail
+            if len(body) > cap:
+                raise Refused("INFLATES_TOO_FAR")
+        if not inflater.eof:
+            body += inflater.flush()  # all was read, but the end of the last match is still inside
     except zlib.error as error:
         raise Refused("HEADER_MALFORMED", "deflate") from error
-    if inflater.unconsumed_tail:
-        raise Refused("INFLATES_TOO_FAR")
     if not inflater.eof:
         raise Refused("TRUNCATED")
     meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     head = DicomBytesIO()
     write_file_meta_info(head, meta, enforce_standard=False)
-    return io.BytesIO(b"\0" * 128 + b"DICM" + head.getvalue() + body)
+    body[:0] = b"\0" * 128 + b"DICM" + head.getvalue()
+    return io.BytesIO(body)
 
 
 def _read(file: BinaryIO, *, pixels: bool) -> Dataset:

@@ -1,0 +1,24 @@
+"""Reads one hostile file in a process of its own, as the service would, and says what came of it, how long it took and how large it grew."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from casework.dicom.header import read_header
+from casework.errors import Refused
+from casework.preprocess.decode import decode
+
+if __name__ == "__main__":
+    path = Path(sys.argv[2])
+    began = time.process_time()
+    try:
+        read_header(path) if sys.argv[1] == "header" else decode(path)
+        code = "taken"
+    except Refused as error:
+        code = error.code
+    except MemoryError:
+        code = "MemoryError"
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"code": code, "seconds": time.process_time() - began, "mib": grown}))
