@@ -15,7 +15,7 @@ from casework.engine.runner import SideInputs
 from casework.modelspec import SLOTS
 from models.cman import evaluate, manual
 from models.cman.data import open_sides
-from models.cman.evidence import baselines, cohort, heat, stats
+from models.cman.evidence import baselines, cohort, heat, report, stats
 from models.cman.evidence.shipped import Reader, Reading
 from models.cman.phantom import dataset
 
@@ -217,6 +217,22 @@ def test_the_manual_is_what_the_evaluation_says() -> None:
     assert numbers[0] == numbers[1]
     assert "A negative result does not exclude a metastasis" in made["en"]
     assert "阴性结果不能排除转移" in made["zh"]
+
+
+def test_the_evidence_page_is_its_json_and_about_the_shipped_weights() -> None:
+    """docs/evidence/README.md is written from evidence.json, whole, and both are about the package as committed."""
+    folder = MODELS.parent / "docs" / "evidence"
+    found = json.loads((folder / "evidence.json").read_text("utf-8"))
+    assert (folder / "README.md").read_text("utf-8") == report.page(found)
+    assert found["manifest_sha256"] == open_package(MODELS / "cman").sha256
+    assert found["share"] == 1.0
+    named = set(re.findall(r"\]\(([^)]+)\)", report.page(found)))
+    assert named == {p.name for p in folder.iterdir()} - {
+        "README.md",
+        "baselines.npz",
+        "baselines.json",
+        "studies.json",
+    }
 
 
 def test_the_manuals_outcomes_add_up() -> None:

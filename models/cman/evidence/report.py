@@ -21,7 +21,7 @@ into several modalities. They say nothing about any patient.** Made by `make evi
 numbers with more digits and all seeds are in [evidence.json](evidence.json).
 
 Package {package} {version}, manifest sha256 `{manifest_sha256}`. Thresholds and temperature are the package's own, chosen on its
-validation patients before any of these were drawn. Intervals are 95 %: DeLong's with the two sides of a patient taken
+validation patients and never on these. Intervals are 95 %: DeLong's with the two sides of a patient taken
 together (Obuchowski 1997), beside it a bootstrap over patients.
 """
 
