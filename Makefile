@@ -11,7 +11,7 @@ DEBIAN := chromium dcmtk dicom3tools fonts-droid-fallback libfaketime libpixelme
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench bench-reliability matrix evidence viewers train traintest openapi up e2e-compose lock docs system clean
+.PHONY: help demo run test check bench bench-gpu bench-reliability twin matrix evidence viewers train traintest openapi up e2e-compose lock docs system clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,12 @@ bench: system $(VENV)/.test ## every figure of docs/benchmarks.md, side by side 
 
 bench-reliability: system $(VENV)/.test ## break the service on purpose, F01 to F43 (ONLY="F01 F09", SCALE=ci|usual|full, KEEP=1 for docs/reliability.md)
 	$(PY) -m tests.bench.reliability $(ONLY) --scale $(or $(SCALE),usual) $(if $(KEEP),--keep) $(ARGS)
+
+bench-gpu: $(VENV)/.test ## what each engine of this machine does: times, parity, memory, cold start (under 8 minutes; says what is missing)
+	$(PY) -m tests.bench.gpu $(ARGS)
+
+twin: $(TRAIN)/.ready ## the half-precision twin of the package that GPUs run (models/cman-fp16; ADR 17)
+	PYTHONPATH=. $(TRAIN)/bin/python -m models.cman.twin --out models/cman-fp16
 
 evidence: $(VENV)/.test ## measure the shipped weights on held-out phantoms, into docs/evidence (about 20 minutes)
 	$(PY) -m models.cman.evidence $(ARGS)

@@ -20,7 +20,6 @@ class Engine:
     plans: str = ""  # folder of built plans, kept between starts; "" = <storage.root>/plans
     build_missing: bool = True  # a worker builds a plan that is not there (a minute); False: the next runner serves
     max_sides: int = 2  # of one run: plans are made for 1 to so many sides
-    gpu_decode: bool = False  # pixels by nvImageCodec, after it has shown that it gives the CPU's
 
 
 def check_engine(engine: Engine) -> None:

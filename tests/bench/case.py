@@ -21,11 +21,13 @@ from pathlib import Path
 import psutil
 
 from casework.config import PROFILES, Destination
+from casework.config_engine import Engine
 from casework.flows.analyse import Ended
 from casework.observe import setup_logging
 from models.cman.phantom.dicom import write_case
 from tests.analyse.rig import Rig, model
 
+CPU = Engine()
 TARGET_S = {"cold": 2.0, "warm": 0.8}
 
 
@@ -35,12 +37,14 @@ def cpu_s() -> float:
     return sum(t.user + t.system for t in used)
 
 
-def one(files: list[Path], package: Path, *, warm: bool, beside: bool, profile: str) -> tuple[Ended, float]:
+def one(
+    files: list[Path], package: Path, *, warm: bool, beside: bool, profile: str, engine: Engine = CPU
+) -> tuple[Ended, float]:
     """One case in a fresh root; how it ended, and its processor seconds."""
     root = Path(tempfile.mkdtemp(prefix="case-bench-"))
     rig = Rig(root, model=package, prepare_ahead=False, report_process=beside)
     place = Destination("pacs", ae_title="PACS", profile=profile)
-    rig.settings = replace(rig.settings, destination=(place,))
+    rig.settings = replace(rig.settings, destination=(place,), engine=engine)
     worker = rig.worker()
     try:
         for future in [worker.pool.submit({"do": "facts", "paths": []}, 60) for _ in range(worker.pool.size)]:
@@ -72,8 +76,12 @@ def main() -> None:
     arguments.add_argument("--alone", action="store_true", help="without the report process beside the worker")
     arguments.add_argument("--profile", default="standard", choices=PROFILES, help="of the one destination")
     arguments.add_argument("--json", type=Path)
+    arguments.add_argument("--engine", nargs="+", default=["cpu"], help="engine.order")
+    arguments.add_argument("--plans", default="", help="engine.plans: built once, not for each round")
     options = arguments.parse_args()
     setup_logging("bench", "ERROR")
+    twin = str(Path(options.model).with_name(f"{Path(options.model).name}-fp16").resolve())
+    engine = Engine(order=tuple(options.engine), twin=twin, plans=options.plans)
     with tempfile.TemporaryDirectory(prefix="case-bench-files-") as folder:
         place = Path(folder)
         package = model(place / "models", Path(options.model).name)
@@ -81,7 +89,14 @@ def main() -> None:
         megabytes = sum(f.stat().st_size for f in files) / 1e6
         runs = {
             kind: [
-                one(files, package, warm=kind == "warm", beside=not options.alone, profile=options.profile)
+                one(
+                    files,
+                    package,
+                    warm=kind == "warm",
+                    beside=not options.alone,
+                    profile=options.profile,
+                    engine=engine,
+                )
                 for _ in range(options.rounds)
             ]
             for kind in ("cold", "warm")
