@@ -40,7 +40,7 @@ CHARSETS = {
     "ir87": "ISO 2022 IR 87",
     "mislabelled": "GBK labelled ISO_IR 100",
 }
-KINDS = (*OBJECTS, "not-performed", "not-performed-page", "rejection")
+KINDS = (*OBJECTS, "not-performed", "rejection")
 SETS: Mapping[str, Sequence[str]] = {"MG": ("MG",), "MR": ("MR",), "US": ("US",), "all": ("MG", "MR", "US")}
 # Warnings that stay: (pattern, why).
 REMAINDER = (
@@ -159,8 +159,8 @@ def everything(case: Case) -> list[Rendered]:
     for language in ("en", "zh"):
         studies = test_not_performed.silent(case)
         result = test_not_performed.stopped(case, "PATIENT_IDENTITY_CONFLICT", "NO_USABLE_IMAGE")
-        told = render_not_performed(result, studies, Report(language=language), NOW, pages=True)
-        check_not_performed(told, result, studies, pages=True)
+        told = render_not_performed(result, studies, Report(language=language), NOW)
+        check_not_performed(told, result, studies)
         made += told
     return made
 
@@ -238,7 +238,7 @@ def document(cells: Mapping[tuple[str, str], Cell]) -> str:
         f"its reason) were passed over {sum(c.allowed for c in cells.values())} times. A GB18030 character whose second byte is 5C (such as",
         "\u8aa0) is split by dciodvfy, dcmpschk and dsrdump, and dcmpschk knows no rare ones, so the row's names have neither; that such names are carried byte for byte",
         "is tests/conformance/test_charset.py's to prove, and test_validators.py validates them in UTF-8. Not covered: colour ultrasound outlines (a grey presentation state can't show",
-        "them, so none is made), what a commercial viewer makes of the objects (see viewers.md).",
+        "them, so none is made), pages of what was not performed (house rule R12 wants a source image, and they are made from none), what a commercial viewer makes of the objects (see viewers.md).",
         "",
     ]
     return "\n".join(lines)

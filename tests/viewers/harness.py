@@ -11,6 +11,19 @@ from typing import Any
 
 from tests.simulators.orthanc import free_port
 
+# OHIF's renderer dies when a series takes the place of a volume that was not drawn yet, which takes software seconds; a
+# person waits for a picture before the next click, so a run does too.
+IDLE = "await page.waitForLoadState('networkidle', { timeout: 8000 }).catch(() => {});"
+DRAWN = """
+  await page.waitForFunction(() => {
+    const S = window.services, id = S?.viewportGridService?.getState().activeViewportId;
+    const from = S?.cornerstoneViewportService?.getCornerstoneViewport(id)?.canvas;
+    if (!from?.width) return false;
+    const to = document.createElement('canvas'), k = to.getContext('2d');
+    k.drawImage(from, 0, 0, 100, 100);
+    return k.getImageData(0, 0, 100, 100).data.some((v, i) => i % 4 < 3 && v > 16);
+  }, null, { timeout: 60000 }).catch(() => {});
+"""
 FILES = ("run-viewer.sh", "server.mjs", "shoot.mjs", "app-config.js", "package.json")
 
 
@@ -29,8 +42,7 @@ def copy(folder: Path) -> Path:
     for name in FILES:
         target = folder / name
         target.unlink(missing_ok=True)
-        # After 8 s a busy machine still loads the first volume, and OHIF's renderer dies when a series takes its place then.
-        target.write_text((found / name).read_text("utf-8").replace("{ timeout: 8000 }", "{ timeout: 60000 }"), "utf-8")
+        target.write_text((found / name).read_text("utf-8").replace(IDLE, IDLE + DRAWN), "utf-8")
         target.chmod(0o755)
     return folder
 

@@ -233,6 +233,8 @@ def _remarks() -> list[str]:
         "  from all slices, so our report says it on the projection's heat-map instead; that is shown.",
         "- On such an MRI OHIF opens no parametric map (it looks for the volume under another name) and draws no segmentation. The profile",
         "  `ohif-phases` has both, for scanners that make a series of each phase; `ohif` has the slices with heat (`slices`) instead.",
+        "- After such an MRI was shown, OHIF takes whatever is opened next *in the same viewport* for a volume: heat-maps opened by a double click stay black",
+        '  ("Error compiling shader"). They are shown when the report is opened first, which leads to them.',
         "- **Segmentations of mammograms and single ultrasound images** are not in the profile `ohif`. OHIF makes one image set of each mammogram of a series.",
         "  When a segmentation's header arrives before the mammograms', OHIF later takes the first image set of that *series*, not the one that is referred",
         "  to: the region of the right breast may open the left one, without any region. The report's outline (`sr`) shows the same region on",

@@ -115,7 +115,7 @@ def _slices(
     need(list(ds.ImageType) == ["DERIVED", "SECONDARY"] and ds.ConversionType == "WSD", "slices", "kind")
     need(_of_both(ds.AnatomicRegionSequence[0]) and not ds.Laterality, "side", "slices")
     frames = [(str(r.ReferencedSOPInstanceUID), _frame_of(r)) for r in ds.SourceImageSequence]
-    labels = [ds.FrameLabelVector] if isinstance(ds.FrameLabelVector, str) else list(ds.FrameLabelVector)
+    labels = list(ds.get("FrameLabelVector") or ["slice 1"])  # of a single frame there is none
     need(len(frames) == len(set(frames)) == ds.NumberOfFrames == len(labels), "slices", "frames")
     need(all(u in sources for u, _ in frames), "references", "a source outside the case")
     projections = [i for i in images if i.modality == "MR" and i.depths is not None]

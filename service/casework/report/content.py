@@ -33,7 +33,7 @@ def tree(ctx: Context, made: Sequence[Instance]) -> Dataset:
     """The root of the content tree with all its children, in the template's order. made: our own images of this study."""
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer(ctx)),
-        procedure_reported=[concept(codes.PROCEDURES[m]) for m in procedures(ctx)],
+        procedure_reported=concept(codes.PROCEDURES[main_modality(ctx)]),
         imaging_measurements=_groups(ctx),
         title=concept(codes.REPORT_TITLE),
         language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
@@ -74,14 +74,9 @@ def used(images: Iterable[HeatImage]) -> list[str]:
 
 
 def main_modality(ctx: Context) -> str:
-    """The modality that most of this study's images have."""
+    """The modality that most of this study's images have: one procedure is reported per study (TID 1500 row 4)."""
     own = [i.modality for _, i in ctx.images]
     return max(dict.fromkeys(own), key=own.count)
-
-
-def procedures(ctx: Context) -> list[str]:
-    """The modalities whose procedures the answer rests on, this study's first (TID 1500 row 4, 1-n; IHE AIR)."""
-    return list(dict.fromkeys([main_modality(ctx), *(i.modality for i in ctx.result.images)]))
 
 
 def observer(ctx: Context) -> sr.ObserverContext:

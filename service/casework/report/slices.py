@@ -68,8 +68,9 @@ def build(ctx: Context, number: int, images: Sequence[HeatImage], found: space.V
     ds.update(capture.referenced_series(ctx, names))
     ds.SourceImageSequence = [_made_from(ctx, found.planes[n]) for n in chosen]
     capture.history(ds, ctx.charset, [ctx.sources[name] for name in names])
-    ds.NumberOfFrames, ds.FrameIncrementPointer = len(frames), _LABELS
-    ds.FrameLabelVector = [_label(found, n) for n in chosen]
+    ds.NumberOfFrames = len(frames)
+    if len(frames) > 1:  # 1C: of a single frame neither may be there
+        ds.FrameIncrementPointer, ds.FrameLabelVector = _LABELS, [_label(found, n) for n in chosen]
     ds.Rows, ds.Columns = frames[0].height, frames[0].width
     ds.add_new("PixelData", "OB", b"".join(frame.tobytes() for frame in frames))
     return ds
