@@ -192,6 +192,21 @@ class Spool:
         fd = os.open(self.path(sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         return os.fdopen(fd, "rb")
 
+    def whole(self, sha256: str) -> bytes:
+        """A small object's bytes, which are still what was stored.
+
+        Raises:
+            Defect: SPOOL_CORRUPT.
+        """
+        try:
+            with self.open(sha256) as file:
+                data = file.read()
+        except OSError as error:
+            raise Defect("SPOOL_CORRUPT", "a result's bytes are missing") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise Defect("SPOOL_CORRUPT", "a result's bytes have changed")
+        return data
+
     def digests(self) -> Iterator[str]:
         """Every object's digest, in no order."""
         for directory, _, names in os.walk(self._objects):

@@ -14,6 +14,7 @@ from casework.case import ANALYSE, CaseState, DeliveryState
 from casework.config import Assembly, Destination
 from casework.entrypoints.infer_worker import Worker
 from casework.flows.assemble import Assembler
+from casework.flows.retract import Retractor
 from casework.ledger import CaseView
 from models.cman.phantom.dicom import CaseTruth, write_case
 from tests.analyse.rig import Rig, changed
@@ -115,6 +116,48 @@ def test_a_doubt_about_the_side_is_told(
     view = work(case_id)
     ((_, ds),) = said(rig, view).items()
     assert coded(ds) == ["SIDE_CHANGED"]
+
+
+def test_a_doubt_that_is_dismissed_is_withdrawn_and_named_by_nobody(
+    rig: Rig, work: Callable[..., CaseView], truth: CaseTruth, tmp_path: Path
+) -> None:
+    """The first result stands: a rejection note goes where the word went, and a later report follows the first one."""
+    first, *_ = pick(truth, "mg_R")
+    case_id = rig.arrive(pick(truth, "mg_R"))
+    assert work(case_id).case.state is CaseState.DELIVERING
+    second = rig.arrive([changed(first, tmp_path / "x.dcm", lambda ds: setattr(ds, "ImageLaterality", "L"))])
+    (word,) = said(rig, work(second)).values()
+    now = datetime.now(UTC)
+    for name in ("pacs", "old"):
+        while sent := rig.ledger.claim_delivery(name, "test", 60, now):
+            rig.ledger.finish_delivery(sent.delivery_id, sent.fence, DeliveryState.STORED, "", "", None, now)
+    rig.ledger.decide(second, "dismissed", "anna", now)
+    view = work(second, keeper=False)
+    notes = [a.artefact for a in view.artefacts if a.artefact.kind == "rejection"]
+    named = set()
+    for note in notes:
+        ds = dcmread(BytesIO(rig.spool.path(note.sha256).read_bytes()))
+        evidence = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        named |= {r.ReferencedSOPInstanceUID for series in evidence for r in series.ReferencedSOPSequence}
+    assert word.SOPInstanceUID in named
+    assert {d.destination for d in view.deliveries if d.kind == "rejection"} == {"pacs", "old"}
+    third = work(rig.arrive(pick(truth, "mg_L")))
+    sr = next(a.artefact for a in third.artefacts if a.artefact.kind == "sr")
+    report = dcmread(BytesIO(rig.spool.path(sr.sha256).read_bytes()))
+    older = next(a.artefact for a in rig.ledger.read.case_view(case_id).artefacts if a.artefact.kind == "sr")
+    replaced = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert replaced.ReferencedSOPInstanceUID == older.sop_instance_uid
+
+
+def test_a_report_names_no_withdrawn_predecessor(rig: Rig, work: Callable[..., CaseView], truth: CaseTruth) -> None:
+    """The first result was retracted before the second is made: the second follows nothing."""
+    case_id = rig.arrive(pick(truth, "mg_R"))
+    work(case_id)
+    Retractor(rig.ledger, rig.spool, rig.settings).retract(case_id, "RETRACTED_SAFETY", "anna", datetime.now(UTC))
+    view = work(rig.arrive(pick(truth, "mg_L")))
+    assert view.case.revision == 2
+    sr = next(a.artefact for a in view.artefacts if a.artefact.kind == "sr")
+    assert "PredecessorDocumentsSequence" not in dcmread(BytesIO(rig.spool.path(sr.sha256).read_bytes()))
 
 
 def test_a_case_that_no_try_survives_is_told(rig: Rig, work: Callable[..., CaseView], truth: CaseTruth) -> None:

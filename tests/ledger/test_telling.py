@@ -193,6 +193,46 @@ def test_a_closed_case_is_not_taken_up_behind_a_newer_revision(ledger: Ledger) -
         ledger.retry_case(case_id, "anna", at(2))
 
 
+def test_the_word_does_not_cost_an_older_result(ledger: Ledger) -> None:
+    """Results that a doubt holds are held and no more: once it is dismissed they go out, though the word went before."""
+    first, job = queued(ledger), claim(ledger)
+    assert ledger.finish_job(job.job_id, job.fence, "{}", artefacts(first, 1), [], ["pacs"], NOW)
+    second = ledger.record([arrival(sha256=sha("other"), attributes={"Laterality": "R"})], at(1))[0].case_id
+    assert second is not None
+    assert (state_of(ledger, first), ledger.read.case(first).reason) == (C.NEEDS_ATTENTION, "HELD")
+    assert ledger.move_case(second, C.RECEIVING, C.NEEDS_ATTENTION, "SIDE_CHANGED", "assemble", at(2))
+    tell(ledger, NO, seconds=3)
+    assert end(ledger, next_delivery(ledger, now=at(4)), now=at(4))
+    ledger.decide(second, "dismissed", "anna", at(5))
+    assert end(ledger, next_delivery(ledger, now=at(6)), now=at(6))
+    assert (state_of(ledger, first), state_of(ledger, second)) == (C.DELIVERED, C.CLOSED)
+
+
+def test_a_doubt_that_is_dismissed_takes_the_word_back(ledger: Ledger) -> None:
+    """An older result stands, so what was said since is withdrawn where it is, and not sent where it isn't."""
+    first, job = queued(ledger), claim(ledger)
+    assert ledger.finish_job(job.job_id, job.fence, "{}", artefacts(first, 1), [], ["pacs", "away"], NOW)
+    for name in ("pacs", "away"):
+        assert end(ledger, next_delivery(ledger, name))
+    second = ledger.record([arrival(sha256=sha("other"), attributes={"Laterality": "R"})], at(1))[0].case_id
+    assert second is not None
+    assert ledger.move_case(second, C.RECEIVING, C.NEEDS_ATTENTION, "SIDE_CHANGED", "assemble", at(2))
+    word = telling(ledger, 3)
+    assert word is not None
+    assert ledger.finish_telling(word.job_id, word.fence, "{}", [NO], ["pacs", "away"], at(3))
+    assert end(ledger, next_delivery(ledger, now=at(4)), now=at(4))
+    ledger.decide(second, "dismissed", "anna", at(5))
+    assert state_of(ledger, first) is C.DELIVERED
+    back = telling(ledger, 6)
+    assert back is not None
+    assert ledger.retraction(second).reached == {"pacs": (NO,)}
+    note = replace(NO, kind="rejection", sop_instance_uid="2.25.99", sop_class_uid="1.2.840.10008.5.1.4.1.1.88.59")
+    assert ledger.finish_withdrawal(back.job_id, back.fence, [(note, ["pacs"])], at(6))
+    assert next_delivery(ledger, now=at(7)).artefact == note
+    assert ledger.claim_delivery("away", "s", 60, at(7)) is None
+    assert (state_of(ledger, second), telling(ledger, 8)) == (C.CLOSED, None)
+
+
 def test_a_person_s_decision_ends_what_was_to_be_told(ledger: Ledger) -> None:
     """The doubt is dismissed before the document was made: an older result stands, and no job is left."""
     first, job = queued(ledger), claim(ledger)

@@ -3,8 +3,7 @@
 The notes are rendered from the stored bytes of what they withdraw, and go through the same outbox with the same proof.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from io import BytesIO
 
@@ -13,10 +12,10 @@ from pydicom.dataset import Dataset
 
 from casework.case import RETRACTIONS, Artefact
 from casework.config import Settings
-from casework.errors import Defect, Refused, Unavailable
+from casework.errors import Refused, Unavailable
 from casework.ledger import Ledger, Retraction
 from casework.observe import log
-from casework.report import render_rejection
+from casework.report import render_rejection, to_reject
 from casework.spool import Spool
 
 _TRIES = 5  # a destination may get something between the look and the decision
@@ -49,14 +48,9 @@ class Retractor:
 
     def _notes(self, seen: Retraction, code: str, now: datetime) -> list[tuple[Artefact, list[str]]]:
         """One note for each study and set of objects, with the destinations that have this set."""
-        sets: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-        by_uid = {a.sop_instance_uid: a for artefacts in seen.reached.values() for a in artefacts}
-        for destination, artefacts in seen.reached.items():
-            for study, uids in _by_study(artefacts).items():
-                sets.setdefault((study, uids), []).append(destination)
         made = []
-        for (_, uids), destinations in sets.items():
-            objects = [self._read(by_uid[uid]) for uid in uids]
+        for artefacts, destinations in to_reject(seen.reached):
+            objects = [dcmread(BytesIO(self._spool.whole(a.sha256)), stop_before_pixels=True) for a in artefacts]
             made.append((self._keep(seen.case.id, code, objects, now), destinations))
         return made
 
@@ -73,23 +67,3 @@ class Retractor:
             size=len(note.data),
             label=note.label,
         )
-
-    def _read(self, artefact: Artefact) -> Dataset:
-        """The header of a stored object, from bytes that are still what was rendered."""
-        try:
-            with self._spool.open(artefact.sha256) as file:
-                data = file.read()
-        except OSError as error:
-            raise Defect("SPOOL_CORRUPT", "a result's bytes are missing") from error
-        if hashlib.sha256(data).hexdigest() != artefact.sha256:
-            raise Defect("SPOOL_CORRUPT", "a result's bytes have changed")
-        return dcmread(BytesIO(data), stop_before_pixels=True)
-
-
-def _by_study(artefacts: Sequence[Artefact]) -> Mapping[str, tuple[str, ...]]:
-    """SOP Instance UIDs by study, reports first: theirs is the header that a note carries."""
-    found: dict[str, tuple[str, ...]] = {}
-    for artefact in sorted(artefacts, key=lambda a: (a.kind != "sr", a.sop_instance_uid)):
-        study = artefact.study_instance_uid
-        found[study] = (*found.get(study, ()), artefact.sop_instance_uid)
-    return found

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import and_, bindparam, func, insert, select, update
 
-from casework.case import ANALYSE, NOT_PERFORMED, TELL, TOLD, CaseState, Header, JobState
+from casework.case import ANALYSE, NOT_PERFORMED, REJECTION, TELL, TOLD, CaseState, Header, JobState
 from casework.errors import Defect
 from casework.ledger import store_base as base
 from casework.ledger.assembly import leave_queue
@@ -227,8 +227,9 @@ def new_job(  # noqa: PLR0917 - the writes' common arguments, and what this one 
 
 
 def has_results(connection: Any, case_id: str) -> bool:
-    """Whether a case has more than the word that nothing was analysed."""
-    made = select(artefact.c.id).where(artefact.c.case_id == case_id, artefact.c.kind.not_in(NOT_PERFORMED)).limit(1)
+    """Whether a case has more than the word that nothing was analysed, or that this is withdrawn."""
+    none = artefact.c.kind.in_(NOT_PERFORMED | {REJECTION})
+    made = select(artefact.c.id).where(artefact.c.case_id == case_id, ~none).limit(1)
     return connection.execute(made).first() is not None
 
 

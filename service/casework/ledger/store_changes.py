@@ -12,13 +12,13 @@ from typing import Any
 
 from sqlalchemy import exists, insert, select, update
 
-from casework.case import CASE_MOVES, STOPPING, Arrival, CaseState, Header, Verdict
+from casework.case import CASE_MOVES, STOPPING, TELL, Arrival, CaseState, Header, Verdict
 from casework.errors import Refused
 from casework.ledger import store_base as base
 from casework.ledger.assembly import Assembler
 from casework.ledger.database import Tx
-from casework.ledger.schema import case_input, case_revision, doubt, exclusion, instance
-from casework.ledger.store_cases import before_work
+from casework.ledger.schema import case_input, case_revision, delivery, doubt, exclusion, instance
+from casework.ledger.store_cases import before_work, new_job
 from casework.ledger.store_delivery import cancel_unsent, finish_case
 from casework.ledger.store_intake import Item, insert_instances
 from casework.ledger.types import CaseRow
@@ -118,7 +118,8 @@ class ChangeStore(base.Store):
             )
             resume(tx, case.root_id, actor)
             if decision == "dismissed":
-                return _dismissed(tx, self._window_days, case, actor, stopped=any(row.code in STOPPING for row in rows))
+                stopped = any(row.code in STOPPING for row in rows)
+                return _dismissed(tx, self._window_days, self._max_attempts, case, actor, stopped=stopped)
             last = [row for row in rows if newest[row.subject] == row.id]
             return _replace(tx, self._window_days, case, last, actor)[case.root_id]
 
@@ -221,7 +222,13 @@ def _item(row: Any) -> Item:
     return Item(arrival, header, Verdict.ACCEPTED, "")
 
 
-def _dismissed(tx: Tx, window_days: int, case: CaseRow, actor: str, *, stopped: bool) -> str:
+def _told(tx: Tx, case_id: str) -> bool:
+    """Whether a sending of this case has ever begun."""
+    query = select(delivery.c.id).where(delivery.c.case_id == case_id, delivery.c.fence > 0).limit(1)
+    return tx.connection.execute(query).first() is not None
+
+
+def _dismissed(tx: Tx, window_days: int, max_attempts: int, case: CaseRow, actor: str, *, stopped: bool) -> str:
     """The first images stand: the revision that only waited for the decision goes, or goes on when it has more to say."""
     assembler = Assembler(tx, window_days)
     newest = base.get_case(tx.connection, assembler.newest(case.root_id))
@@ -236,5 +243,8 @@ def _dismissed(tx: Tx, window_days: int, case: CaseRow, actor: str, *, stopped: 
         if same and older.state in _GOING_ON:
             base.move_case(tx, newest.id, newest.state, _C.CLOSED, code="DISMISSED", actor=actor)
             before_work(tx, newest.id, newest.state, _C.CLOSED, actor)
+            cancel_unsent(tx, newest.id, actor, code="DISMISSED")
+            if _told(tx, newest.id):  # that nothing was analysed: the older result stands, so a worker withdraws it
+                new_job(tx, newest.id, newest.priority, max_attempts, actor, TELL)
             return newest.id
     return assembler.reopen({case.root_id})[case.root_id]

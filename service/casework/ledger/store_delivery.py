@@ -102,7 +102,8 @@ def finish_case(tx: Tx, case_id: str, actor: str) -> None:
     if state is _C.SUPERSEDED:  # it was on the wire when a newer one was made, and did not arrive
         cancel_unsent(tx, case_id, actor)
     if state is _C.CLOSED:  # so it is with what was on the wire when a person closed the case
-        cancel_unsent(tx, case_id, actor, code="CANCELLED", but=NOT_PERFORMED)
+        said = {REJECTION} if case.reason == "DISMISSED" else {REJECTION, *NOT_PERFORMED}
+        cancel_unsent(tx, case_id, actor, code="CANCELLED", but=said)
     if state is _C.RENDERED and open_:
         base.move_case(tx, case_id, state, _C.DELIVERING, code="DELIVERING", actor=actor)
         state, moved = _C.DELIVERING, True

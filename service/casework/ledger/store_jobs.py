@@ -113,7 +113,7 @@ class JobStore(base.Store):
         `withheld`: by destination, kinds of artefacts that it does not get. An artefact whose SOP Instance UID the case holds already is not replaced: the bytes of the first render win.
         """
         with self._database.write(now) as tx:
-            row = _held(tx, job_id, fence)
+            row = held_job(tx, job_id, fence)
             if row is None:
                 return False
             case_id = row.case_id
@@ -152,12 +152,15 @@ class JobStore(base.Store):
         job_state, case_state = (_J.DEAD, _C.NEEDS_ATTENTION) if attention else (_J.SUCCEEDED, _C.REJECTED)
         said = {"result_json": result_json} if result_json else {}
         with self._database.write(now) as tx:
-            row = _held(tx, job_id, fence)
+            row = held_job(tx, job_id, fence)
             if row is None:
                 return False
             base.move_job(tx, row, job_state, actor=_ACTOR, code=code)
             base.add_findings(tx, row.case_id, findings, _ACTOR)
             base.move_case(tx, row.case_id, _C.RUNNING, case_state, code=code, actor=_ACTOR, detail=detail, **said)
+            family = base.family(tx.connection, row.case_id)
+            if artefacts and not _outdated(tx, row.case_id, family):
+                supersede_unsent(tx, row.case_id, family, _ACTOR)
             _tell(tx, row, artefacts, destinations, withheld)
             supersede(tx, row.case_id)
             return True
@@ -175,15 +178,17 @@ class JobStore(base.Store):
     ) -> bool:
         """Store and send what says in the studies that nothing was analysed; the case stays as it is.
 
+        An older revision's results stay on their way, or held: a doubt may be dismissed, and a result is more than this word.
         Nothing is sent when the case has moved on meanwhile. False: fenced off.
         """
         with self._database.write(now) as tx:
-            row = _held(tx, job_id, fence)
+            row = held_job(tx, job_id, fence)
             if row is None:
                 return False
             base.move_job(tx, row, _J.SUCCEEDED, actor=_ACTOR)
             case = base.get_case(tx.connection, row.case_id)
-            if case.state in TOLD and not case.retraction and not has_results(tx.connection, case.id):
+            moved_on = case.state not in TOLD or case.reason == "DISMISSED" or case.retraction
+            if not moved_on and not has_results(tx.connection, case.id):
                 own = case_revision.c.id == case.id
                 tx.connection.execute(update(case_revision).where(own).values(result_json=result_json))
                 _tell(tx, row, artefacts, destinations, withheld)
@@ -194,7 +199,7 @@ class JobStore(base.Store):
     ) -> bool:
         """A try failed: RETRY_WAIT until `retry_at`, or DEAD without one or when the tries are spent."""
         with self._database.write(now) as tx:
-            row = _held(tx, job_id, fence)
+            row = held_job(tx, job_id, fence)
             if row is None:
                 return False
             if retry_at is not None and row.attempt < row.max_attempts:
@@ -368,15 +373,14 @@ def _bury(tx: Tx, row: Any, job_code: str, *, case_code: str, detail: str, actor
 
 
 def _tell(tx: Tx, row: Any, artefacts: Sequence[Artefact], destinations: Sequence[str], withheld: Withheld) -> None:
-    """Store and send what says that nothing was analysed."""
+    """Store and send what says that nothing was analysed, but for what a newer revision has overtaken."""
     keep_artefacts(tx, row.case_id, artefacts)
-    family = base.family(tx.connection, row.case_id)
-    if artefacts and not _outdated(tx, row.case_id, family):
-        supersede_unsent(tx, row.case_id, family, _ACTOR)
+    if artefacts and not _outdated(tx, row.case_id, base.family(tx.connection, row.case_id)):
         plan_deliveries(tx, row.case_id, destinations, row.priority, _ACTOR, withheld)
 
 
-def _held(tx: Tx, job_id: int, fence: int) -> Any:
+def held_job(tx: Tx, job_id: int, fence: int) -> Any:
+    """The job, if it is still his who shows this fence."""
     mine = and_(job.c.id == job_id, job.c.fence == fence, job.c.state == _J.LEASED)
     return tx.connection.execute(select(job).where(mine)).one_or_none()
 

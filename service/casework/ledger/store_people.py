@@ -11,6 +11,7 @@ from casework.case import (
     CASE_MOVES,
     NOT_PERFORMED,
     PROBE_ISSUER,
+    REJECTION,
     CaseState,
     DeliveryState,
     JobState,
@@ -74,7 +75,7 @@ class PeopleStore(base.Store):
                 raise Refused("STATE_FORBIDS", case.state)
             base.move_case(tx, case_id, case.state, _C.CLOSED, code="CANCELLED", actor=actor, detail=detail)
             before_work(tx, case_id, case.state, _C.CLOSED, actor)
-            cancel_unsent(tx, case_id, actor, code="CANCELLED", but=NOT_PERFORMED)
+            cancel_unsent(tx, case_id, actor, code="CANCELLED", but={REJECTION, *NOT_PERFORMED})
             if not _told(tx, case_id):
                 plan_telling(tx, case_id, self._max_attempts, actor)
 

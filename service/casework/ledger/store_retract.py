@@ -6,14 +6,15 @@ from typing import Any
 
 from sqlalchemy import insert, select
 
-from casework.case import CASE_MOVES, REJECTION, Artefact, CaseState
+from casework.case import CASE_MOVES, REJECTION, Artefact, CaseState, JobState
 from casework.errors import Refused
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_revision, delivery
+from casework.ledger.store_base import move_job
 from casework.ledger.store_cases import has_results
 from casework.ledger.store_delivery import artefact_of, finish_retraction
-from casework.ledger.store_jobs import keep_artefacts, new_delivery
+from casework.ledger.store_jobs import held_job, keep_artefacts, new_delivery
 from casework.ledger.types import Retraction
 
 
@@ -60,6 +61,19 @@ class RetractStore(base.Store):
             keep_artefacts(tx, case.id, [note for note, _ in notes])
             _plan(tx, case.id, notes, case.priority)
             finish_retraction(tx, case.id, actor)
+            return True
+
+    def finish_withdrawal(
+        self, job_id: int, fence: int, notes: Sequence[tuple[Artefact, Sequence[str]]], now: datetime
+    ) -> bool:
+        """Put on their way the notes which withdraw the word that nothing was analysed: a job of kind TELL. False: fenced off."""
+        with self._database.write(now) as tx:
+            row = held_job(tx, job_id, fence)
+            if row is None:
+                return False
+            move_job(tx, row, JobState.SUCCEEDED, actor="analyse")
+            keep_artefacts(tx, row.case_id, [note for note, _ in notes])
+            _plan(tx, row.case_id, notes, row.priority)
             return True
 
 

@@ -6,7 +6,7 @@ archives act on. Images are IMAGE items, documents and presentation states COMPO
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from io import BytesIO
 
@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import codes as dictionary
 from pydicom.sr.coding import Code
 
-from casework.case import REJECTION, RETRACTIONS, derive_uid
+from casework.case import REJECTION, RETRACTIONS, Artefact, derive_uid
 from casework.errors import Defect
 from casework.reasons import reason
 from casework.report import check_header, codes, header
@@ -51,6 +51,7 @@ _EQUIPMENT = (
     "InstitutionName",
     "ContributingEquipmentSequence",
 )
+_FIRST = ("sr", "not-performed")
 _DOCUMENTS = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.11.")  # reports, presentation states
 
 
@@ -92,6 +93,22 @@ def render_rejection(case_id: str, code: str, objects: Sequence[Dataset], langua
     note = Rendered(REJECTION, "application/dicom", study, series, CLASS, uid, TITLES[code].meaning, data)
     check_rejection(note, code, objects)
     return note
+
+
+def to_reject(reached: Mapping[str, Sequence[Artefact]]) -> list[tuple[list[Artefact], list[str]]]:
+    """The sets of objects that need a note each, by what each destination has of each study, and the destinations.
+
+    Reports come first: theirs is the header that a note carries.
+    """
+    known, sets = dict[str, Artefact](), dict[tuple[str, ...], list[str]]()
+    for destination, artefacts in reached.items():
+        by_study: dict[str, tuple[str, ...]] = {}
+        for one in sorted(artefacts, key=lambda a: (a.kind not in _FIRST, a.sop_instance_uid)):
+            known[one.sop_instance_uid] = one
+            by_study[one.study_instance_uid] = (*by_study.get(one.study_instance_uid, ()), one.sop_instance_uid)
+        for uids in by_study.values():
+            sets.setdefault(uids, []).append(destination)
+    return [([known[uid] for uid in uids], destinations) for uids, destinations in sets.items()]
 
 
 def _series(ds: Dataset, uid: str, reference: Dataset, now: datetime) -> None:

@@ -251,9 +251,9 @@ class Analyser:
         return rejected.code
 
     def _tell(self, job: ClaimedJob, beat: Heartbeat) -> str:
-        """Say in the studies of a case that ended without a run that nothing was analysed."""
+        """Say in the studies of a case that ended without a run that nothing was analysed; or take that back."""
         try:
-            document, artefacts = self._teller.ended(job.case_id, beat.check, self._now())
+            told = self._told(job, beat)
         except _Overtaken:
             raise
         except CaseworkError as error:
@@ -261,12 +261,18 @@ class Analyser:
         except Exception as error:  # noqa: BLE001 - the outer guard again; its tries are counted
             log.error("case.not_told", case_id=job.case_id, reason=type(error).__name__, where=_where(error))
             return self._fail(job, "INTERNAL", _where(error), again=True)
-        places, withheld = self._record.destinations, self._settings.withheld
-        if not self._ledger.finish_telling(
-            job.job_id, job.fence, document, artefacts, places, self._now(), withheld=withheld
-        ):
+        if not told:
             raise _Overtaken
         return ""
+
+    def _told(self, job: ClaimedJob, beat: Heartbeat) -> bool:
+        """False: the lease is somebody else's now."""
+        number, fence, now = job.job_id, job.fence, self._now()
+        if self._ledger.read.case(job.case_id).reason == "DISMISSED":
+            return self._ledger.finish_withdrawal(number, fence, self._teller.withdrawal(job.case_id, now), now)
+        document, artefacts = self._teller.ended(job.case_id, beat.check, now)
+        places, withheld = self._record.destinations, self._settings.withheld
+        return self._ledger.finish_telling(number, fence, document, artefacts, places, now, withheld=withheld)
 
     def _fail(self, job: ClaimedJob, code: str, detail: str, *, again: bool) -> str:
         work, now = self._settings.work, self._now()

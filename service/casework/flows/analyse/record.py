@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from casework import __version__
 from casework.case import Artefact, input_digest
@@ -39,11 +43,12 @@ class Record:
     def predecessors(self, case: CaseRow) -> tuple[tuple[str, str, str, str], ...]:
         """The documents of this revision's earlier try, else of the newest older revision that has any.
 
-        What was withdrawn is nobody's predecessor.
+        What was withdrawn is nobody's predecessor, neither is a doubt that a person dismissed.
         """
         older: CaseRow | None = case
         while older is not None:
-            artefacts = [] if older.retraction else [row.artefact for row in self._ledger.read.artefacts_of(older.id)]
+            gone = older.retraction or (older.reason == "DISMISSED" and older is not case)
+            artefacts = [] if gone else [row.artefact for row in self._ledger.read.artefacts_of(older.id)]
             found = tuple(
                 (a.study_instance_uid, a.series_instance_uid, a.sop_class_uid, a.sop_instance_uid)
                 for a in artefacts
@@ -53,6 +58,14 @@ class Record:
                 return found
             older = self._ledger.read.case(older.predecessor) if older.predecessor else None
         return ()
+
+    def header(self, artefact: Artefact) -> Dataset:
+        """What a stored object says, without its pixels.
+
+        Raises:
+            Defect: SPOOL_CORRUPT.
+        """
+        return dcmread(BytesIO(self._spool.whole(artefact.sha256)), stop_before_pixels=True)
 
     def store(self, rendered: Sequence[Rendered]) -> list[Artefact]:
         """Make all objects durable together: their flushes overlap."""

@@ -17,7 +17,15 @@ from casework.flows.analyse.stopped import silent_studies, stopped_result
 from casework.flows.analyse.told import left_out
 from casework.ledger import CaseRow, InstanceRow, Ledger
 from casework.reasons import REASONS
-from casework.report import Rendered, Silent, check_not_performed, render_not_performed, verdict_json
+from casework.report import (
+    Rendered,
+    Silent,
+    check_not_performed,
+    render_not_performed,
+    render_rejection,
+    to_reject,
+    verdict_json,
+)
 from casework.result import CaseResult, Check, Choice, Finding, ModelIdentity
 
 
@@ -50,6 +58,19 @@ class Teller:
         last_error = case.detail.split(" ")[0]  # what the tries failed of
         codes = [case.reason, *([last_error] if last_error in REASONS else [])]
         return self.stopped(case, Why(tuple(dict.fromkeys(codes)), self._record.said_before(case)), pause, now)
+
+    def withdrawal(self, case_id: str, now: datetime) -> list[tuple[Artefact, list[str]]]:
+        """Notes that withdraw what a case said, with the destinations that have it: the doubt behind it was dismissed.
+
+        Raises:
+            CaseworkError: it can't be said.
+        """
+        notes = []
+        for artefacts, destinations in to_reject(self._ledger.retraction(case_id).reached):
+            objects, language = [self._record.header(a) for a in artefacts], self._settings.report.language
+            note = render_rejection(case_id, "RETRACTED_QUALITY", objects, language, now)
+            notes += [(made, destinations) for made in self._record.store([note])]
+        return notes
 
     def stopped(self, case: CaseRow, why: Why, pause: Callable[[], None], now: datetime) -> tuple[str, list[Artefact]]:
         """The verdict, and a document for every study that has to be told.
