@@ -37,9 +37,7 @@ def tell(ledger: Ledger, *made: Artefact, seconds: float = 1, **withheld: frozen
     """A worker tells of the next case; its id."""
     job = telling(ledger, seconds)
     assert job is not None
-    assert ledger.finish_telling(
-        job.job_id, job.fence, '{"performed":false}', made, ["pacs"], at(seconds), withheld=withheld
-    )
+    assert ledger.finish_telling(job.job_id, job.fence, made, ["pacs"], at(seconds), withheld=withheld)
     return job.case_id
 
 
@@ -57,7 +55,7 @@ def test_what_the_keeper_stops_is_told(ledger: Ledger) -> None:
     assert tell(ledger, NO) == case_id
     case = ledger.read.case_view(case_id)
     assert (case.case.state, case.case.reason) == (C.NEEDS_ATTENTION, "PATIENT_ID_MISSING")
-    assert (case.result_json, [a.artefact for a in case.artefacts]) == ('{"performed":false}', [NO])
+    assert [a.artefact for a in case.artefacts] == [NO]
     assert end(ledger, next_delivery(ledger, now=at(2)), now=at(2))
     assert state_of(ledger, case_id) is C.NEEDS_ATTENTION
     assert telling(ledger) is None
@@ -113,7 +111,7 @@ def test_a_word_that_is_overtaken_is_not_sent(ledger: Ledger) -> None:
     job = telling(ledger)
     assert job is not None
     ledger.retry_case(case_id, "anna", at(2))
-    assert ledger.finish_telling(job.job_id, job.fence, "{}", [NO], ["pacs"], at(3))
+    assert ledger.finish_telling(job.job_id, job.fence, [NO], ["pacs"], at(3))
     assert ledger.read.case_view(case_id).artefacts == ()
     job = claim(ledger, at(3))
     assert ledger.finish_job(job.job_id, job.fence, "{}", artefacts(case_id, 1), [], ["pacs"], at(4))
@@ -208,6 +206,19 @@ def test_the_word_does_not_cost_an_older_result(ledger: Ledger) -> None:
     assert (state_of(ledger, first), state_of(ledger, second)) == (C.DELIVERED, C.CLOSED)
 
 
+def test_the_word_does_not_outdate_a_run_that_is_under_way(ledger: Ledger) -> None:
+    """The images change while they are analysed: the newer revision is told of, and the older one's results are kept held."""
+    first, job = queued(ledger), claim(ledger)
+    second = ledger.record([arrival(sha256=sha("other"), attributes={"Laterality": "R"})], at(1))[0].case_id
+    assert second is not None
+    assert ledger.move_case(second, C.RECEIVING, C.NEEDS_ATTENTION, "SIDE_CHANGED", "assemble", at(2))
+    tell(ledger, NO, seconds=3)
+    assert ledger.finish_job(job.job_id, job.fence, "{}", artefacts(first, 1), [], ["pacs"], at(4))
+    assert next_delivery(ledger, now=at(5)).artefact == NO
+    assert ledger.claim_delivery("pacs", "s", 60, at(5)) is None
+    assert state_of(ledger, first) is C.DELIVERING
+
+
 def test_a_doubt_that_is_dismissed_takes_the_word_back(ledger: Ledger) -> None:
     """An older result stands, so what was said since is withdrawn where it is, and not sent where it isn't."""
     first, job = queued(ledger), claim(ledger)
@@ -219,7 +230,7 @@ def test_a_doubt_that_is_dismissed_takes_the_word_back(ledger: Ledger) -> None:
     assert ledger.move_case(second, C.RECEIVING, C.NEEDS_ATTENTION, "SIDE_CHANGED", "assemble", at(2))
     word = telling(ledger, 3)
     assert word is not None
-    assert ledger.finish_telling(word.job_id, word.fence, "{}", [NO], ["pacs", "away"], at(3))
+    assert ledger.finish_telling(word.job_id, word.fence, [NO], ["pacs", "away"], at(3))
     assert end(ledger, next_delivery(ledger, now=at(4)), now=at(4))
     ledger.decide(second, "dismissed", "anna", at(5))
     assert state_of(ledger, first) is C.DELIVERED

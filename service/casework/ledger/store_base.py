@@ -178,11 +178,12 @@ _CASE = case_columns().where(case_revision.c.id == bindparam("case_id"))  # buil
 
 
 def family(connection: Connection, case_id: str) -> Sequence[Row[Any]]:
-    """Every revision of the case's patient and window, itself among them: id, root_id, revision, state, retraction, has_result."""
+    """Every revision of the case's patient and window, itself among them: id, root_id, revision, state, reason, retraction, has_result."""
     own = select(case_revision.c.root_id).where(case_revision.c.id == case_id).scalar_subquery()
     columns = (case_revision.c.id, case_revision.c.root_id, case_revision.c.revision, case_revision.c.state)
     has_result = (case_revision.c.result_json != "").label("has_result")
-    query = select(*columns, case_revision.c.retraction, has_result).where(case_revision.c.root_id == own)
+    said = (case_revision.c.reason, case_revision.c.retraction)
+    query = select(*columns, *said, has_result).where(case_revision.c.root_id == own)
     return connection.execute(query.order_by(case_revision.c.revision)).all()
 
 

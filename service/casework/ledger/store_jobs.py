@@ -165,11 +165,10 @@ class JobStore(base.Store):
             supersede(tx, row.case_id)
             return True
 
-    def finish_telling(  # noqa: PLR0917 - the contract's signature
+    def finish_telling(
         self,
         job_id: int,
         fence: int,
-        result_json: str,
         artefacts: Sequence[Artefact],
         destinations: Sequence[str],
         now: datetime,
@@ -189,8 +188,6 @@ class JobStore(base.Store):
             case = base.get_case(tx.connection, row.case_id)
             moved_on = case.state not in TOLD or case.reason == "DISMISSED" or case.retraction
             if not moved_on and not has_results(tx.connection, case.id):
-                own = case_revision.c.id == case.id
-                tx.connection.execute(update(case_revision).where(own).values(result_json=result_json))
                 _tell(tx, row, artefacts, destinations, withheld)
             return True
 

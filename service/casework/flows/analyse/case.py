@@ -270,9 +270,9 @@ class Analyser:
         number, fence, now = job.job_id, job.fence, self._now()
         if self._ledger.read.case(job.case_id).reason == "DISMISSED":
             return self._ledger.finish_withdrawal(number, fence, self._teller.withdrawal(job.case_id, now), now)
-        document, artefacts = self._teller.ended(job.case_id, beat.check, now)
+        artefacts = self._teller.ended(job.case_id, beat.check, now)
         places, withheld = self._record.destinations, self._settings.withheld
-        return self._ledger.finish_telling(number, fence, document, artefacts, places, now, withheld=withheld)
+        return self._ledger.finish_telling(number, fence, artefacts, places, now, withheld=withheld)
 
     def _fail(self, job: ClaimedJob, code: str, detail: str, *, again: bool) -> str:
         work, now = self._settings.work, self._now()

@@ -48,8 +48,8 @@ class Teller:
         self._ledger, self._inputs, self._record = ledger, inputs, record
         self._identity, self._settings = identity, settings
 
-    def ended(self, case_id: str, pause: Callable[[], None], now: datetime) -> tuple[str, list[Artefact]]:
-        """The verdict on a case that ended as its state says, and a document for every study that has to be told.
+    def ended(self, case_id: str, pause: Callable[[], None], now: datetime) -> list[Artefact]:
+        """A document for every study of a case that ended as its state says. The verdict stays the case's state.
 
         Raises:
             CaseworkError: it can't be said.
@@ -57,7 +57,7 @@ class Teller:
         case = self._ledger.read.case(case_id)
         last_error = case.detail.split(" ")[0]  # what the tries failed of
         codes = [case.reason, *([last_error] if last_error in REASONS else [])]
-        return self.stopped(case, Why(tuple(dict.fromkeys(codes)), self._record.said_before(case)), pause, now)
+        return self.stopped(case, Why(tuple(dict.fromkeys(codes)), self._record.said_before(case)), pause, now)[1]
 
     def withdrawal(self, case_id: str, now: datetime) -> list[tuple[Artefact, list[str]]]:
         """Notes that withdraw what a case said, with the destinations that have it: the doubt behind it was dismissed.
