@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     import atheris
 
-    with atheris.instrument_imports(include=["casework", "pydicom"]):
+    with atheris.instrument_imports(include=["casework"]):
         from tests.fuzz.seeds import seeds
         from tests.fuzz.targets import TARGETS
     with tempfile.TemporaryDirectory() as corpus:
