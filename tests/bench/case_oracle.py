@@ -70,12 +70,17 @@ class Oracle:
         if not any(a.artefact.kind == "sr" for a in view.artefacts):
             self._silence(view, inputs)
             self._documents(view, inputs)
-            if view.newest_id == case.id and not {self._kinds[i.sha256] for i in inputs.values()} - {
-                "plain",
-                "late",
-                "unilateral",
-                "two modalities",
-            }:
+            if (
+                inputs
+                and view.newest_id == case.id
+                and not {self._kinds[i.sha256] for i in inputs.values()}
+                - {
+                    "plain",
+                    "late",
+                    "unilateral",
+                    "two modalities",
+                }
+            ):
                 self._wanted(view, inputs)
             return
         self.performed += 1
