@@ -163,6 +163,6 @@ def test_the_worker_notices_a_change(copy: Path, keys: tuple[Path, str], tmp_pat
 
 
 def test_packages_in_the_repository_need_no_key() -> None:
-    """The shipped packages are signed by nobody: a site signs what it has accepted (ADR 17)."""
+    """The shipped packages are signed by nobody: a site signs what it has accepted (ADR 22)."""
     for name in ("cman", "cman-tiny"):
         assert not (MODELS / name / "manifest.sig").exists()
