@@ -19,9 +19,22 @@ const wholeWindowFunction = {
   },
 };
 
+// OHIF 3.13.2 makes a volume of an MRI with all phases in one series, and then of whatever is opened next in that viewport. Heat-maps
+// are pictures without a place in space: as a volume they stay black ("Error compiling shader"). Such pictures say here what they are.
+const picturesAreStacks = {
+  id: 'casework.pictures-are-stacks',
+  onModeEnter({ servicesManager }) {
+    const { displaySetService } = servicesManager.services;
+    const tell = sets => sets.filter(set => set.SOPClassHandlerId?.endsWith('.stack') && !set.isReconstructable).forEach(set => { set.viewportType ??= 'stack'; });
+    this.heard?.unsubscribe();
+    this.heard = displaySetService.subscribe(displaySetService.EVENTS.DISPLAY_SETS_ADDED, ({ displaySetsAdded }) => tell(displaySetsAdded));
+    tell(displaySetService.getActiveDisplaySets());
+  },
+};
+
 window.config = {
   routerBasename: '/',
-  extensions: [wholeWindowFunction],
+  extensions: [wholeWindowFunction, picturesAreStacks],
   modes: [],
   showStudyList: true,
   investigationalUseDialog: { option: 'always' },
