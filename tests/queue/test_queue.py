@@ -2,7 +2,7 @@
 
 import signal
 
-from casework.case import CaseState, JobState
+from casework.case import TELL, CaseState, JobState
 from tests.queue.conftest import Yard, kill_group
 
 
@@ -66,7 +66,9 @@ def test_a_poison_job_ends_after_its_tries(yard: Yard) -> None:
         return yard.ledger.read.case(poison).state is CaseState.NEEDS_ATTENTION and len(yard.done()) == 3
 
     yard.until(over, within_s=90)
-    assert jobs_of(yard, poison) == [(JobState.DEAD, 3)]
+    dead, *others = jobs_of(yard, poison)
+    assert dead == (JobState.DEAD, 3)
+    assert [job.kind for job in yard.ledger.read.case_view(poison).jobs[1:]] == [TELL] * len(others)
     assert yard.ledger.read.case(poison).reason == "ATTEMPTS_EXHAUSTED"
     assert all(jobs_of(yard, case_id) == [(JobState.SUCCEEDED, 1)] for case_id in behind)
 
