@@ -307,7 +307,16 @@ def _doubts(items: list[Item], assembler: Assembler) -> list[dict[str, Any]]:
 def _write_a_page(tx: Tx) -> None:
     """Change something and change it back: a commit of nothing works on a full disk too."""
     now = tx.now
-    row = {"door": "probe", "host": "", "pid": 0, "state": "", "code": "", "error_code": "", "error_at": None, "engine": ""}
+    row = {
+        "door": "probe",
+        "host": "",
+        "pid": 0,
+        "state": "",
+        "code": "",
+        "error_code": "",
+        "error_at": None,
+        "engine": "",
+    }
     tx.connection.execute(insert(process), {**row, "started_at": now, "beat_at": now})
     tx.connection.execute(delete(process).where(process.c.door == "probe"))
 
