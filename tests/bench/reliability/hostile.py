@@ -21,6 +21,7 @@ from tests.bench.receivers import HOST, Receiver
 from tests.bench.reliability.lab import Lab
 from tests.protocol.peer import ECHO, EXPLICIT, IMPLICIT, MR, Peer, command, fragment, request
 
+STRANGER = "127.0.0.3"  # not the honest sender's address: the places of one address are its own to waste
 HANG_S = 10.0
 LENGTHS = (0, 1, 2, 5, 6, 0x7F, 0xFF, 0x100, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF)
 _GROWTH_MB = 50
@@ -106,7 +107,7 @@ def slow_peers(lab: Lab) -> None:
 
 
 def _connect(port: int) -> socket.socket:
-    return socket.create_connection((HOST, port), 20)
+    return socket.create_connection((HOST, port), 20, source_address=(STRANGER, 0))
 
 
 def _drip(drips: list[socket.socket], pid: int) -> int:
