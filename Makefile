@@ -36,7 +36,7 @@ check: $(VENV)/.test ## format, lint, types, import rules, contract and generate
 	$(PY) -m tests.docs --check
 
 viewers: system $(VENV)/.test ## what OHIF, Orthanc and dcmtk show of the results, with pictures (docs/viewers.md); needs CASEWORK_SHARED
-	$(PY) -m tests.viewers
+	$(PY) -m tests.viewers $(ARGS)
 
 bench: system $(VENV)/.test ## every figure of docs/benchmarks.md, side by side (about 15 minutes)
 	$(PY) -m tests.bench $(ARGS)

@@ -240,7 +240,8 @@ def _head() -> list[str]:
         "Written by `make viewers` (tests/viewers): phantoms through the service into Orthanc 1.10, then OHIF 3.13.2 (the newest release) in",
         "headless Chromium over Orthanc's DICOMweb, Orthanc's own pictures (`/rendered`) and dcmtk 3.6.7 (`dsr2html`, `dcmj2pnm`).",
         "The demo's case (small images, all phases of its MRI in one series) goes out with the profile `ohif`: **every series of it has to be",
-        "shown**, else the run fails. A second case and a study that is not analysed go out with `full`, in Chinese, which OHIF can't show whole.",
+        "shown**, else the run fails. With `ARGS=--full` a second case and a study that is not analysed go out with `full`, in Chinese, which",
+        "OHIF can't show whole; where that has no rows below, what is said of it was seen in earlier runs.",
         "",
     ]
 
