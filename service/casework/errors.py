@@ -20,6 +20,10 @@ class CaseworkError(Exception):
         self.detail = detail
         super().__init__(f"{code}: {self.reason.en}" + (f" ({detail})" if detail else ""))
 
+    def __reduce__(self) -> tuple[type["CaseworkError"], tuple[str, str]]:
+        """Made again from what made it: by default an exception is, from its message, which is no code."""
+        return type(self), (self.code, self.detail)
+
 
 class Refused(CaseworkError):
     """The input can't be accepted or analysed as it is; sending it again unchanged won't help."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import re
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -176,3 +177,10 @@ def test_a_profile_says_which_objects_a_destination_gets(tmp_path: Path) -> None
     assert settings.pages
     for objects in config.PROFILES.values():
         assert set(objects) <= set(config.OBJECTS)
+
+
+@pytest.mark.parametrize("family", [Refused, Unavailable, Defect])
+def test_an_error_that_crosses_processes_is_the_same_error(family: type[CaseworkError]) -> None:
+    """What a pool's process raised says its code on the other side, instead of breaking the pool."""
+    told = pickle.loads(pickle.dumps(family("LEDGER_UNAVAILABLE", "probe")))  # noqa: S301 - our own bytes
+    assert (type(told), told.code, told.detail) == (family, "LEDGER_UNAVAILABLE", "probe")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 
-from casework.report import capture, codes, header, uid
+from casework.report import capture, codes, header
 from casework.report.header import Context
 from casework.result import HeatImage
 
@@ -28,18 +28,8 @@ def groups(ctx: Context) -> list[list[HeatImage]]:
 
 def build(ctx: Context, number: int, images: Sequence[HeatImage]) -> Dataset:
     """One cine; `number` is its Instance Number."""
-    sop_class, series = uid.EXTRA[KIND]
     source = ctx.sources[images[0].sources[0]]
-    ds = header.start(ctx, ctx.captures, sop_class, uid.instance_uid(ctx.key, ctx.study, KIND, number))
-    header.series(
-        ctx,
-        ds,
-        modality="OT",
-        uid=uid.series_uid(ctx.key, ctx.study, KIND),
-        number=series,
-        description=f"AI {ctx.result.model.name} heat-map cine - not for diagnosis",
-        kind=codes.CLASS_ACTIVATION,
-    )
+    ds = header.heat_object(ctx, ctx.captures, KIND, number, what="heat-map cine")
     ds.InstanceNumber = number
     ds.ImageComments = ctx.say(f"{images[0].side.value} US cine, {len(images)} analysed frames. {capture.WARNING}")
     capture.anatomy(ctx, ds, images[0], source)

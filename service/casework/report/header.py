@@ -18,6 +18,7 @@ from pydicom.tag import BaseTag, Tag
 from casework import config
 from casework.errors import Defect
 from casework.report import codes
+from casework.report import uid as uids
 from casework.report.charset import Charset
 from casework.report.encode import Shared, frozen
 from casework.result import CaseResult, HeatImage
@@ -202,6 +203,22 @@ def series(ctx: Context, ds: Dataset, *, modality: str, uid: str, number: int, d
     ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = modality, uid, number
     ds.SeriesDescription = ctx.say(description[:64])
     ds.SeriesDescriptionCodeSequence = [codes.concept(kind)]
+
+
+def heat_object(ctx: Context, shared: Dataset, kind: str, number: int, *, what: str, modality: str = "OT") -> Dataset:
+    """The beginning of a further object of one study that shows where the network looked: identity and its own series."""
+    sop_class, series_number = uids.EXTRA[kind]
+    ds = start(ctx, shared, sop_class, uids.instance_uid(ctx.key, ctx.study, kind, number))
+    series(
+        ctx,
+        ds,
+        modality=modality,
+        uid=uids.series_uid(ctx.key, ctx.study, kind),
+        number=series_number,
+        description=f"AI {ctx.result.model.name} {what} - not for diagnosis",
+        kind=codes.CLASS_ACTIVATION,
+    )
+    return ds
 
 
 def content(ctx: Context, ds: Dataset, label: str, description: str) -> None:

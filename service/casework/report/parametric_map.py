@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DSfloat
 
-from casework.report import capture, codes, header, space, uid
+from casework.report import capture, codes, header, space
 from casework.report.header import Context
 from casework.result import HeatImage
 
@@ -20,17 +20,7 @@ KIND = "parametric-map"
 
 def build(ctx: Context, number: int, images: Sequence[HeatImage], found: space.Volume) -> Dataset:
     """The map of one MR study."""
-    sop_class, series = uid.EXTRA[KIND]
-    ds = header.start(ctx, ctx.common, sop_class, uid.instance_uid(ctx.key, ctx.study, KIND, number))
-    header.series(
-        ctx,
-        ds,
-        modality="OT",
-        uid=uid.series_uid(ctx.key, ctx.study, KIND),
-        number=series,
-        description=f"AI {ctx.result.model.name} activation map - not for diagnosis",
-        kind=codes.CLASS_ACTIVATION,
-    )
+    ds = header.heat_object(ctx, ctx.common, KIND, number, what="activation map")
     source = ctx.sources[found.planes[0].uid]
     space.frame_of_reference(ctx, ds, source)
     header.carry(ds, ctx.charset, source, "BodyPartExamined")

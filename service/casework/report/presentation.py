@@ -8,7 +8,7 @@ from highdicom.pr import GraphicObject, TextObject
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from casework.report import capture, codes, header, uid
+from casework.report import capture, header, uid
 from casework.report.describe import percent
 from casework.report.header import Context
 from casework.result import HeatImage
@@ -26,18 +26,8 @@ def possible(ctx: Context, image: HeatImage) -> bool:
 
 def build(ctx: Context, number: int, image: HeatImage) -> Dataset:
     """The state of one image with a region."""
-    sop_class, series = uid.EXTRA[KIND]
     source = ctx.sources[image.sources[0]]
-    ds = header.start(ctx, ctx.common, sop_class, uid.instance_uid(ctx.key, ctx.study, KIND, number))
-    header.series(
-        ctx,
-        ds,
-        modality="PR",
-        uid=uid.series_uid(ctx.key, ctx.study, KIND),
-        number=series,
-        description=f"AI {ctx.result.model.name} outlines - not for diagnosis",
-        kind=codes.CLASS_ACTIVATION,
-    )
+    ds = header.heat_object(ctx, ctx.common, KIND, number, what="outlines", modality="PR")
     ds.InstanceNumber = number
     sides = {i.side for _, i in ctx.images if possible(ctx, i)}
     ds.Laterality = sides.pop().value if len(sides) == 1 else None  # 2C: one value for the series

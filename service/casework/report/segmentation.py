@@ -114,17 +114,7 @@ def hottest(heat: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _start(ctx: Context, kind: str, number: int, names: Sequence[str]) -> Dataset:
-    sop_class, series = uid.EXTRA[kind]
-    ds = header.start(ctx, ctx.common, sop_class, uid.instance_uid(ctx.key, ctx.study, kind, number))
-    header.series(
-        ctx,
-        ds,
-        modality="SEG",
-        uid=uid.series_uid(ctx.key, ctx.study, kind),
-        number=series,
-        description=f"AI {ctx.result.model.name} activated regions - not for diagnosis",
-        kind=codes.CLASS_ACTIVATION,
-    )
+    ds = header.heat_object(ctx, ctx.common, kind, number, what="activated regions", modality="SEG")
     sources = [ctx.sources[n] for n in names]
     header.carry(ds, ctx.charset, sources[0], "BodyPartExamined")
     ds.InstanceNumber = number

@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from casework.geometry import Affine2
-from casework.report import capture, codes, header, heat, segmentation, space, texts, uid
+from casework.report import capture, codes, header, heat, segmentation, space, texts
 from casework.report.codes import concept
 from casework.report.describe import said_percent
 from casework.report.header import Context
@@ -45,17 +45,7 @@ def _marked(result: CaseResult, images: Sequence[HeatImage], found: space.Volume
 
 def build(ctx: Context, number: int, images: Sequence[HeatImage], found: space.Volume) -> Dataset:
     """The slices of one MR study, for which `CaseResult.planes` has pictures."""
-    sop_class, series = uid.EXTRA[KIND]
-    ds = header.start(ctx, ctx.captures, sop_class, uid.instance_uid(ctx.key, ctx.study, KIND, number))
-    header.series(
-        ctx,
-        ds,
-        modality="OT",
-        uid=uid.series_uid(ctx.key, ctx.study, KIND),
-        number=series,
-        description=f"AI {ctx.result.model.name} heat on MR slices - not for diagnosis",
-        kind=codes.CLASS_ACTIVATION,
-    )
+    ds = header.heat_object(ctx, ctx.captures, KIND, number, what="heat on MR slices")
     laid = found.heat(images)
     chosen = [n for n, p in enumerate(found.planes) if (p.uid, p.frame) in ctx.result.planes]
     frames = [
