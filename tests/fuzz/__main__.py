@@ -1,40 +1,85 @@
 """Fuzz one parser with atheris, guided by coverage.
 
-    python -m tests.fuzz header --seconds 600 [--shared ../shared/data]
+    python -m tests.fuzz header --seconds 600 [--corpus FOLDER] [--shared ../shared/data]
+    python -m tests.fuzz header --corpus FOLDER --smallest      # keep in tests/fuzz/corpus what reaches all that FOLDER reaches
+    python -m tests.fuzz coverage                               # how much of each parser that kept corpus reaches
 
 atheris is not among the pinned packages (it is large and for Linux only): pip install atheris==3.0.0. What it finds goes into
-tests/fuzz/found/<target>/ and is then run by the tests for ever.
+tests/fuzz/found/<target>/ and is then run by the tests for ever, as the kept corpus is. Nothing of --shared may be kept: it is
+other people's.
 """
 
 import argparse
+import io
 import sys
 import tempfile
 from pathlib import Path
 
+HERE = Path(__file__).parent
+PARSERS = {  # by target: the modules that are this parser's
+    "header": ("dicom/header.py", "dicom/scanner.py"),
+    "multipart": ("dicom/stow.py",),
+    "manifest": ("modelspec.py",),
+}
+GOAL = 90  # per cent of lines and branches
+
 
 def main() -> None:
-    """Run until the time is over or something was found."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """One of three verbs: run until the time is over or something was found; keep the smallest corpus; measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=20261120)
     parser.add_argument("--shared", type=Path)
+    parser.add_argument("--corpus", type=Path, help="a folder that keeps what was learnt for the next run")
+    parser.add_argument("--smallest", action="store_true")
     options = parser.parse_args()
+    if options.target == "coverage":
+        sys.exit(measure())
+    with tempfile.TemporaryDirectory() as folder:
+        fuzz(options, Path(options.corpus or folder))
+
+
+def fuzz(options: argparse.Namespace, corpus: Path) -> None:
+    """Let libFuzzer run; it ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["casework"]):
         from tests.fuzz.seeds import seeds
         from tests.fuzz.targets import TARGETS
-    with tempfile.TemporaryDirectory() as corpus:
+    corpus.mkdir(parents=True, exist_ok=True)
+    found, kept = HERE / "found" / options.target, HERE / "corpus" / options.target
+    for folder in (found, kept):
+        folder.mkdir(parents=True, exist_ok=True)
+    flags = ["-timeout=10", "-rss_limit_mb=1024", "-max_len=65536", f"-artifact_prefix={found}/"]
+    if options.smallest:
+        flags += ["-merge=1", str(kept), str(corpus)]
+    else:
         for number, data in enumerate(seeds(options.target, options.shared)):
-            (Path(corpus) / f"seed-{number}").write_bytes(data)
-        found = Path(__file__).parent / "found" / options.target
-        found.mkdir(parents=True, exist_ok=True)
-        flags = [f"-max_total_time={options.seconds}", f"-seed={options.seed}", "-timeout=10", "-rss_limit_mb=1024"]
-        atheris.Setup(
-            [sys.argv[0], *flags, "-max_len=65536", f"-artifact_prefix={found}/", corpus], TARGETS[options.target]
-        )
-        atheris.Fuzz()
+            (corpus / f"seed-{number}").write_bytes(data)
+        flags += [f"-max_total_time={options.seconds}", f"-seed={options.seed}", str(corpus), str(kept)]
+    atheris.Setup([sys.argv[0], *flags], TARGETS[options.target])
+    atheris.Fuzz()
+
+
+def measure() -> int:
+    """Print which share of its parser's lines and branches each kept corpus reaches; 1 when one is below the goal."""
+    import coverage
+
+    low = 0
+    for target, modules in PARSERS.items():
+        seen = coverage.Coverage(data_file=None, branch=True, include=[f"*/casework/{module}" for module in modules])
+        seen.start()
+        from tests.fuzz.seeds import seeds
+        from tests.fuzz.targets import TARGETS
+
+        for data in [*seeds(target), *(path.read_bytes() for path in sorted((HERE / "corpus" / target).glob("*")))]:
+            TARGETS[target](data)
+        seen.stop()
+        share = seen.report(file=io.StringIO())
+        print(f"{target}: {share:.0f} % of {', '.join(modules)}")
+        low |= share < GOAL
+    return low
 
 
 if __name__ == "__main__":
