@@ -42,6 +42,14 @@ RUN python -c "import json, pathlib, shutil; s, t = pathlib.Path('/source'), pat
 names = ['manifest.json', *json.loads((s / 'manifest.json').read_text())['files']]; \
 [((t / n).parent.mkdir(parents=True, exist_ok=True), shutil.copyfile(s / n, t / n)) for n in names]"
 
+# GPUs run the half-precision twin (docs/adr/0017): made here from this very package, by ONNX Runtime on the builder's CPU.
+FROM cpu-packages AS twin
+COPY models/requirements-twin.lock ./
+RUN pip --python /opt/casework/bin/python install -q --no-deps --require-hashes -r requirements-twin.lock
+COPY --from=model /opt/models /opt/models
+COPY models/cman/twin.py models/cman/unquantised.py models/cman/
+RUN /opt/casework/bin/python -m models.cman.twin --package /opt/models/cman --out /opt/models/cman-fp16
+
 FROM ${PYTHON_IMAGE} AS base
 LABEL org.opencontainers.image.title="casework" \
       org.opencontainers.image.description="Clinical AI inference for breast imaging. Research use; not a medical device." \
@@ -82,7 +90,7 @@ CMD ["serve"]
 FROM ${GPU_IMAGE} AS infer-gpu
 COPY --from=base /etc/passwd /etc/group /etc/
 COPY --from=base --chown=10001:10001 /var/lib/casework /var/lib/casework
-COPY --from=model /opt/models /opt/models
+COPY --from=twin /opt/models /opt/models
 COPY --from=gpu-packages /opt/casework /opt/casework
 ENV PATH=/opt/casework/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     CASEWORK_STORAGE_ROOT=/var/lib/casework CASEWORK_WORK_MODEL=/opt/models/cman CASEWORK_DOOR=infer-worker

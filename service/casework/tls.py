@@ -117,6 +117,7 @@ def believing(ca_file: str) -> ssl.SSLContext:
     """
     context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     if ca_file:
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a certificate that is named here is believed itself
         _trust(context, ca_file)
     else:
         context.load_default_certs()
@@ -154,6 +155,25 @@ def expires(certificate_file: str) -> datetime:
         return x509.load_pem_x509_certificate(Path(certificate_file).read_bytes()).not_valid_after_utc
     except (OSError, ValueError) as error:
         raise Defect("CONFIG_INVALID", f"{certificate_file}: {type(error).__name__}") from error
+
+
+def own_name(certificate_file: str) -> str:
+    """A name that our own certificate bears, to call ourselves by: its first DNS name, else its first address, else "".
+
+    Raises:
+        Defect: CONFIG_INVALID.
+    """
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_pem_x509_certificate(Path(certificate_file).read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ""
+    except (OSError, ValueError) as error:
+        raise Defect("CONFIG_INVALID", f"{certificate_file}: {type(error).__name__}") from error
+    found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    return next(iter(found), "")
 
 
 def _strict(context: ssl.SSLContext) -> ssl.SSLContext:

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from casework.config import Settings, Work
 from casework.config_engine import Engine
+from casework.config_security import Signing
 from casework.engine.bundle import ModelPackage
 from casework.engine.choose import Opened, Place, open_engine
 from casework.engine.gpu import Gpu
@@ -227,6 +230,21 @@ def test_what_the_parser_refuses_is_a_code(package: ModelPackage) -> None:
         library.build("MG", b"nothing", (1, 2, 4), target="SM89")
     with pytest.raises(Defect, match="ENGINE_PLAN_FAILED"):
         library.build("MG", package.graphs["MG"][:-100], profiles(2)["MG"], target="SM89")
+
+
+def test_no_plan_is_built_from_a_package_that_nobody_signed(tmp_path: Path) -> None:
+    """Where keys are trusted, `casework build-plan` builds from what they signed only, as the worker would serve."""
+    public = tmp_path / "public.pem"
+    form = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    public.write_bytes(Ed25519PrivateKey.generate().public_key().public_bytes(*form))
+    settings = Settings(
+        work=Work(model=str(MODELS / "cman-tiny")),
+        engine=Engine(order=("tensorrt-rtx", "cpu")),
+        signing=Signing(public_key_files=(str(public),)),
+    )
+    for build in (build_plans(settings), check_targets(settings, ["SM89"])):
+        with pytest.raises(Defect, match="MODEL_UNSIGNED"):
+            next(build)
 
 
 def test_building_plans_needs_a_runner_that_reads_them(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from pydicom import dcmread
 from casework.config import Peer as PeerRow
 from casework.config import load
 from casework.config_security import Tls
+from casework.dicom.answers import StoreItem
+from casework.entrypoints import probe
 from casework.entrypoints.listener import Listener
-from casework.errors import Defect
+from casework.errors import Defect, Unavailable
 from casework.tls import ServerTls
 from tests.api.samples import mammogram
 from tests.certificates import Authority, Pair
@@ -149,6 +151,26 @@ def test_mutual_tls(start_tls: Start, authority: Authority, tmp_path: Path) -> N
     assert echoscu(listener.tls_port, "+tla", "+cf", authority.file).returncode != 0
     codes = turned_away(listener)
     assert codes.count("TLS_FAILED") == 3, codes
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_the_probe_speaks_tls_where_the_plain_port_is_closed(
+    start_tls: Start, authority: Authority, tmp_path: Path, mutual: bool
+) -> None:
+    """It believes our own certificate and no other, and shows it where the port asks who calls."""
+    listener = start_tls(plain_dicom=False, client_ca_file=authority.file if mutual else "")
+    settings = replace(listener.settings, tls=replace(listener.settings.tls, dicom_port=listener.tls_port))
+    ds = dcmread(BytesIO(mammogram()))
+    path = tmp_path / "image.dcm"
+    ds.save_as(path)
+    item = StoreItem(path, str(ds.SOPClassUID), str(ds.SOPInstanceUID))
+    probe._send(settings, [item], "TEST")
+    [row] = listener.ledger.read.receipts(10)
+    assert row.code == ""
+    other = Authority(tmp_path / "other").issue("localhost")
+    tls = replace(settings.tls, certificate_file=other.certificate, key_file=other.key)
+    with pytest.raises(Unavailable, match="PEER_TLS"):
+        probe._send(replace(settings, tls=tls), [item], "TEST")
 
 
 def test_title_address_and_certificate_belong_together(start_tls: Start, authority: Authority) -> None:

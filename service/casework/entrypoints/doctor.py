@@ -194,12 +194,10 @@ def _decoders(_: Settings) -> Iterator[Check]:
 
 
 def _model(settings: Settings) -> Iterator[Check]:
-    from casework.engine.bundle import open_package
     from casework.engine.choose import open_engine
-    from casework.entrypoints.engines import place_of
+    from casework.entrypoints.engines import open_model, place_of
 
-    signing = settings.signing
-    package = open_package(settings.model_folder, signing.public_key_files, allow_unsigned=signing.allow_unsigned)
+    package = open_model(settings)
     passport = open_engine(package, settings.engine, place_of(settings)).passport
     spec = package.spec
     what = f"{spec.name} {spec.version} ({spec.precision}), manifest {package.sha256[:16]}; serves by {passport.line}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from casework.config import Settings
-from casework.engine.bundle import open_package
+from casework.engine.bundle import ModelPackage, open_package
 from casework.engine.choose import Place
 from casework.engine.gpu import Gpu
 from casework.engine.plans import Plans
@@ -22,6 +22,16 @@ def place_of(settings: Settings) -> Place:
     return Place(twin.resolve(), plans.resolve(), settings.work.threads)
 
 
+def open_model(settings: Settings) -> ModelPackage:
+    """The configured package, signed by whom the configuration trusts.
+
+    Raises:
+        Defect: MODEL_INVALID, MODEL_UNSIGNED and their like.
+    """
+    signing = settings.signing
+    return open_package(settings.model_folder, signing.public_key_files, allow_unsigned=signing.allow_unsigned)
+
+
 def build_plans(settings: Settings) -> Iterator[str]:
     """Build what is missing for this GPU; a line for each graph.
 
@@ -32,7 +42,7 @@ def build_plans(settings: Settings) -> Iterator[str]:
     kind = next((name for name in settings.engine.order if name in MODULES), "")
     if not kind:
         raise Refused("STATE_FORBIDS", "engine.order names neither tensorrt nor tensorrt-rtx: no plans are needed")
-    package, place = open_package(settings.model_folder), place_of(settings)
+    package, place = open_model(settings), place_of(settings)
     twin, library, gpu = open_twin(package, place.twin), Library(kind), Gpu(settings.engine.device)
     kept = Plans(place.plans)
     yield f"{kind} {library.version} on {gpu.name} ({gpu.capability}), driver {gpu.driver}, into {place.plans}"
@@ -50,7 +60,7 @@ def check_targets(settings: Settings, targets: list[str]) -> Iterator[str]:
     Raises:
         CaseworkError: as build_plans.
     """
-    package = open_package(settings.model_folder)
+    package = open_model(settings)
     twin, library = open_twin(package, place_of(settings).twin), Library("tensorrt-rtx")
     for target in targets:
         for role, graph in twin.graphs.items():

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 
 from casework import owner
 from casework.config import Settings
-from casework.engine.bundle import ModelPackage, open_package
+from casework.engine.bundle import ModelPackage
 from casework.engine.choose import open_engine
-from casework.entrypoints.engines import place_of
+from casework.entrypoints.engines import open_model, place_of
 from casework.errors import CaseworkError, Defect, Unavailable
 from casework.flows.analyse import Analyser, Ended, Inputs, PrepareAhead
 from casework.ledger import Ledger
@@ -50,7 +50,7 @@ class Worker:
         if work.report_process:
             self.reports.start()
         try:
-            self.package = _open(settings)
+            self.package = open_model(settings)
             _check_preprocess(self.package)
             opened = open_engine(self.package, settings.engine, place_of(settings))
             self.runner, self.passport = opened.runner, opened.passport
@@ -103,7 +103,7 @@ class Worker:
             return
         self._checked_at = time.monotonic()
         try:
-            same = _open(self.settings).sha256 == self.package.sha256
+            same = open_model(self.settings).sha256 == self.package.sha256
         except Defect as defect:
             raise Defect("MODEL_CHANGED", defect.code) from defect
         if not same:
@@ -164,11 +164,6 @@ class Worker:
                 log.warning("prepare.failed", code=error.code)
             except Exception as error:  # noqa: BLE001 - outer guard of this loop: preparing ahead is never needed
                 log.error("prepare.failed", error_type=type(error).__name__)
-
-
-def _open(settings: Settings) -> ModelPackage:
-    signing = settings.signing
-    return open_package(settings.model_folder, signing.public_key_files, allow_unsigned=signing.allow_unsigned)
 
 
 def _check_preprocess(package: ModelPackage) -> None:

@@ -9,6 +9,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from casework.case import PROBE_ISSUER, CaseState
 from casework.config import Destination, Settings
 from casework.dicom.answers import Answer, StoreItem
 from casework.dicom.scu import StoreSession
-from casework.engine.bundle import open_package
+from casework.entrypoints.engines import open_model
 from casework.errors import Defect, Refused, Unavailable
 from casework.ledger import CaseView, Ledger, Selector
+from casework.tls import own_name
 
 _POLL_S = 0.1
 _SCALE = 3  # golden pictures are as small as the network's input; a scanner's are not
@@ -39,11 +41,9 @@ def send_probe(settings: Settings, ledger: Ledger, within_s: float, calling: str
         Defect: PROBE_FAILED, the case ended otherwise than with a result that stays here.
         Refused: what the listener answered.
     """
-    if not settings.tls.plain_dicom:
-        raise Refused("STATE_FORBIDS", "dicom.port is closed (tls.plain_dicom): the probe speaks no TLS")
     began = time.monotonic()
     study, patient = f"2.25.{uuid.uuid4().int}", uuid.uuid4().hex[:12].upper()
-    frames = open_package(settings.model_folder).golden[0].arrays["US"][0, :, 0]
+    frames = open_model(settings).golden[0].arrays["US"][0, :, 0]
     with tempfile.TemporaryDirectory(dir=settings.root) as folder:
         items = [_write(Path(folder), n, frame, study, patient) for n, frame in enumerate(frames, 1)]
         _send(settings, items, calling)
@@ -57,15 +57,24 @@ def send_probe(settings: Settings, ledger: Ledger, within_s: float, calling: str
 
 
 def _send(settings: Settings, items: list[StoreItem], calling: str) -> None:
-    dicom = settings.dicom
-    host = "127.0.0.1" if dicom.host == "0.0.0.0" else dicom.host  # noqa: S104 - compared, not bound
-    target = Destination("probe", ae_title=dicom.ae_title, host=host, port=dicom.port)
-    with StoreSession(target, calling) as session:
+    with StoreSession(_target(settings), calling) as session:
         for item in items:
             result = session.send(item)
             if result.answer is not Answer.STORED:
                 family = Unavailable if result.status is None else Refused
                 raise family(result.code or "PROBE_FAILED", f"the listener's answer to {calling}")
+
+
+def _target(settings: Settings) -> Destination:
+    """Our own listener: its plain port, or where that is closed the TLS port, whose very certificate is believed."""
+    dicom, tls = settings.dicom, settings.tls
+    host = "127.0.0.1" if dicom.host == "0.0.0.0" else dicom.host  # noqa: S104 - compared, not bound
+    target = Destination("probe", ae_title=dicom.ae_title, host=host, port=dicom.port)
+    if tls.plain_dicom:
+        return target
+    target = replace(target, port=tls.dicom_port, tls=True, tls_name=own_name(tls.certificate_file))
+    mine = (tls.certificate_file, tls.key_file) if tls.client_ca_file else ("", "")  # a port that asks who calls
+    return replace(target, ca_file=tls.certificate_file, certificate_file=mine[0], key_file=mine[1])
 
 
 def _await(ledger: Ledger, case_id: str, within_s: float, began: float) -> CaseView:
