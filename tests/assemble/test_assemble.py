@@ -21,6 +21,7 @@ from casework.errors import Unavailable
 from casework.flows import assemble
 from casework.flows.assemble import Assembler
 from casework.flows.expected import PacsWatch, Question
+from casework.ledger import Selector
 from tests.deliver.objects import dataset, write
 from tests.deliver.rig import Rig, arrival, dimse
 from tests.simulators import orthanc, pacs
@@ -412,8 +413,6 @@ def test_a_clock_that_jumps_moves_nothing(make_desk: MakeDesk) -> None:
 
 def test_a_stat_case_is_queued_before_a_crowd(make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look queues the urgent ones first and then only so many, and says that the next look should come soon."""
-    from casework.ledger import Selector
-
     monkeypatch.setattr(assemble, "AT_ONCE", 3)
     desk = make_desk(rules=Assembly(quiet_s=0.0, settle_s=0.0, poll_s=0.05))
     images = [dataset("MR", PatientID=f"P{n}") for n in range(7)]
@@ -425,6 +424,28 @@ def test_a_stat_case_is_queued_before_a_crowd(make_desk: MakeDesk, monkeypatch: 
     assert desk.case(urgent)[0] is C.QUEUED
     assert sum(desk.case(row)[0] is C.QUEUED for row in crowd) == 2
     desk.run_until(lambda: all(desk.case(row)[0] is C.QUEUED for row in crowd))
+
+
+def test_a_flood_of_stat_leaves_routine_its_turn(make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More STAT comes before every look than a look queues: each fifth case that is queued is a routine one all the same."""
+    monkeypatch.setattr(assemble, "AT_ONCE", 3)
+    desk = make_desk(rules=Assembly(quiet_s=0.0, settle_s=0.0, poll_s=0.05))
+    routine = [desk.receive(dataset("MR", PatientID=f"R{n}"), association="") for n in range(2)]
+    stat: list[str] = []
+    for look in range(4):
+        for n in range(4):
+            image = dataset("MR", PatientID=f"S{look}.{n}")
+            stat.append(desk.receive(image, association=""))
+            selector = Selector(study_uids=(str(image.StudyInstanceUID),))
+            desk.rig.ledger.request_analysis(
+                stat[-1], "h", selector, "doctor", datetime.now(UTC), priority=STAT_PRIORITY
+            )
+        desk.step()
+    order = "".join(
+        "S" if row.case_id in stat else "r" for row in desk.rig.ledger.read.audit(0, 10_000) if row.event == "job.made"
+    )
+    assert order == "SSSSrSSSSrSS"
+    assert all(desk.case(row)[0] is C.QUEUED for row in routine)
 
 
 def test_a_case_left_stable_by_a_crash_is_queued(make_desk: MakeDesk) -> None:

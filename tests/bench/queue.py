@@ -7,6 +7,7 @@ PostgreSQL as in production. Each part prints its figures and what would be a fa
 import argparse
 import itertools
 import json
+import os
 import random
 import signal
 import statistics
@@ -20,6 +21,7 @@ from typing import Protocol
 
 from casework.case import JobState
 from casework.config_queue import Queue
+from tests.bench import celery_alone
 from tests.ledger.postgres_cluster import Cluster
 from tests.queue.conftest import Yard, kill_group
 from tests.queue.redis_server import RedisServer
@@ -38,10 +40,13 @@ def main() -> int:
     parser.add_argument("--within", type=float, default=3600.0, help="seconds after the last kill until all is done")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--outage", type=float, default=600.0, help="seconds without Redis")
+    parser.add_argument(
+        "--pace", type=float, default=0.0, help="seconds between images in `outage`; 0: as fast as they go"
+    )
     parser.add_argument("--latency", type=float, default=0.5, help="seconds of the fixed engine in `scaling`")
     parser.add_argument("--scaled-jobs", type=int, default=40, help="jobs for each worker in `scaling`")
     options = parser.parse_args()
-    cluster, server = Cluster(), RedisServer()
+    cluster, server = Cluster(fsync="storm" not in options.parts), RedisServer()  # the storm counts, it times nothing
     failed = False
     try:
         for part in options.parts:
@@ -127,11 +132,11 @@ def _all_done(yard: Yard, jobs: int) -> bool:
 def outage(folder: Path, server: RedisServer, url: str, options: argparse.Namespace) -> dict[str, object]:
     """F10: Redis is stopped during intake; the intake's rate with and without it, and how soon work goes on."""
     yard = Yard(folder, server.settings(), url)
-    stop = threading.Event()
+    stop, pace = threading.Event(), getattr(options, "pace", 0.0)
     cases: list[str] = []
 
     def take_in() -> None:
-        while not stop.is_set():
+        while not stop.wait(pace):
             cases.extend(yard.add(1))
 
     def rate(seconds: float) -> float:
@@ -146,7 +151,7 @@ def outage(folder: Path, server: RedisServer, url: str, options: argparse.Namesp
         yard.until(lambda: len(yard.done()) == 1)
         sender = threading.Thread(target=take_in)
         sender.start()
-        span = options.outage / 2
+        span = min(options.outage / 2, 60.0)
         with_redis = rate(span)
         server.end(signal.SIGKILL)
         without = rate(options.outage)
@@ -158,7 +163,7 @@ def outage(folder: Path, server: RedisServer, url: str, options: argparse.Namesp
         sender.join()
         yard.until(lambda: _all_done(yard, len(cases) + 1), within_s=1800)
         return {
-            "outage_s": options.outage, "intake_with": round(with_redis, 1), "intake_without": round(without, 1),
+            "outage_s": options.outage, "pace_s": pace, "jobs": len(cases), "intake_with": round(with_redis, 1), "intake_without": round(without, 1),
             "intake_after": round(again, 1), "first_job_s": round(back, 1), **_verdict(yard, cases),
         }  # fmt: skip
     finally:
@@ -168,8 +173,9 @@ def outage(folder: Path, server: RedisServer, url: str, options: argparse.Namesp
 
 
 def scaling(folder: Path, server: RedisServer, url: str, options: argparse.Namespace) -> dict[str, object]:
-    """Throughput of 1, 2 and 4 workers with a fixed engine, each adapter; and what the queue adds to a job."""
-    made: dict[str, object] = {"latency_s": options.latency}
+    """Throughput of 1, 2 and 4 workers with a fixed engine, each adapter; what the queue adds to a job, and what Celery alone does."""
+    made: dict[str, object] = {"latency_s": options.latency, "load": round(os.getloadavg()[0], 1)}
+    made["celery_alone"] = celery_alone.measure(folder, server, options.latency, options.scaled_jobs)
     for kind in ("celery", "ledger"):
         for workers in (1, 2, 4):
             server.admin.flushall()

@@ -1,7 +1,7 @@
 """A national screening load as events: cases arrive, are taken in, queued, analysed and delivered. No I/O, no clock but its own.
 
 What decides is the service's own code: `flows.assemble.judge` says when a case is complete and AT_ONCE how many are queued at a look, `queue.lane_of` and `queue.Turns`
-which job a free worker takes. (The ledger's query within a lane is priority, then age; tests/bench/test_scaling.py compares the
+which of them, and which job a free worker takes. (The ledger's query within a lane is priority, then age; tests/bench/test_scaling.py compares the
 order with a real ledger's.) What takes time is measured and given as `Costs`; arrivals and chances come from a seed.
 """
 
@@ -16,7 +16,7 @@ from functools import partial
 from casework.case import STAT_PRIORITY, CaseState
 from casework.config import Assembly, Policy
 from casework.flows.assemble import AT_ONCE, Facts, Known, judge
-from casework.queue import INFER, ROUTINE, STAT, Turns, lane_of
+from casework.queue import INFER, STAT, Turns, lane_of
 
 DAY_S = 86400.0
 HOURS = (0, 0, 0, 0, 0, 0, 1, 4, 9, 11, 12, 10, 6, 9, 11, 10, 8, 5, 3, 2, 1, 1, 0, 0)  # share of a working day's cases
@@ -115,8 +115,7 @@ class Lanes:
 
     def take(self, turns: Turns) -> Case | None:
         """The job that a worker with these turns gets."""
-        order = (ROUTINE, STAT) if turns.routine_first else (STAT, ROUTINE)
-        for lane in order:
+        for lane in turns.order:
             if self.waiting[lane]:
                 turns.note(lane)
                 return self.waiting[lane].popleft()
@@ -212,7 +211,7 @@ class _Day:
         self.associations = plant.associations * plant.listeners
         self.taken: list[Case] = []
         self.committing = False
-        self.complete: list[Case] = []
+        self.complete, self.turns_of_keeper = Lanes(), plant.turns()
         self.keeping: list[Case] = []
         self.pacs = [Busy([0.0]) for _ in range(plant.destinations)]
         self.worker_hours = [0.0] * 96
@@ -237,7 +236,8 @@ class _Day:
 
     def look(self, now: float) -> None:
         """Note how many cases wait to be claimed, and how long the oldest has, since it could have been."""
-        lines = [line for line in (self.keeping, self.complete, *self.lanes.waiting.values()) if line]
+        lanes = (*self.complete.waiting.values(), *self.lanes.waiting.values())
+        lines = [line for line in (self.keeping, *lanes) if line]
         oldest = min((line[0].last_image + line[0].rule for line in lines), default=now)
         self.depth.append((now, sum(map(len, lines)), now - oldest))
 
@@ -271,13 +271,12 @@ class _Day:
         self.commit(now, None)
 
     def keep(self, now: float, case: Case | None) -> None:
-        """The keeper is one process. Each of its looks queues the most urgent, then the oldest, at most AT_ONCE of them."""
+        """The keeper is one process. Each of its looks queues the most urgent, then the oldest, by turns, at most AT_ONCE of them."""
         if case is not None:
-            self.complete.append(case)
+            self.complete.put(case)
         if self.keeping or not self.complete:
             return
-        self.complete.sort(key=lambda case: -case.priority)
-        self.keeping, self.complete = self.complete[:AT_ONCE], self.complete[AT_ONCE:]
+        self.keeping = [taken for _ in range(AT_ONCE) if (taken := self.complete.take(self.turns_of_keeper))]
         self.tend(now)
 
     def tend(self, now: float) -> None:

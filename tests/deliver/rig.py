@@ -61,14 +61,14 @@ class Rig:
             worker.close()
         self.ledger.close()
 
-    def rendered(self, objects: Sequence[Dataset], to: Sequence[str]) -> str:
+    def rendered(self, objects: Sequence[Dataset], to: Sequence[str], priority: int = 0) -> str:
         """A case of its own that has just been analysed, with these results on their way to these destinations."""
         now = datetime.now(UTC)
         source = dataset("MG", PatientID=f"P{time.monotonic_ns()}")
         case_id = self.ledger.record([arrival(source)], now)[0].case_id
         assert case_id is not None
         assert self.ledger.move_case(case_id, CaseState.RECEIVING, CaseState.STABLE, "QUEUED", "test", now)
-        self.ledger.queue_case(case_id, 0, "test", now)
+        self.ledger.queue_case(case_id, priority, "test", now)
         job = self.ledger.claim_job("analyse", "test", 60, now)
         assert job is not None
         artefacts = [self.artefact(ds) for ds in objects]

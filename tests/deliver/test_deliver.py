@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from casework.case import CaseState, DeliveryState
+from casework.case import STAT_PRIORITY, CaseState, DeliveryState
 from casework.config import Destination, Work
 from casework.entrypoints import deliver_worker
 from casework.errors import Unavailable
@@ -36,6 +36,24 @@ def same_bytes(pacs: SimulatedPacs, rig: Rig, uid: str) -> bool:
     """Whether the PACS holds exactly the data set that was rendered."""
     held = pacs.holds(uid)
     return held is not None and body(held.path) == body(rig.folder / "made" / f"{uid}.dcm")
+
+
+def test_a_flood_of_stat_leaves_routine_objects_their_turn(make_pacs: MakePacs, make_rig: MakeRig) -> None:
+    """STAT objects go first, and while they never end every fifth object is a routine one."""
+    pacs = make_pacs()
+    destination = dimse("pacs", pacs.port)
+    rig = make_rig(destination)
+    routine = [rig.rendered([dataset()], ["pacs"]) for _ in range(2)]
+    worker = rig.worker(destination)
+    for _ in range(11):
+        rig.rendered([dataset()], ["pacs"], priority=STAT_PRIORITY)
+        worker.step()
+    sent = [
+        row.case_id
+        for row in rig.ledger.read.audit(0, 10_000)
+        if row.event == "delivery.moved" and row.detail["to"] == D.SENDING
+    ]
+    assert "".join("r" if case_id in routine else "S" for case_id in sent) == "SSSSrSSSSrS"
 
 
 FAULTS = [

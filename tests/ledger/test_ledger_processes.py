@@ -91,7 +91,7 @@ def test_claims_step_around_each_other(cluster: Cluster) -> None:
 
 
 def test_a_job_costs_the_ledger_few_questions(ledger: Ledger) -> None:
-    """A claim is at most 8 statements and an end with one result 17: each is a round trip for a worker on another host."""
+    """A claim is at most 8 statements and an end with one result 15: each is a round trip for a worker on another host."""
     queued(ledger, "1.1")
     counted: list[str] = []
 
@@ -111,7 +111,7 @@ def test_a_job_costs_the_ledger_few_questions(ledger: Ledger) -> None:
     counted.clear()
     assert ledger.finish_job(job.job_id, job.fence, "{}", artefacts(job.case_id, 1), [], ["pacs"], NOW)
     ended = [s for s in counted if not s.startswith("BEGIN")]
-    assert len(ended) <= 17, ended
+    assert len(ended) <= 15, ended
 
 
 def _plain(url: str) -> str:

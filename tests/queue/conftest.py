@@ -19,7 +19,7 @@ from casework.config import Settings
 from casework.config_queue import Queue
 from casework.errors import CaseworkError
 from casework.flows.relay import Relay
-from casework.ledger import Ledger
+from casework.ledger import Ledger, Selector
 from casework.queue import open_bell
 from tests.ledger.ledger_help import arrival
 from tests.queue.redis_server import ROOT, RedisServer
@@ -39,8 +39,8 @@ class Yard:
         self.relay: Relay | None = None
         self._made = first
 
-    def add(self, count: int, priority: int = 0, accession: str = "A") -> list[str]:
-        """Make so many queued cases; their ids."""
+    def receive(self, count: int, priority: int = 0, accession: str = "A") -> list[str]:
+        """Make so many cases that receive, the urgent ones asked for by a person; their ids."""
         now, cases = datetime.now(UTC), []
         for _ in range(count):
             self._made += 1
@@ -48,9 +48,17 @@ class Yard:
             changes = {"study_instance_uid": f"1.2.{n}", "patient_id": f"P{n}", "accession_number": f"{accession}{n}"}
             case_id = self.ledger.record([arrival(f"1.2.{n}.1", **changes)], now)[0].case_id
             assert case_id
+            if priority:
+                self.ledger.request_analysis(f"k{n}", "h", Selector((f"1.2.{n}",)), "doctor", now, priority=priority)
+            cases.append(case_id)
+        return cases
+
+    def add(self, count: int, priority: int = 0, accession: str = "A") -> list[str]:
+        """Make so many queued cases; their ids."""
+        now, cases = datetime.now(UTC), self.receive(count, accession=accession)
+        for case_id in cases:
             assert self.ledger.move_case(case_id, CaseState.RECEIVING, CaseState.STABLE, "", "assemble", now)
             assert self.ledger.queue_case(case_id, priority, "assemble", now)
-            cases.append(case_id)
         return cases
 
     def start_worker(self, latency_s: float = 0.0, lease_s: float = 60.0) -> "subprocess.Popen[bytes]":

@@ -1,8 +1,14 @@
 """What both adapters of the queue port promise: the same tests, real worker processes, a real Redis."""
 
 import signal
+import time
+from datetime import UTC, datetime
 
-from casework.case import TELL, CaseState, JobState
+import pytest
+
+from casework.case import STAT_PRIORITY, TELL, CaseState, JobState
+from casework.config import Assembly, Settings
+from casework.flows import assemble
 from tests.queue.conftest import Yard, kill_group
 
 
@@ -38,6 +44,30 @@ def test_stat_overtakes_and_nothing_starves(yard: Yard) -> None:
     yard.until(lambda: len(yard.done()) == 24)
     order = "".join("S" if run["priority"] else "r" for run in yard.done())
     assert order == "SSSSrSSSSrSSSSrSSrrrrrrr"
+
+
+def test_a_flood_of_stat_starves_nobody(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From reception to result under STAT that never ends: ten routine cases are done within 80 jobs, behind most of those."""
+    monkeypatch.setattr(assemble, "AT_ONCE", 10)
+    keeper = assemble.Assembler(yard.ledger, Settings(assembly=Assembly(quiet_s=0.0)))
+    yard.receive(10)
+    flood = 0
+
+    def done(priority: int) -> int:
+        return sum(run["priority"] == priority for run in yard.done())
+
+    yard.start_relay()
+    yard.start_worker(0.02)
+    until = time.monotonic() + 60
+    while done(0) < 10:
+        assert time.monotonic() < until, "starved"
+        if flood - done(STAT_PRIORITY) < 20:
+            yard.receive(20, STAT_PRIORITY)
+            flood += 20
+        keeper.step(datetime.now(UTC), time.monotonic())
+        time.sleep(0.05)
+    order = "".join("S" if run["priority"] else "r" for run in yard.done())
+    assert 30 <= order.rindex("r") < 80, order
 
 
 def test_a_worker_that_is_killed_loses_nothing(yard: Yard) -> None:

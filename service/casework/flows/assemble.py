@@ -18,6 +18,7 @@
    was opened.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
@@ -29,12 +30,13 @@ from casework.errors import Defect, Refused
 from casework.flows.expected import Ask, PacsWatch, Question, counts
 from casework.ledger import CaseRow, Ledger, StudyRow, Waiting
 from casework.observe import log
+from casework.queue import INFER, Turns, lane_of
 from casework.tracing import note_span
 
 ACTOR = "assemble"
 LOOK_UP_AGAIN_S = 10.0
 PRESSING_S = 3.0
-AT_ONCE = 50  # cases that one look queues
+AT_ONCE = 50  # cases that one look queues: STAT first, and by `Turns` one routine case in five, however much STAT comes
 NO_WAIT = Policy()
 MOVED = timedelta(seconds=60)  # by so much the wall clock may differ from what was written before it is written anew
 
@@ -181,6 +183,7 @@ class Assembler:
         self._hold = timedelta(seconds=settings.fetch.hold_s if fetches else 0.0)
         self._source = "pacs:" + ",".join(d.name for d in settings.destination if d.query)
         self.pressing = False  # whether the next look should come soon: an answer is on its way that may end a wait
+        self._turns = Turns()
         self._ages: dict[str, _Age] = {}
         self._waits: dict[str, _Age] = {}
         self._elsewhere: dict[tuple[str, str], tuple[bool, float]] = {}
@@ -196,9 +199,16 @@ class Assembler:
         if self._policy.accept_corrections:
             self._accept_corrections(now)
         cases = self._ledger.cases_in(CaseState.RECEIVING, CaseState.STABLE)
-        queued = 0
+        lines: dict[str, deque[CaseRow]] = {lane: deque() for lane in INFER}
         for case in sorted(cases, key=lambda case: -case.priority):
-            queued += self._tend_alone(case, now, clock)
+            lines[lane_of(case.priority)].append(case)
+        queued = 0
+        while any(lines.values()):
+            lane = next(lane for lane in self._turns.order if lines[lane])
+            if not self._tend_alone(lines[lane].popleft(), now, clock):
+                continue
+            self._turns.note(lane)
+            queued += 1
             if queued >= AT_ONCE:  # a STAT case that came meanwhile must not wait for thousands of others
                 self.pressing = True
                 break

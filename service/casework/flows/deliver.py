@@ -21,6 +21,7 @@ from casework.dicom.answers import PEER_LEVEL, Answer, StoreItem, StoreResult, e
 from casework.errors import Defect, Unavailable
 from casework.ledger import ClaimedDelivery, Ledger
 from casework.observe import log
+from casework.queue import Turns, lane_of
 from casework.spool import Spool
 from casework.tracing import note_span
 
@@ -147,6 +148,7 @@ class DestinationWorker:
         self._calling = settings.dicom.ae_title
         self._now, self._draw = now, draw
         self._sender: Sender | None = None
+        self._turns = Turns()
         self._few: dict[
             int, int
         ] = {}  # delivery -> answers of class FEW; lost at a restart, which only means more tries
@@ -174,7 +176,13 @@ class DestinationWorker:
             self._sender = None
 
     def _claim(self) -> ClaimedDelivery | None:
-        return self._ledger.claim_delivery(self.destination.name, "deliver", self._work.lease_s, self._now())
+        first = self._turns.routine_first
+        claim = self._ledger.claim_delivery(
+            self.destination.name, "deliver", self._work.lease_s, self._now(), routine_first=first
+        )
+        if claim is not None:
+            self._turns.note(lane_of(claim.priority))
+        return claim
 
     def _probe(self) -> bool:
         """When a probe is due: ask, and let the breaker know. Returns whether objects may go."""

@@ -7,7 +7,6 @@ twice. At most `queue.window` jobs of a lane are said ahead, so a backlog of any
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from casework.case import ANALYSE, TELL
 from casework.config_queue import Queue
 from casework.ledger import Ledger
 from casework.observe import QUEUE_RUNG, log
@@ -30,10 +29,10 @@ class Relay:
             Unavailable: QUEUE_UNAVAILABLE or LEDGER_UNAVAILABLE; the next step does what is left.
         """
         waiting: Mapping[str, list[int]] = {lane: [] for lane in (*INFER, DELIVER)}
-        for kind in (ANALYSE, TELL):
-            for job_id, priority in self.ledger.read.waiting_jobs(kind, self.settings.window):
-                waiting[lane_of(priority)].append(job_id)
-        waiting[DELIVER].extend(self.ledger.read.waiting_deliveries())
+        jobs, deliveries = self.ledger.read.waiting(self.settings.window)
+        for job_id, priority in jobs:
+            waiting[lane_of(priority)].append(job_id)
+        waiting[DELIVER].extend(deliveries)
         return sum(self._ring(lane, jobs, clock) for lane, jobs in waiting.items())
 
     def _ring(self, lane: str, jobs: list[int], clock: float) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, or_, select
 
-from casework.case import ALTERED, CaseState, DeliveryState, JobState
+from casework.case import ALTERED, ANALYSE, TELL, CaseState, DeliveryState, JobState
 from casework.errors import Refused
 from casework.ledger import audit, read_fetch
 from casework.ledger import store_base as base
@@ -38,7 +38,7 @@ from casework.ledger.schema import (
 )
 from casework.ledger.store_cases import inputs_of, instance_row, studies_of
 from casework.ledger.store_delivery import SENDABLE
-from casework.ledger.store_jobs import ready_jobs
+from casework.ledger.store_jobs import ready_jobs, some_ready
 from casework.ledger.store_notice import counts as notice_counts
 from casework.ledger.store_process import ProcessRow, processes
 from casework.ledger.store_proof import unproved_by_destination
@@ -62,6 +62,8 @@ from casework.ledger.types_fetch import OrderRow
 from casework.ledger.types_why import Why
 
 _OPEN_CASES = (CaseState.RECEIVING, CaseState.STABLE, CaseState.QUEUED)
+_NEWEST = select(func.max(delivery.c.id)).where(delivery.c.state == DeliveryState.PENDING.value)
+_TO_DELIVER = _NEWEST.group_by(delivery.c.destination)
 _WAITING = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.UNKNOWN, DeliveryState.RETRY_WAIT)
 
 
@@ -269,11 +271,12 @@ class Read(ReadLists):
         with self._database.read() as connection:
             return ready_jobs(connection, kind, limit)
 
-    def waiting_deliveries(self) -> list[int]:
-        """The newest PENDING delivery of each destination."""
-        query = select(func.max(delivery.c.id)).where(delivery.c.state == DeliveryState.PENDING)
+    def waiting(self, limit: int) -> tuple[list[tuple[int, int]], list[int]]:
+        """`waiting_jobs` of every kind, and the newest PENDING delivery of each destination; three small questions when all is idle."""
         with self._database.read() as connection:
-            return list(connection.execute(query.group_by(delivery.c.destination)).scalars())
+            kinds = [kind for kind in (ANALYSE, TELL) if some_ready(connection, kind)]
+            jobs = [row for kind in kinds for row in ready_jobs(connection, kind, limit)]
+            return jobs, list(connection.execute(_TO_DELIVER).scalars())
 
     def metrics(self) -> Metrics:
         """Counts by state, queue depth and the oldest waiting work."""

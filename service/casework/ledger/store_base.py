@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, bindparam, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, Update, and_, bindparam, exists, insert, select, update
 
 from casework.case import (
     ANALYSE,
@@ -58,8 +59,16 @@ def _legal(kind: str, moves: Mapping[Any, frozenset[Any]], from_: Any, to: Any) 
 
 def _conditional(tx: Tx, table: Table, key: Any, from_: str, values: Mapping[str, Any]) -> bool:
     """Update one row if it still is in `from_`; False when somebody was faster."""
-    where = (table.c.id == key) & (table.c.state == from_)
-    return tx.connection.execute(update(table).where(where).values(changed_at=tx.now, **values)).rowcount == 1
+    changes = {"changed_at": tx.now, **values}
+    to = {"its_id": key, "its_state": from_, **{f"to_{name}": value for name, value in changes.items()}}
+    return tx.connection.execute(_update_of(table, tuple(changes)), to).rowcount == 1
+
+
+@cache
+def _update_of(table: Table, columns: tuple[str, ...]) -> Update:
+    """Built once for each set of columns: building cost a job's end more than the database did."""
+    where = (table.c.id == bindparam("its_id")) & (table.c.state == bindparam("its_state"))
+    return update(table).where(where).values({n: bindparam(f"to_{n}", type_=table.c[n].type) for n in columns})
 
 
 def move_case(
@@ -179,12 +188,18 @@ _CASE = case_columns().where(case_revision.c.id == bindparam("case_id"))  # buil
 
 def family(connection: Connection, case_id: str) -> Sequence[Row[Any]]:
     """Every revision of the case's patient and window, itself among them: id, root_id, revision, state, reason, retraction, has_result."""
-    own = select(case_revision.c.root_id).where(case_revision.c.id == case_id).scalar_subquery()
+    return connection.execute(_FAMILY, {"case_id": case_id}).all()
+
+
+def _family() -> Any:
+    own = select(case_revision.c.root_id).where(case_revision.c.id == bindparam("case_id")).scalar_subquery()
     columns = (case_revision.c.id, case_revision.c.root_id, case_revision.c.revision, case_revision.c.state)
     has_result = (case_revision.c.result_json != "").label("has_result")
     said = (case_revision.c.reason, case_revision.c.retraction)
-    query = select(*columns, *said, has_result).where(case_revision.c.root_id == own)
-    return connection.execute(query.order_by(case_revision.c.revision)).all()
+    return select(*columns, *said, has_result).where(case_revision.c.root_id == own).order_by(case_revision.c.revision)
+
+
+_FAMILY = _family()
 
 
 def freeze_inputs(tx: Tx, case_id: str, root_id: str) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Integer, Row, and_, bindparam, exists, func, or_, select, update
 
-from casework.case import CASE_MOVES, DELIVERY_MOVES, NOT_PERFORMED, REJECTION, Artefact, CaseState, DeliveryState
+from casework.case import (
+    CASE_MOVES,
+    DELIVERY_MOVES,
+    NOT_PERFORMED,
+    REJECTION,
+    STAT_PRIORITY,
+    Artefact,
+    CaseState,
+    DeliveryState,
+)
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_revision, delivery
@@ -19,18 +28,31 @@ STORED = (_D.STORED, _D.STORED_WITH_WARNING)
 SENDABLE = (_C.DELIVERING, _C.NEEDS_ATTENTION, _C.REJECTED, _C.CLOSED)
 _ACTOR = "deliver"
 _PAGE = 32
+_ANY = 1 << 30  # above every priority
+OF_CASE = select(delivery).where(delivery.c.case_id == bindparam("case_id")).order_by(delivery.c.id)
 
 
 class DeliveryStore(base.Store):
     """The senders' part of the facade."""
 
-    def claim_delivery(self, destination: str, owner: str, lease_s: float, now: datetime) -> ClaimedDelivery | None:
-        """Take the most urgent, oldest PENDING object for one destination; None: nothing to send."""
-        with self._database.write_if(now, lambda connection: _next_pending(connection, destination)) as asked:
+    def claim_delivery(
+        self, destination: str, owner: str, lease_s: float, now: datetime, *, routine_first: bool = False
+    ) -> ClaimedDelivery | None:
+        """Take the most urgent, oldest PENDING object for one destination; None: nothing to send.
+
+        routine_first: so that STAT starves nobody.
+        """
+
+        def choose(connection: Connection) -> Any:
+            return (routine_first and _next_pending(connection, destination, below=STAT_PRIORITY)) or _next_pending(
+                connection, destination
+            )
+
+        with self._database.write_if(now, choose) as asked:
             if asked is None:
                 return None
             tx, _ = asked
-            row = _next_pending(tx.connection, destination)
+            row = choose(tx.connection)
             if row is None:
                 return None
             fence, attempt = row.fence + 1, row.attempt + 1
@@ -39,7 +61,9 @@ class DeliveryStore(base.Store):
             base.move_delivery(tx, row, _D.SENDING, actor=_ACTOR, **taken)
             stored = tx.connection.execute(select(artefact).where(artefact.c.id == row.artefact_id)).one()
             what = artefact_of(stored)
-            return ClaimedDelivery(row.id, row.case_id, row.destination, what, fence, attempt, row.first_at)
+            return ClaimedDelivery(
+                row.id, row.case_id, row.destination, what, fence, attempt, row.first_at, row.priority
+            )
 
     def heartbeat_delivery(self, delivery_id: int, fence: int, lease_s: float, now: datetime) -> bool:
         """Prolong a sender's lease; False: the delivery is somebody else's now."""
@@ -88,14 +112,14 @@ def given_up(row: Any) -> bool:
     return row.state == _D.DEAD or (row.state == _D.COMMIT_FAILED and row.next_at is None)
 
 
-def finish_case(tx: Tx, case_id: str, actor: str) -> None:
-    """Bring a case's state in line with its deliveries."""
-    family = base.family(tx.connection, case_id)
+def finish_case(tx: Tx, case_id: str, actor: str, family: Sequence[Row[Any]] = ()) -> None:
+    """Bring a case's state in line with its deliveries. family: what this transaction has read of it, if the case's row is as it was."""
+    family = family or base.family(tx.connection, case_id)
     case = next(row for row in family if row.id == case_id)
     if case.retraction:
         finish_retraction(tx, case_id, actor)
         return
-    rows = tx.connection.execute(select(delivery).where(delivery.c.case_id == case_id).order_by(delivery.c.id)).all()
+    rows = tx.connection.execute(OF_CASE, {"case_id": case_id}).all()
     open_ = [row for row in rows if not landed(row)]
     dead = next((row for row in rows if given_up(row)), None)
     state, moved = CaseState(case.state), False
@@ -181,7 +205,7 @@ def cancel_unsent(
         base.move_delivery(tx, row, _D.CANCELLED, actor=actor, code=code, status=row.status)
 
 
-def current(case_id: str) -> ColumnElement[bool]:
+def current(case_id: Any) -> ColumnElement[bool]:
     """Condition on `artefact`: it is what the case says now. A later try's verdict takes the place of earlier ones'."""
     other = artefact.alias("other")
     newest = select(func.max(other.c.created_at)).where(other.c.case_id == case_id, other.c.kind != REJECTION)
@@ -216,10 +240,10 @@ def _mine(delivery_id: int, fence: int) -> Any:
     return and_(delivery.c.id == delivery_id, delivery.c.fence == fence, delivery.c.state == _D.SENDING)
 
 
-def _next_pending(connection: Connection, destination: str) -> Any:
-    """The next object to send, None without one. Looks at few at a time: a long queue must not be judged as a whole."""
+def _next_pending(connection: Connection, destination: str, below: int = _ANY) -> Any:
+    """The next object of a lower priority than `below`, None without one. Looks at few: a long queue is not judged as a whole."""
     start, to = 0, {"destination": destination}
-    while page := connection.execute(_PENDING, {**to, "start": start}).scalars().all():
+    while page := connection.execute(_PENDING, {**to, "start": start, "below": below}).scalars().all():
         row = connection.execute(_MAY_GO, {**to, "page": page}).first()
         if row is not None:
             return row
@@ -229,7 +253,8 @@ def _next_pending(connection: Connection, destination: str) -> Any:
 
 def _pending() -> Any:
     """A page of what waits for one destination."""
-    mine = (delivery.c.destination == bindparam("destination"), delivery.c.state == _D.PENDING)
+    mine = [delivery.c.destination == bindparam("destination"), delivery.c.state == _D.PENDING]
+    mine.append(delivery.c.priority < bindparam("below", type_=Integer))
     queue = select(delivery.c.id).where(*mine).order_by(delivery.c.priority.desc(), delivery.c.id)
     return queue.limit(_PAGE).offset(bindparam("start", type_=Integer))
 

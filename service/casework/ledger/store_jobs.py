@@ -6,16 +6,18 @@ Whoever ends a job shows the fence that the claim gave him; one that was overtak
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Row, and_, bindparam, exists, insert, or_, select, update
 
 from casework.case import ANALYSE, PROBE_ISSUER, STAT_PRIORITY, TELL, TOLD, Artefact, CaseState, DeliveryState, JobState
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
-from casework.ledger.schema import artefact, case_input, case_revision, case_root, delivery, exclusion, job
+from casework.ledger.schema import Instant, artefact, case_input, case_revision, case_root, delivery, exclusion, job
 from casework.ledger.store_cases import has_results, plan_telling
 from casework.ledger.store_delivery import (
+    OF_CASE,
     cancel_unsent,
     current,
     finish_case,
@@ -25,7 +27,7 @@ from casework.ledger.store_delivery import (
 )
 from casework.ledger.types import EVERYTHING, ClaimedJob, FindingLike, Swept, Withheld
 
-_C, _J = CaseState, JobState
+_C, _D, _J = CaseState, DeliveryState, JobState
 _ACTOR = "analyse"
 # Nothing is ever put off for longer. What is due later was written before the clock went back, and is due now.
 _LONGEST_LEASE, _LONGEST_WAIT = timedelta(hours=1), timedelta(days=1)
@@ -55,19 +57,14 @@ class JobStore(base.Store):
 
         None: nothing to do, or that job is not to be had (any more). routine_first: so that STAT starves nobody.
         """
-        query = _ready(kind, routine_first=routine_first) if job_id is None else _ready(kind).where(job.c.id == job_id)
+        best = _best(kind, named=job_id is not None, routine_first=routine_first)
+        wanted = {"job_id": job_id}
 
         def candidate(connection: Connection) -> int | None:
-            # On PostgreSQL workers that ask at the same time choose different cases: the patient's row is locked, which
-            # nobody else ever locks, so whoever holds the audit's head waits for none of them.
-            locked = (
-                query.with_only_columns(job.c.id)
-                .limit(1)
-                .with_for_update(of=case_root, key_share=True, skip_locked=True)
-            )
-            found: int | None = connection.execute(locked).scalar()
-            if found is None and connection.execute(_some_expired(kind, now, job_id)).first() is not None:
-                return 0
+            found: int | None = connection.execute(best.locked, wanted).scalar()
+            if found is None:
+                stale = {**_bounds(now), **wanted}
+                return 0 if connection.execute(best.expired, stale).first() is not None else None
             return found
 
         with self._database.write_if(now, candidate) as asked:
@@ -76,9 +73,9 @@ class JobStore(base.Store):
             tx, found = asked
             if not found:
                 expire_jobs(tx)
-            row = tx.connection.execute(query.where(job.c.id == found)).first() if found else None
+            row = tx.connection.execute(_best(kind, named=True).first, {"job_id": found}).first() if found else None
             if row is None:  # somebody was faster: the next one
-                row = tx.connection.execute(query.limit(1)).first()
+                row = tx.connection.execute(best.first, wanted).first()
             if row is None:
                 return None
             fence, attempt = row.fence + 1, row.attempt + 1
@@ -127,7 +124,7 @@ class JobStore(base.Store):
                 return True
             supersede_unsent(tx, case_id, family, _ACTOR)
             plan_deliveries(tx, case_id, destinations, row.priority, _ACTOR, withheld)
-            finish_case(tx, case_id, _ACTOR)
+            finish_case(tx, case_id, _ACTOR, family)
             return True
 
     def reject_job(  # noqa: PLR0917 - the contract's signature
@@ -212,45 +209,27 @@ class JobStore(base.Store):
 
     def expire_leases(self, now: datetime) -> Swept:
         """Take back what died: jobs go to READY or, when the tries are spent, DEAD; sendings are repeated."""
-        lost = and_(delivery.c.state == DeliveryState.SENDING, _outside(delivery.c.lease_until, now, _LONGEST_LEASE))
-
-        def some(connection: Connection) -> Any:
-            stale = connection.execute(select(job.c.id).where(_expired(now)).limit(1)).first()
-            return stale or connection.execute(select(delivery.c.id).where(lost).limit(1)).first()
-
-        with self._database.write_if(now, some) as asked:
+        with self._database.write_if(now, lambda connection: _any(connection, now, _SOME_LOST)) as asked:
             if asked is None:
                 return Swept()
             tx, _ = asked
             ready, dead = expire_jobs(tx)
-            rows = tx.connection.execute(select(delivery).where(lost).order_by(delivery.c.id)).all()
+            rows = tx.connection.execute(select(delivery).where(_LOST).order_by(delivery.c.id), _bounds(now)).all()
             for row in rows:
-                base.move_delivery(tx, row, DeliveryState.UNKNOWN, actor="sweep", code="LEASE_EXPIRED")
+                base.move_delivery(tx, row, _D.UNKNOWN, actor="sweep", code="LEASE_EXPIRED")
                 move_to_pending(tx, row.id, "sweep")
             return Swept(ready, dead, len(rows))
 
     def promote_due(self, now: datetime) -> Swept:
         """Make READY or PENDING what has waited for its time."""
-        due_job = and_(job.c.state == _J.RETRY_WAIT, _outside(job.c.next_at, now, _LONGEST_WAIT))
-        waits = delivery.c.state.in_([DeliveryState.RETRY_WAIT, DeliveryState.UNKNOWN])
-        comes = _outside(delivery.c.next_at, now, _LONGEST_WAIT)
-        # A failed proof without a time waits for a person.
-        unproved = and_(delivery.c.state == DeliveryState.COMMIT_FAILED, delivery.c.next_at.is_not(None), comes)
-        due_delivery = or_(and_(waits, or_(delivery.c.next_at.is_(None), comes)), unproved)
-
-        def some(connection: Connection) -> Any:
-            found = connection.execute(select(job.c.id).where(due_job).limit(1)).first()
-            return found or connection.execute(select(delivery.c.id).where(due_delivery).limit(1)).first()
-
-        with self._database.write_if(now, some) as asked:
+        with self._database.write_if(now, lambda connection: _any(connection, now, _SOME_DUE)) as asked:
             if asked is None:
                 return Swept()
             tx, _ = asked
-            jobs = tx.connection.execute(select(job).where(due_job).order_by(job.c.id)).all()
+            jobs = tx.connection.execute(select(job).where(_DUE_JOB).order_by(job.c.id), _bounds(now)).all()
             for row in jobs:
                 base.move_job(tx, row, _J.READY, actor="sweep", code=row.code)
-            keys = tx.connection.execute(select(delivery.c.id).where(due_delivery).order_by(delivery.c.id)).scalars()
-            due = keys.all()
+            due = tx.connection.execute(_DUE_KEYS, _bounds(now)).scalars().all()
             for key in due:
                 move_to_pending(tx, key, "sweep")
             return Swept(len(jobs), 0, len(due))
@@ -259,7 +238,7 @@ class JobStore(base.Store):
 def expire_jobs(tx: Tx) -> tuple[int, int]:
     """Take back jobs whose lease has ended; return how many went READY and DEAD."""
     ready = dead = 0
-    for row in tx.connection.execute(select(job).where(_expired(tx.now)).order_by(job.c.id)).all():
+    for row in tx.connection.execute(select(job).where(_EXPIRED).order_by(job.c.id), _bounds(tx.now)).all():
         if row.attempt < row.max_attempts:
             ready += 1
             base.move_job(tx, row, _J.READY, actor="sweep", code="LEASE_EXPIRED")
@@ -278,27 +257,37 @@ def plan_deliveries(  # noqa: PLR0917 - the writes' common arguments, and what t
 
     An earlier try's word that nothing was analysed is not sent any more, and nothing at all of a probe.
     """
-    now = current(case_id)
-    cancel_unsent(tx, case_id, actor, made=~now)
-    own = case_revision.c.root_id == case_root.c.id
-    probe = exists().where(own, case_revision.c.id == case_id, case_root.c.issuer == PROBE_ISSUER)
-    wanted = (artefact.c.case_id == case_id) & (artefact.c.media_type == "application/dicom") & now & ~probe
-    made = tx.connection.execute(select(artefact.c.id, artefact.c.kind).where(wanted).order_by(artefact.c.id)).all()
-    have = {
-        (row.artefact_id, row.destination): row
-        for row in tx.connection.execute(select(delivery).where(delivery.c.case_id == case_id))
-    }
+    of = {"case_id": case_id}
+    have = {(row.artefact_id, row.destination): row for row in tx.connection.execute(OF_CASE, of)}
+    if have:
+        cancel_unsent(tx, case_id, actor, made=~current(case_id))
+        have = {(row.artefact_id, row.destination): row for row in tx.connection.execute(OF_CASE, of)}
+    made = tx.connection.execute(_TO_SEND, of).all()
     rows = []
     for destination in dict.fromkeys(destinations):
         for key in (row.id for row in made if row.kind not in withheld.get(destination, ())):
             old = have.get((key, destination))
             if old is None:
                 rows.append(new_delivery(tx, case_id, key, destination, priority))
-            elif old.state in (DeliveryState.DEAD, DeliveryState.CANCELLED):
+            elif old.state in (_D.DEAD, _D.CANCELLED):
                 move_to_pending(tx, old.id, actor, afresh=True)
     if rows:
         tx.connection.execute(insert(delivery), rows)
         tx.audit("delivery.planned", actor, case_id, destinations=sorted(set(destinations)), count=len(rows))
+
+
+def _to_send() -> Any:
+    """What a case would send now."""
+    case_id: Any = bindparam("case_id")
+    own = case_revision.c.root_id == case_root.c.id
+    probe = exists().where(own, case_revision.c.id == case_id, case_root.c.issuer == PROBE_ISSUER)
+    wanted = (
+        (artefact.c.case_id == case_id) & (artefact.c.media_type == "application/dicom") & current(case_id) & ~probe
+    )
+    return select(artefact.c.id, artefact.c.kind).where(wanted).order_by(artefact.c.id)
+
+
+_TO_SEND = _to_send()
 
 
 def new_delivery(tx: Tx, case_id: str, artefact_id: int, destination: str, priority: int) -> dict[str, Any]:
@@ -307,7 +296,7 @@ def new_delivery(tx: Tx, case_id: str, artefact_id: int, destination: str, prior
         "case_id": case_id,
         "artefact_id": artefact_id,
         "destination": destination,
-        "state": DeliveryState.PENDING,
+        "state": _D.PENDING,
         "priority": priority,
         "attempt": 0,
         "fence": 0,
@@ -322,10 +311,12 @@ def new_delivery(tx: Tx, case_id: str, artefact_id: int, destination: str, prior
     }
 
 
+_KEPT = select(artefact.c.kind, artefact.c.sop_uid, artefact.c.label).where(artefact.c.case_id == bindparam("case_id"))
+
+
 def keep_artefacts(tx: Tx, case_id: str, artefacts: Sequence[Artefact]) -> None:
     """Store artefacts that the case does not have yet."""
-    kinds = select(artefact.c.kind, artefact.c.sop_uid, artefact.c.label).where(artefact.c.case_id == case_id)
-    have = {tuple(row) for row in tx.connection.execute(kinds)}
+    have = {tuple(row) for row in tx.connection.execute(_KEPT, {"case_id": case_id})}
     rows = [
         {
             "case_id": case_id,
@@ -354,9 +345,17 @@ def _outdated(tx: Tx, case_id: str, family: Sequence[Row[Any]]) -> bool:
     own = next(row for row in family if row.id == case_id)
     if any(row.revision > own.revision and row.has_result for row in family):
         return True
-    used = exists().where(case_input.c.instance_id == exclusion.c.instance_id, case_input.c.case_id == case_id)
-    gone = select(exclusion.c.instance_id).where(exclusion.c.root_id == own.root_id, exclusion.c.lifted_at.is_(None))
-    return tx.connection.execute(gone.where(used).limit(1)).first() is not None
+    return tx.connection.execute(_GONE, {"case_id": case_id, "root_id": own.root_id}).first() is not None
+
+
+def _gone() -> Any:
+    """An image of the case that was taken out."""
+    its = (case_input.c.instance_id == exclusion.c.instance_id, case_input.c.case_id == bindparam("case_id"))
+    out = (exclusion.c.root_id == bindparam("root_id"), exclusion.c.lifted_at.is_(None))
+    return select(exclusion.c.instance_id).where(*out, exists().where(*its)).limit(1)
+
+
+_GONE = _gone()
 
 
 def _bury(tx: Tx, row: Any, job_code: str, *, case_code: str, detail: str, actor: str) -> None:
@@ -378,32 +377,83 @@ def _tell(tx: Tx, row: Any, artefacts: Sequence[Artefact], destinations: Sequenc
 
 def held_job(tx: Tx, job_id: int, fence: int) -> Any:
     """The job, if it is still his who shows this fence."""
-    mine = and_(job.c.id == job_id, job.c.fence == fence, job.c.state == _J.LEASED)
-    return tx.connection.execute(select(job).where(mine)).one_or_none()
+    return tx.connection.execute(_HELD, {"job_id": job_id, "fence": fence}).one_or_none()
 
 
-def _some_expired(kind: str, now: datetime, job_id: int | None) -> Any:
-    wanted = job.c.kind == kind if job_id is None else job.c.id == job_id
-    return select(job.c.id).where(wanted, _expired(now)).limit(1)
+_MINE = and_(job.c.id == bindparam("job_id"), job.c.fence == bindparam("fence"), job.c.state == _J.LEASED.value)
+_HELD = select(job).where(_MINE)
 
 
-def _expired(now: datetime) -> ColumnElement[bool]:
-    return and_(job.c.state == _J.LEASED, _outside(job.c.lease_until, now, _LONGEST_LEASE))
-
-
-def _outside(column: ColumnElement[datetime], now: datetime, longest: timedelta) -> ColumnElement[bool]:
+def _outside(column: ColumnElement[datetime], longest: str) -> ColumnElement[bool]:
     """Whether a time has come, or lies further ahead than any that is ever set."""
-    return or_(column <= now, column > now + longest)
+    return or_(column <= bindparam("now", type_=Instant()), column > bindparam(longest, type_=Instant()))
+
+
+def _bounds(now: datetime) -> dict[str, datetime]:
+    """What the conditions below are asked with."""
+    return {"now": now, "longest_lease": now + _LONGEST_LEASE, "longest_wait": now + _LONGEST_WAIT}
+
+
+# Built once: the keeper asks twice a second, a worker at each claim that finds nothing.
+_KINDS = job.c.kind.in_([ANALYSE, TELL])  # all there are: with them the index is used, and not every old job looked at
+_READY = select(job.c.id).where(job.c.kind == bindparam("kind"), job.c.state == _J.READY.value).limit(1)
+_EXPIRED = and_(_KINDS, job.c.state == _J.LEASED.value, _outside(job.c.lease_until, "longest_lease"))
+_LOST = and_(delivery.c.state == _D.SENDING.value, _outside(delivery.c.lease_until, "longest_lease"))
+_DUE_JOB = and_(_KINDS, job.c.state == _J.RETRY_WAIT.value, _outside(job.c.next_at, "longest_wait"))
+_COMES = _outside(delivery.c.next_at, "longest_wait")
+_DUE_DELIVERY = or_(
+    and_(delivery.c.state.in_([_D.RETRY_WAIT.value, _D.UNKNOWN.value]), or_(delivery.c.next_at.is_(None), _COMES)),
+    # A failed proof without a time waits for a person.
+    and_(delivery.c.state == _D.COMMIT_FAILED.value, delivery.c.next_at.is_not(None), _COMES),
+)
+_DUE_KEYS = select(delivery.c.id).where(_DUE_DELIVERY).order_by(delivery.c.id)
+_SOME_LOST = (select(job.c.id).where(_EXPIRED).limit(1), select(delivery.c.id).where(_LOST).limit(1))
+_SOME_DUE = (select(job.c.id).where(_DUE_JOB).limit(1), _DUE_KEYS.limit(1))
+
+
+def _any(connection: Connection, now: datetime, questions: Sequence[Any]) -> Any:
+    """The first answer that there is."""
+    found = (connection.execute(question, _bounds(now)).first() for question in questions)
+    return next((row for row in found if row is not None), None)
+
+
+def some_ready(connection: Connection, kind: str) -> bool:
+    """Whether any job of this kind is READY, whatever its case says."""
+    return connection.execute(_READY, {"kind": kind}).first() is not None
 
 
 def ready_jobs(connection: Connection, kind: str, limit: int) -> list[tuple[int, int]]:
     """Number and priority of the jobs that may be claimed, in the order in which they should be: STAT and others each."""
-    urgent = job.c.priority >= STAT_PRIORITY
-    rows = [
-        connection.execute(_ready(kind).where(lane).limit(limit)).all()
-        for lane in (urgent, job.c.priority < STAT_PRIORITY)
-    ]
-    return [(row.id, row.priority) for lane_rows in rows for row in lane_rows]
+    lanes = [connection.execute(query, {"most": limit}).all() for query in _waiting(kind)]
+    return [(row.id, row.priority) for lane in lanes for row in lane]
+
+
+@cache
+def _waiting(kind: str) -> tuple[Any, Any]:
+    """STAT and the others; built once, since the relay asks ten times a second."""
+    query = _ready(kind).with_only_columns(job.c.id, job.c.priority).limit(bindparam("most", type_=Integer))
+    return query.where(job.c.priority >= STAT_PRIORITY), query.where(job.c.priority < STAT_PRIORITY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """The question for the job to claim, the one that also locks, and whether such a job's lease has ended."""
+
+    first: Any
+    locked: Any
+    expired: Any
+
+
+@cache
+def _best(kind: str, *, named: bool = False, routine_first: bool = False) -> _Best:
+    """Built once each. named: the job with the number `job_id`."""
+    query = _ready(kind).where(job.c.id == bindparam("job_id")) if named else _ready(kind, routine_first=routine_first)
+    # On PostgreSQL workers that ask at the same time choose different cases: the patient's row is locked, which
+    # nobody else ever locks, so whoever holds the audit's head waits for none of them.
+    one = query.limit(1)
+    locked = one.with_only_columns(job.c.id).with_for_update(of=case_root, key_share=True, skip_locked=True)
+    such = job.c.id == bindparam("job_id") if named else job.c.kind == kind
+    return _Best(one, locked, select(job.c.id).where(such, _EXPIRED).limit(1))
 
 
 def _ready(kind: str, *, routine_first: bool = False) -> Any:

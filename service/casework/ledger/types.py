@@ -192,6 +192,7 @@ class ClaimedDelivery:
     fence: int
     attempt: int
     first_at: datetime
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 Rules: the ledger is the truth and whatever rings is a doorbell. What crosses a broker is the number of a job and nothing
 else. A worker claims that job in the ledger or drops the message, so a lost message costs time and a doubled one nothing.
-STAT goes first; after STAT_RUN of them in a row one routine job has its turn, so nothing starves.
+STAT goes first; after STAT_RUN of them in a row one routine job has its turn, so nothing starves. The same `Turns` decide
+wherever STAT and routine work stand in line: the keeper's look, a worker's claim, Celery's queues, each destination's objects.
 """
 
 import signal
@@ -18,6 +19,8 @@ from casework.observe import log
 
 STAT, ROUTINE, DELIVER = "stat", "routine", "deliver"
 INFER = (STAT, ROUTINE)
+# Routine keeps a fifth of every stage in a flood of STAT, so the wait of the oldest is bounded; a STAT job waits for at most
+# one routine job more, which is what it waits for anyway when it comes while one runs.
 STAT_RUN = 4
 POLL_S = 0.1
 REST_AFTER_ERROR_S = 2.0
@@ -29,7 +32,7 @@ def lane_of(priority: int) -> str:
 
 
 class Turns:
-    """Which lane goes first: data for both adapters, one object for each worker."""
+    """Which lane goes first: data for whoever takes from both, one object for each of them."""
 
     def __init__(self) -> None:
         self._run = 0
@@ -38,6 +41,11 @@ class Turns:
     def routine_first(self) -> bool:
         """Whether a routine job goes first this time."""
         return self._run >= STAT_RUN
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The lanes, the one that goes first this time first."""
+        return (ROUTINE, STAT) if self.routine_first else (STAT, ROUTINE)
 
     def note(self, lane: str) -> None:
         """A job of this lane was taken."""

@@ -27,7 +27,7 @@ from kombu.utils.scheduling import round_robin_cycle
 from casework.config import Settings
 from casework.errors import CaseworkError, Unavailable
 from casework.observe import QUEUE_DROPPED, log
-from casework.queue import DELIVER, INFER, REST_AFTER_ERROR_S, ROUTINE, STAT, Hands, Turns
+from casework.queue import DELIVER, INFER, REST_AFTER_ERROR_S, ROUTINE, Hands, Turns
 from casework.queue.broker import refuse_unsafe_app, refuse_unsafe_redis
 
 TASK = "casework.rung"
@@ -115,7 +115,7 @@ class Lanes(round_robin_cycle):
 
     def consume(self, n: int) -> list[str]:
         """The queues' names, the one that goes first first."""
-        first = ROUTINE if self._turns.routine_first else STAT
+        first = self._turns.order[0]
         return sorted(self.items[:n], key=lambda name: name != first)
 
     def rotate(self, last_used: str) -> str:

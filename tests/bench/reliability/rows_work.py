@@ -6,8 +6,8 @@ from tests.bench.reliability.suite import by_tests
 
 LEASES_NEVER_END = Mutation(
     "ledger/store_jobs.py",
-    "    return and_(job.c.state == _J.LEASED, _outside(job.c.lease_until, now, _LONGEST_LEASE))\n",
-    "    return and_(job.c.state == _J.LEASED, _outside(job.c.lease_until, now - timedelta(days=9), timedelta(days=99)))\n",
+    '_EXPIRED = and_(_KINDS, job.c.state == _J.LEASED.value, _outside(job.c.lease_until, "longest_lease"))\n',
+    '_EXPIRED = and_(_KINDS, job.c.state == "never")\n',
 )
 SAID_ONCE = Mutation("flows/relay.py", "        if late:\n", "        if False:\n")
 BROKER = "tests/queue/test_broker.py::"
@@ -104,8 +104,8 @@ ROWS = (
             (
                 Mutation(
                     "ledger/store_jobs.py",
-                    "    mine = and_(job.c.id == job_id, job.c.fence == fence, job.c.state == _J.LEASED)\n    return tx.connection.execute(select(job)",
-                    "    mine = job.c.id == job_id\n    return tx.connection.execute(select(job)",
+                    '_MINE = and_(job.c.id == bindparam("job_id"), job.c.fence == bindparam("fence"), job.c.state == _J.LEASED.value)\n',
+                    '_MINE = job.c.id == bindparam("job_id")\n',
                 ),
             ),
         ),
@@ -223,8 +223,8 @@ ROWS = (
             (
                 Mutation(
                     "ledger/store_jobs.py",
-                    "    return or_(column <= now, column > now + longest)\n",
-                    "    return or_(column <= now)\n",
+                    '    return or_(column <= bindparam("now", type_=Instant()), column > bindparam(longest, type_=Instant()))\n',
+                    '    return or_(column <= bindparam("now", type_=Instant()))\n',
                 ),
             ),
             {"jobs": 3, "jumps": 1, "within": 15},

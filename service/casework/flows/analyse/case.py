@@ -180,7 +180,7 @@ class Analyser:
             job = self._ledger.claim_job(ANALYSE, owner, lease_s, self._now(), job_id, routine_first=routine_first)
         ended = None if job is None else self.run(job, watch)
         if ended is None or job_id is None:
-            telling = self._ledger.claim_job(TELL, owner, lease_s, self._now(), job_id)
+            telling = self._ledger.claim_job(TELL, owner, lease_s, self._now(), job_id, routine_first=routine_first)
             told = None if telling is None else self.run(telling, Stopwatch())
             return ended or told
         return ended
