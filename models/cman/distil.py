@@ -2,7 +2,7 @@
 
     python -m models.cman.distil --data DATA --run models/cman/runs/lite [--steps 500] [--only MG]
     python -m models.cman.train --data DATA --run models/cman/runs/lite
-    python -m models.cman.release --data DATA --run models/cman/runs/lite --name cman-lite --out models/cman-lite
+    python -m models.cman.release --data DATA --run models/cman/runs/lite --name cman-lite --out models/cman-lite --beside models/cman
 
 Cascaded distillation: first the teacher's features (token maps), from half of the run also its attention (where a map is
 strong: Zagoruyko and Komodakis 2017), from eight tenths also its logits (what its readings of the concepts say), each

@@ -27,7 +27,7 @@ class Draw:
     hospital: str = "A"
 
 
-HELD_OUT = (Draw("val", 120, 11), Draw("test", 200, 21), Draw("external", 100, 31, "B"))
+HELD_OUT = (Draw("val", 120, 11), Draw("calibration", 200, 12), Draw("test", 200, 21), Draw("external", 100, 31, "B"))
 SETS: dict[str, tuple[Draw, ...]] = {
     "quick": (Draw("train-1", 150, 1), Draw("train-2", 250, 2), Draw("train-4", 250, 4), *HELD_OUT),
     "gpu": (*(Draw(f"train-{n}", 400, n) for n in range(101, 104)), *HELD_OUT),
@@ -71,15 +71,17 @@ def main() -> None:
     threads = ["--threads", str(options.workers)]
     train.main([*common, *threads, "--preset", options.preset, "--budget-min", str(budget)])
     release.main([*common, "--out", str(options.run / "package")])
-    reference.main(["--data", str(options.data / "val"), "--package", str(options.run / "package")])
+    judged = ["--data", str(options.data / "val"), str(options.data / "calibration")]
+    reference.main([*judged, "--package", str(options.run / "package")])
     if options.student:
         lite = options.run.with_name(options.run.name + "-lite")
         common = ["--data", str(options.data), "--run", str(lite), "--seed", str(options.seed)]
         taught = ["--teacher", str(options.run / "package"), "--steps", str(STUDENT_STEPS[options.preset])]
         distil.main([*common, *threads, *taught, "--budget-min", str(budget / 4)])
         train.main([*common, *threads, "--preset", options.preset, "--budget-min", str(budget / 2)])
-        release.main([*common, "--out", str(lite / "package"), "--name", "cman-lite"])
-        reference.main(["--data", str(options.data / "val"), "--package", str(lite / "package")])
+        teacher = str(options.run / "package")
+        release.main([*common, "--out", str(lite / "package"), "--name", "cman-lite", "--beside", teacher])
+        reference.main([*judged, "--package", str(lite / "package")])
 
 
 if __name__ == "__main__":

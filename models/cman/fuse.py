@@ -9,6 +9,7 @@ token's lesion is like in the OTHER modalities, which only matching across modal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from casework.modelspec import SLOTS
 from models.cman.data import Sides
-from models.cman.encoders import WHERE, Schedule, machine
+from models.cman.encoders import WHERE, Schedule, machine, save
 from models.cman.net.attention import PLANES, AlignmentPrior, CrossBlock
 from models.cman.net.cman import Fusion
 from models.cman.net.config import CONCEPTS, MODALITIES, NetConfig
@@ -232,15 +233,25 @@ def train_fusion(
     seed: int,
     keep: Callable[[int, float], bool],
     every: int = 3,
+    checkpoint: Path | None = None,
 ) -> int:
-    """Train in place; returns the steps that were made. keep(step, loss) is asked every few epochs whether to go on, and at the end."""
+    """Train in place, from `checkpoint` where there is one; returns the steps that were made.
+
+    keep(step, loss) is asked every few epochs whether to go on, and at the end; the checkpoint is written when it says so.
+    """
     model.to(machine())
-    rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.peak, weight_decay=schedule.weight_decay)
     per_epoch = max(1, len(sides.risk) // schedule.batch)
-    began, mean, order = time.monotonic(), 1.0, rng.permutation(len(sides.risk))
-    for step in range(schedule.steps):
+    began, mean, done = time.monotonic(), 1.0, 0
+    if checkpoint and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True, map_location=machine())
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        done, mean, began = state["step"], state["loss"], began - state["seconds"]
+    rng = np.random.default_rng([seed, done] if done else seed)  # a resumed run draws anew: no bit-exact copy
+    order = rng.permutation(len(sides.risk))
+    for step in range(done, schedule.steps):
         share = max(step / schedule.steps, (time.monotonic() - began) / schedule.budget_s)
         if share >= 1.0:
             break
@@ -248,8 +259,12 @@ def train_fusion(
             group["lr"] = schedule.rate(share)
         turn = step % per_epoch
         if turn == 0:
-            if step and step // per_epoch % every == 0 and not keep(step, mean):
-                return step
+            if step > done and step // per_epoch % every == 0:
+                if not keep(step, mean):
+                    return step
+                if checkpoint:
+                    now = {"step": step, "loss": mean, "seconds": time.monotonic() - began}
+                    save(checkpoint, now | {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
             order = rng.permutation(len(sides.risk))
         at = np.sort(order[turn * schedule.batch : (turn + 1) * schedule.batch])
         loss = _loss(model.train(), tokens, sides, at, losses, rng=rng)

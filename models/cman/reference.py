@@ -1,10 +1,10 @@
 """What the package says of its own training, for the service's gate and readout: put into a package after its release.
 
-    python -m models.cman.reference --data DATA/val [--package models/cman]
+    python -m models.cman.reference --data DATA/val [DATA/calibration] [--package models/cman]
 
 Writes reference.npz (where the images lie in the encoders' pooled features), and into manifest.json: `reference`,
 `subset_thresholds` (positive_at with specificity 0.90 and negative_below with sensitivity 0.95 for each subset of
-modalities) and `trained_on`. All of it from validation images, none of them seen by the weights.
+modalities) and `trained_on`. The clouds are of the first set of --data, the thresholds of all of them; the weights have seen none.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from casework.engine.onnxrt import OnnxRunner
 from casework.modelspec import SLOTS
 from models.cman import evaluate
 from models.cman.data import Sides, open_sides
-from models.cman.evidence import cohort
+from models.cman.evidence import cohort, stats
 from models.cman.evidence.shipped import Reader, kept_by_subset
 
 FOLDS = 5
@@ -85,23 +85,27 @@ def reference_of(found: Mapping[str, Floats], patient: NDArray[Any]) -> dict[str
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write reference.npz and the manifest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--package", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     package = open_package(options.package)
-    sides, tokens = open_sides(options.data), cohort.encoded(package, options.data)
+    sets = [(f, open_sides(f), cohort.encoded(package, f, options.threads)) for f in options.data]
+    _, sides, tokens = sets[0]
     found = reference_of(features(tokens, sides), sides.case)
     arrays: dict[str, Any] = {}
     for modality, one in found.items():
         arrays |= {f"{modality}_mean": one.mean, f"{modality}_inverse": one.inverse}
         arrays[f"{modality}_limit"] = np.float64(one.limit)
     np.savez_compressed(options.package / "reference.npz", **arrays)
-    logits = kept_by_subset(package, Reader(package), options.data, tokens, sides)
-    prob = {n: 1 / (1 + np.exp(-v / package.spec.temperature)) for n, v in logits.items()}
+    reader = Reader(package, options.threads)
+    logits = [kept_by_subset(package, reader, folder, told, some) for folder, some, told in sets]
+    label = np.concatenate([some.label for _, some, _ in sets])
+    prob = {n: stats.chances(np.concatenate([k[n] for k in logits]), package.spec.temperature) for n in logits[0]}
     full = "+".join(SLOTS)
     manifest = json.loads((options.package / "manifest.json").read_text("utf-8"))
     manifest["reference"] = "reference.npz"
-    manifest["subset_thresholds"] = {n: evaluate.thresholds(p, sides.label) for n, p in prob.items() if n != full}
+    manifest["subset_thresholds"] = {n: evaluate.thresholds(p, label) for n, p in prob.items() if n != full}
     manifest["trained_on"] = TRAINED_ON
     manifest["files"]["reference.npz"] = hashlib.sha256((options.package / "reference.npz").read_bytes()).hexdigest()
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

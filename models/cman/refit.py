@@ -2,8 +2,8 @@
 
     python -m models.cman.refit --data DATA --run RUN [--steps 1500] [--only-train]
 
-DATA holds cohorts (evidence/cohort.py): the fusion learns from the internal one; when to stop, temperature, shifts and
-thresholds come from validation; test and external are only read. The package's files are written over, with the version
+DATA holds cohorts (evidence/cohort.py): the fusion learns from the internal one; when to stop comes from validation,
+temperature, shifts and thresholds from validation and calibration; test and external are only read. The package's files are written over, with the version
 of statements.py; afterwards `python -m models.cman.reference --data DATA/validation` and `make evidence`.
 """
 
@@ -29,11 +29,27 @@ from models.cman.fuse import DenseFusion, Tokens
 from models.cman.journal import Journal
 from models.cman.net.cman import Fusion
 from models.cman.net.config import MODALITIES, NetConfig
-from models.cman.release import all_logits, choose, evaluated, manifest_of, pointing, shifted, write
+from models.cman.release import (
+    FITTED,
+    all_logits,
+    choose,
+    evaluated,
+    manifest_of,
+    pointing,
+    shifted,
+    together,
+    write,
+)
 from models.cman.train import graphs_of, stage_fusion
 from models.cman.unquantised import unquantised
 
-NAMED = {"train": cohort.INTERNAL, "val": cohort.VALIDATION, "test": cohort.TEST, "external": cohort.EXTERNAL}
+NAMED = {
+    "train": cohort.INTERNAL,
+    "val": cohort.VALIDATION,
+    "calibration": cohort.CALIBRATION,
+    "test": cohort.TEST,
+    "external": cohort.EXTERNAL,
+}
 
 
 def graphs(package: ModelPackage, fusion: Fusion, run: Path) -> dict[str, Path]:
@@ -70,19 +86,18 @@ def release(  # noqa: PLR0917  # private in all but name, called once
     log: Journal,
     seed: int,
 ) -> None:
-    """Calibrate on validation, evaluate, write."""
+    """Calibrate, evaluate, write."""
     config = NetConfig.from_dict(package.spec.raw["network"])
     model = DenseFusion(config)
     model.load_state_dict(torch.load(run / "fusion.pt", weights_only=True, map_location="cpu"))
     fusion = model.fusion.eval()
-    _, val, told = material["val"]
-    chosen = choose(all_logits(fusion, told, val), val.label)
+    sets = {n: sides for n, (_, sides, _) in material.items()}
+    chosen = choose(*together({n: all_logits(fusion, material[n][2], sets[n]) for n in FITTED}, sets))
     log("calibration", **chosen)
     folders = graphs(package, shifted(fusion, chosen["shifts"]), run)
     made = graphs_of(folders["int8"], config)
     reader = Reader(made, torch.get_num_threads())
-    sets = {n: sides for n, (_, sides, _) in material.items()}
-    looked = {n: some for n, some in material.items() if n != "train"}
+    looked = {n: some for n, some in material.items() if n not in ("train", "calibration")}
     logits = {n: kept_by_subset(made, reader, folder, tokens, sides) for n, (folder, sides, tokens) in looked.items()}
     evaluation = evaluated(config, sets, logits, folders, chosen, seed)
     evaluation["pointing_game"] = pointing(reader, material["test"][2], sets["test"])
@@ -90,7 +105,7 @@ def release(  # noqa: PLR0917  # private in all but name, called once
     evaluation["sets"]["encoders"] = before["sets"].get("encoders", before["sets"]["train"])
     kept = [e for e in before["training_log"] if e["event"].split()[0] in ("encoder", *MODALITIES)]
     evaluation["training_log"] = kept + log.entries()
-    manifest = manifest_of(package.spec.name, config, evaluation, val.preprocess, "int8")
+    manifest = manifest_of(package.spec.name, config, evaluation, sets["val"].preprocess, "int8")
     manifest["parity"] = parity(fusion, reader, material["test"][2], sets["test"])
     write(out, folders["int8"], manifest, evaluation, sets["test"])
 

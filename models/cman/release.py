@@ -1,8 +1,9 @@
 """From a run to the package in models/cman: calibrate, evaluate on held-out phantoms, record, write the card.
 
-    python -m models.cman.release --data DATA --run models/cman/runs/NAME [--out models/cman]
+    python -m models.cman.release --data DATA --run models/cman/runs/NAME [--out models/cman] [--beside TEACHER]
 
-Nothing is chosen on the test set: temperature, shift and thresholds come from validation.
+Nothing is chosen on the test set: temperature, shift and thresholds come from validation and, where DATA has it, a set
+"calibration" that decided nothing else. 120 patients alone leave a temperature uncertain by a tenth.
 """
 
 import argparse
@@ -22,10 +23,10 @@ from numpy.typing import NDArray
 from casework.engine.onnxrt import OnnxRunner
 from casework.engine.runner import SideInputs
 from casework.modelspec import SLOTS
-from models.cman import card, evaluate, manual, statements
+from models.cman import beside, card, evaluate, manual, statements
 from models.cman.data import Sides, open_all, open_sides
 from models.cman.evidence import stats
-from models.cman.evidence.shipped import Reader, masked
+from models.cman.evidence.shipped import Reader, kept_by_subset, masked
 from models.cman.export import NAMES, write_fusion
 from models.cman.fuse import logits_of
 from models.cman.journal import Journal
@@ -36,8 +37,10 @@ from models.cman.train import graphs_of, load_net, stage_tokens, train_sets
 
 Tokens = Mapping[str, NDArray[np.float16]]
 Logits = Mapping[str, NDArray[np.float64]]
-PRECISION_SIDES = 60
+PRECISION_SIDES = 120
 HELD_OUT = ("test", "external")
+FITTED = ("val", "calibration")
+"""What temperature, shifts and thresholds are chosen on, as far as it is there."""
 GOLDEN = (("full", MODALITIES), ("mammography-ultrasound", ("MG", "US")), ("mri", ("MR",)))
 
 
@@ -58,8 +61,15 @@ def all_logits(fusion: Fusion, tokens: Tokens, sides: Sides) -> dict[str, NDArra
     return {"+".join(s): logits_of(fusion, tokens, masked(sides, s)) for s in evaluate.SUBSETS}
 
 
+def together(logits: Mapping[str, Logits], sets: Mapping[str, Sides]) -> tuple[Logits, NDArray[np.int64]]:
+    """The sets of FITTED as one: logits by subset and labels; logits: by set and subset."""
+    names = [n for n in FITTED if n in logits]
+    label = np.concatenate([sets[n].label for n in names])
+    return {s: np.concatenate([logits[n][s] for n in names]) for s in logits[names[0]]}, label
+
+
 def choose(logits: Logits, label: NDArray[np.int64]) -> dict[str, Any]:
-    """A shift per modality, temperature and thresholds from validation; logits: by subset, the full one first.
+    """A shift per modality, temperature and thresholds (see FITTED); logits: by subset, the full one first.
 
     The shifts are fitted over all subsets together, so that a missing modality moves no probability by itself; the
     temperature and the thresholds on full input alone, for which they are promised.
@@ -88,19 +98,22 @@ def inputs_of(sides: Sides, at: NDArray[np.int64]) -> SideInputs:
 
 
 def precision(fast: OnnxRunner, exact: OnnxRunner, sides: Sides, temperature: float, cut: float) -> dict[str, Any]:
-    """int8 against fp32 encoders on test sides: probabilities, flips at positive_at, correlation of heat-maps."""
+    """int8 against fp32 encoders on test sides: probabilities, flips at positive_at, heat-maps, AUC."""
     differences, flips, correlations = [], 0, []
+    logits: list[NDArray[np.float32]] = []
     count = min(PRECISION_SIDES, len(sides.label))
     for n in range(0, count - 1, 2):
         inputs = inputs_of(sides, np.array([n, n + 1]))
         a, b = fast.run(inputs), exact.run(inputs)
         pa, pb = (1 / (1 + np.exp(-o.logit / temperature)) for o in (a, b))
         differences.extend(np.abs(pa - pb))
+        logits.append(np.stack([a.logit, b.logit]))
         flips += int(((pa >= cut) != (pb >= cut)).sum())
         for side in range(2):
             maps = [np.concatenate([o.heat[m][side].ravel() for m in SLOTS]) for o in (a, b)]
             correlations.append(float(np.corrcoef(maps[0], maps[1])[0, 1]))
-    values = np.array(differences)
+    values, (own, other) = np.array(differences), np.concatenate(logits, 1).astype(np.float64)
+    label, case = sides.label[: len(values)], sides.case[: len(values)]
     return {
         "sides": len(values),
         "mean_abs_dp": float(values.mean()),
@@ -109,6 +122,7 @@ def precision(fast: OnnxRunner, exact: OnnxRunner, sides: Sides, temperature: fl
         "flips_at_positive": flips,
         "heat_correlation_mean": float(np.mean(correlations)),
         "heat_correlation_min": float(np.min(correlations)),
+        "auc_minus_fp32": stats.paired(label, own, other, case),
     }
 
 
@@ -226,14 +240,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--name", default="cman")
+    parser.add_argument("--beside", type=Path, help="the package that taught this one's encoders")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     log = Journal(options.run)
-    sets = {n: open_sides(options.data / n) for n in ("val", *HELD_OUT) if (options.data / n).exists()}
+    sets = {n: open_sides(options.data / n) for n in (*FITTED, *HELD_OUT) if (options.data / n).exists()}
     tokens = {n: {m: stage_tokens(options.run, m, options.data / n, log) for m in MODALITIES} for n in sets}
     net = load_net(options.run)
-    chosen = choose(all_logits(net.fusion, tokens["val"], sets["val"]), sets["val"].label)
+    raw = {n: all_logits(net.fusion, tokens[n], sets[n]) for n in FITTED if n in sets}
+    chosen = choose(*together(raw, sets))
     log("calibration", **chosen)
     shifted(net.fusion, chosen["shifts"])
     folders = {p: options.run / f"release-{p}" for p in ("int8", "fp32")}
@@ -241,9 +258,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shutil.copytree(options.run / name, folder, dirs_exist_ok=True)
         write_fusion(net.fusion, folder)
     seen = {**sets, "train": open_all(train_sets(options.data, options.run))}
-    logits = {n: all_logits(net.fusion, t, sets[n]) for n, t in tokens.items()}
+    made = graphs_of(folders["int8"], net.config)
+    reader = Reader(made, options.threads)
+    looked_at = ("val", *(n for n in HELD_OUT if n in sets))
+    logits = {n: kept_by_subset(made, reader, options.data / n, tokens[n], sets[n]) for n in looked_at}
     evaluation = evaluated(net.config, seen, logits, folders, chosen, options.seed)
-    evaluation["pointing_game"] = pointing(Reader(graphs_of(folders["int8"], net.config)), tokens["test"], sets["test"])
+    evaluation["pointing_game"] = pointing(reader, tokens["test"], sets["test"])
+    if options.beside:
+        held_out = {n: (options.data / n, sets[n]) for n in HELD_OUT if n in sets}
+        evaluation["beside"] = beside.measured(options.beside, net.config, held_out, logits, chosen["temperature"])
     evaluation["training_log"] = log.entries()
     first = sets["test"].part(np.arange(min(8, len(sets["test"].label))))
     case = {m: np.asarray(first.images[m]) for m in MODALITIES} | {f"{m}_mask": first.masks[m] for m in MODALITIES}

@@ -21,8 +21,9 @@ def training(evaluation: Mapping[str, Any]) -> str:
     if "encoders" in sets:
         first = sets["encoders"]
         train = f"{first['patients']} patients ({first['sides']} sides) for the encoders, {sets['train']['patients']} others ({sets['train']['sides']} sides) for the fusion"
+    more = f", {sets['calibration']['patients']} for calibration" if "calibration" in sets else ""
     return (
-        f"Synthetic phantoms only: {train}, {sets['val']['patients']} for validation. "
+        f"Synthetic phantoms only: {train}, {sets['val']['patients']} for validation{more}. "
         "No image of a real person, no pretrained weights."
     )
 
@@ -32,8 +33,9 @@ def training_statement(evaluation: Mapping[str, Any]) -> dict[str, str]:
     sets = evaluation["sets"]
     counts = [sets[n][k] for n in ("encoders", "train") if n in sets for k in ("patients", "sides")]
     train = "编码器训练{}例（{}侧），融合训练另外{}例（{}侧）" if "encoders" in sets else "训练{}例（{}侧）"
-    chinese = f"模型仅用合成模体训练：{train}，验证{{}}例。未使用真实人体图像，未使用预训练权重。"
+    more = f"，校准{sets['calibration']['patients']}例" if "calibration" in sets else ""
+    chinese = f"模型仅用合成模体训练：{train}，验证{{}}例{{}}。未使用真实人体图像，未使用预训练权重。"
     return {
         "en": "The model was trained on: " + training(evaluation),
-        "zh": chinese.format(*counts, sets["val"]["patients"]),
+        "zh": chinese.format(*counts, sets["val"]["patients"], more),
     }

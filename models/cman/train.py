@@ -207,6 +207,16 @@ def readings_of(run: Path) -> dict[str, dict[str, torch.Tensor]]:
     return found
 
 
+def losses_for(train: Sides, gamma: float | None = None, alpha: float | None = None) -> Losses:
+    """What a set is learned by: cross-entropy against known risks, focal loss (Lin et al. 2017) for drawn labels, or as asked.
+
+    Where nobody knows what lies where, there is no auxiliary task.
+    """
+    usual = Losses() if train.known else Losses(gamma=2.0, alpha=0.25, dense=0.0, aim=0.0)
+    asked = {"gamma": gamma, "alpha": alpha}
+    return replace(usual, **{k: v for k, v in asked.items() if v is not None})
+
+
 def stage_fusion(
     run: Path,
     data: tuple[Sides, Sides],
@@ -216,6 +226,7 @@ def stage_fusion(
     *,
     seed: int,
     log: Journal,
+    chosen: Losses | None = None,
 ) -> None:
     """fusion.pt: the state with the best AUC on validation. readings: the encoders' own, which stay as they are."""
     from sklearn.metrics import roc_auc_score
@@ -232,10 +243,10 @@ def stage_fusion(
     if train.known:
         log("alignment", planes=aim(model.fusion.prior, train))
 
-    # Drawn labels, and no word of where things lie: focal loss (Lin et al. 2017) and no auxiliary task.
-    losses = Losses() if train.known else Losses(gamma=2.0, alpha=0.25, dense=0.0, aim=0.0)
+    losses = chosen or losses_for(train)
     began, curve = time.monotonic(), log.curve("fusion")
-    best, since = 0.0, 0
+    kept, resume = run / "fusion.best", run / "fusion.resume"
+    best, since = (torch.load(kept, weights_only=True)["auc"] if resume.exists() else 0.0), 0
 
     def keep(step: int, loss: float) -> bool:
         """Keep the best so far; False when it has not got better for PATIENCE times."""
@@ -245,11 +256,13 @@ def stage_fusion(
         since += 1
         if value >= best:
             best, since = value, 0
-            save(run / "fusion-best.part", model.state_dict())
+            save(kept, {"state": model.state_dict(), "auc": value})
         return since < PATIENCE
 
-    steps = train_fusion(model, tokens[0], train, schedule, losses, seed=seed, keep=keep)
-    (run / "fusion-best.part").rename(run / "fusion.pt")
+    steps = train_fusion(model, tokens[0], train, schedule, losses, seed=seed, keep=keep, checkpoint=resume)
+    save(run / "fusion.pt", torch.load(kept, weights_only=True)["state"])
+    for path in (kept, resume):
+        path.unlink(missing_ok=True)
     log("fusion", steps=steps, sides=len(train.label), seconds=round(time.monotonic() - began))
 
 
@@ -264,6 +277,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=MODALITIES, default="", help="train this encoder and stop")
     parser.add_argument("--lr", type=float, help="peak rate of both stages, in place of the preset's")
+    parser.add_argument("--fusion-steps", type=int, help="in place of the preset's")
+    parser.add_argument(
+        "--gamma", type=float, help="of the focal loss; 0 is cross-entropy (0 for known risks, 2 for labels)"
+    )
+    parser.add_argument(
+        "--alpha", type=float, help="weight of the positive class in it (0.5 for known risks, 0.25 for labels)"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     options.run.mkdir(parents=True, exist_ok=True)
@@ -273,7 +293,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         preset[stage] |= {"peak": options.lr} if options.lr else {}
     budget_s = options.budget_min * 60
     check_splits(
-        [*train_sets(options.data), *(options.data / n for n in ("val", "test") if (options.data / n).exists())]
+        [
+            *train_sets(options.data),
+            *(options.data / n for n in ("val", "calibration", "test") if (options.data / n).exists()),
+        ]
     )
     log("start", seed=options.seed, preset=options.preset, budget_min=options.budget_min)
     began = time.monotonic()
@@ -288,9 +311,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     train, val = open_all(sets), open_sides(options.data / "val")
     left_s = min(preset["fusion_share"] * budget_s, budget_s - (time.monotonic() - began))
-    schedule = Schedule(preset["fusion_steps"], max(left_s, 60.0), **preset["fusion"])
+    schedule = Schedule(options.fusion_steps or preset["fusion_steps"], max(left_s, 60.0), **preset["fusion"])
     known = readings_of(options.run)
-    stage_fusion(options.run, (train, val), (tokens[0], tokens[1]), known, schedule, seed=options.seed, log=log)
+    losses = losses_for(train, options.gamma, options.alpha)
+    material = (train, val), (tokens[0], tokens[1])
+    stage_fusion(options.run, *material, known, schedule, seed=options.seed, log=log, chosen=losses)
 
 
 if __name__ == "__main__":

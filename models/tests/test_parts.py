@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from casework.engine.sides import FUSION_OUTPUTS
 from casework.modelspec import CHANNELS, SLOTS
-from models.cman import distil, encoders, export, fuse
+from models.cman import distil, encoders, export, fuse, release, train
 from models.cman.data import Sides
 from models.cman.evidence import early, folds, generator, heads, studies
 from models.cman.evidence.recovered import fusion, readings
@@ -251,6 +251,41 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert np.mean(seen[200:]) < 0.2 * np.mean(seen[:20])
 
 
+def test_the_fusions_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """Killed between two looks at validation, a run loses what came after the last one and nothing else."""
+    sides = made_up(SMALL, 8)
+    maps = {m: t.numpy().astype(np.float16) for m, t in tokens(SMALL, 8)[0].items()}
+    path, seen = tmp_path / "fusion.resume", list[int]()
+
+    def run(until: int) -> int:
+        def keep(step: int, _: float) -> bool:
+            seen.append(step)
+            if step == until:
+                raise KeyboardInterrupt
+            return True
+
+        schedule = encoders.Schedule(8, 600.0, batch=4)
+        model = fuse.DenseFusion(SMALL)
+        return fuse.train_fusion(
+            model, maps, sides, schedule, fuse.Losses(), seed=1, keep=keep, every=1, checkpoint=path
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(until=6)
+    assert seen == [2, 4, 6]
+    assert run(until=0) == 8
+    assert seen == [2, 4, 6, 6, 8]
+
+
+def test_the_loss_is_a_matter_of_configuration() -> None:
+    """Cross-entropy where risks are known, focal loss where labels are all there is, and what is asked for over both."""
+    sides = made_up(SMALL, 4)
+    assert (train.losses_for(sides).gamma, train.losses_for(sides, gamma=1.5).gamma) == (0.0, 1.5)
+    labels = train.losses_for(replace(sides, known=False))
+    assert (labels.gamma, labels.alpha, labels.dense, labels.aim) == (2.0, 0.25, 0.0, 0.0)
+    assert train.losses_for(replace(sides, known=False), alpha=0.7).alpha == 0.7
+
+
 def test_the_released_graph_still_tells_its_readings() -> None:
     """Weights of the right shape, biases as the graph names them."""
     found = readings(CMAN / "fusion.onnx")
@@ -384,6 +419,17 @@ def test_each_image_is_asked_to_add_where_it_shows_something() -> None:
     assert loss([1.0, 0.0, 0.01, 0.0], [1.0, 1.0]) == pytest.approx(0.0, abs=1e-3)
     assert loss([1.0, 0.0, 0.0, 0.01], [1.0, 1.0]) > 1.0  # however little it adds
     assert loss([1.0, 0.0, 0.0, 0.01], [1.0, 0.0]) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_every_patient_who_is_to_calibrate_counts() -> None:
+    """Validation and the calibration set are fitted as one, subset by subset; a run without that set fits validation alone."""
+    sets = {n: made_up(SMALL, size) for n, size in (("val", 6), ("calibration", 10), ("test", 4))}
+    logits = {n: {"MG+MR+US": np.full(len(s.label), k, float)} for k, (n, s) in enumerate(sets.items())}
+    both, label = release.together(logits, sets)
+    assert both["MG+MR+US"].tolist() == [0.0] * 6 + [1.0] * 10
+    assert np.array_equal(label, np.concatenate([sets["val"].label, sets["calibration"].label]))
+    alone, _ = release.together({"val": logits["val"]}, sets)
+    assert len(alone["MG+MR+US"]) == 6
 
 
 def test_shifted_planes_keep_their_size_and_move_as_far_as_asked() -> None:

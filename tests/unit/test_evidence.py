@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from casework.engine.onnxrt import OnnxRunner
 from casework.engine.runner import SideInputs
 from casework.modelspec import SLOTS
 from models.cman import evaluate, manual
-from models.cman.data import open_sides
-from models.cman.evidence import baselines, cohort, heat, report, stats
+from models.cman.data import Sides, open_sides
+from models.cman.evidence import baselines, cohort, heat, measure, report, stats
 from models.cman.evidence.shipped import Reader, Reading
 from models.cman.phantom import dataset
 
@@ -167,12 +168,13 @@ def test_cached_tokens_give_what_the_service_gives(drawn: Path) -> None:
         cohort.drawn(cohort.Cohort("one", 94, 1), drawn, size, workers=1)
 
 
-def scored(folder: Path, name: str, seed: int = 1) -> None:
-    """Five finished folds of a head, as folds.py leaves them."""
-    rng = np.random.default_rng(seed)
-    for n in range(5):
-        held = np.arange(n, 40, 5)
-        about = {"head": name, "fold": n, "cpu_s": 1, "wall_s": 1, "parameters": 7, "plan": {"seed": seed}}
+def scored(folder: Path, name: str, seed: int = 1, *, whole: bool = False) -> None:
+    """Five finished folds of a head, as folds.py leaves them, or one that was trained longer on all patients."""
+    rng, steps = np.random.default_rng(seed), 1200 if whole else 300
+    for n in (5,) if whole else range(5):
+        held = np.arange(n, 40, 5)[: 0 if whole else None]
+        about = {"head": name, "fold": n, "cpu_s": 1, "wall_s": 1, "parameters": 7}
+        about["plan"] = {"seed": seed, "steps": steps}
         others = {c: rng.normal(size=30).astype(np.float32) for c in baselines.COHORTS[1:]}
         arrays = {"internal": held.astype(np.float32), "held": held, **others}
         np.savez_compressed(folder / f"{name}-{n}.npz", about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
@@ -197,10 +199,49 @@ def test_committed_scores_belong_to_their_sides(tmp_path: Path) -> None:
         baselines.load(tmp_path, {"test": baselines.digest(np.arange(30), 1 - label)})
 
 
+def test_heads_that_were_trained_longer_are_named_and_compared_with_each_other(tmp_path: Path) -> None:
+    """A second folder's heads carry their steps, and each meets the CMAN of its own schedule; held out or not is said."""
+    label, case = np.arange(30) % 2, np.arange(30) // 2
+    labels = {"validation": label, "internal": np.arange(40) % 2}
+    arrays: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    digests = {c: baselines.digest(case, label) for c in ("test", "external")}
+    for n in range(2):
+        runs = tmp_path / str(n)
+        runs.mkdir()
+        for seed, head in enumerate(("cman", "early-maps")):
+            scored(runs, head, seed=10 * n + seed, whole=bool(n))
+        more, about = baselines.gather(runs, digests, labels, further=bool(n))
+        arrays |= more
+        facts |= about["heads"]
+    np.savez_compressed(tmp_path / "baselines.npz", **arrays)
+    (tmp_path / "baselines.json").write_text(json.dumps({"cohorts": digests, "heads": facts}))
+    found = baselines.load(tmp_path, digests)
+    assert {n: (h.training["steps"], len(h.held_out_auc)) for n, h in found.items()} == {
+        "cman": (300, 5),
+        "early-maps": (300, 5),
+        "cman-1200": (1200, 0),
+        "early-maps-1200": (1200, 0),
+    }
+    sides = Sides({}, {}, {}, label, (label * 0.5 + 0.2).astype(np.float64), case, "x")
+    score = np.arange(30, dtype=float)
+    told = measure.compared(found, dict.fromkeys(digests, sides), dict.fromkeys(digests, score), 1)
+    rows = told["test"]
+    for ending in ("", "-1200"):
+        a, b = (found[f"{h}{ending}"].mean("test") for h in ("cman", "early-maps"))
+        assert rows[f"early-maps{ending}"]["cman_minus_this"] == stats.paired(label, a, b, case)
+        assert "cman_minus_this" not in rows[f"cman{ending}"]
+    page = "\n".join(report._baselines({"baselines": told}))
+    assert "| early fusion: maps of a plane stacked as channels, 1200 steps |" in page
+    assert "trained on all patients of the internal cohort" in page
+    assert "one schedule of 300 steps" in page
+
+
 def test_folds_of_different_plans_are_not_put_together(tmp_path: Path) -> None:
     """A head whose folds were trained differently is no head."""
     scored(tmp_path, "mg")
-    about = {"head": "mg", "fold": 4, "cpu_s": 1, "wall_s": 1, "parameters": 7, "plan": {"seed": 2}}
+    about = {"head": "mg", "fold": 4, "cpu_s": 1, "wall_s": 1, "parameters": 7}
+    about["plan"] = {"seed": 2, "steps": 300}
     with np.load(tmp_path / "mg-4.npz") as old:
         arrays = {k: old[k] for k in old.files if k != "about"}
     np.savez_compressed(tmp_path / "mg-4.npz", about=np.array(json.dumps(about)), **arrays)
@@ -208,11 +249,12 @@ def test_folds_of_different_plans_are_not_put_together(tmp_path: Path) -> None:
         baselines.gather(tmp_path, {}, {"validation": np.arange(30) % 2, "internal": np.arange(40) % 2})
 
 
-def test_the_manual_is_what_the_evaluation_says() -> None:
+@pytest.mark.parametrize("name", ["cman"])
+def test_the_manual_is_what_the_evaluation_says(name: str) -> None:
     """Both languages, as committed, are written from the package's own numbers; every number of one is in the other."""
-    made = manual.manuals(MODELS / "cman")
+    made = manual.manuals(MODELS / name)
     for language, text in made.items():
-        assert (MODELS / "cman" / f"manual.{language}.md").read_text("utf-8") == text
+        assert (MODELS / name / f"manual.{language}.md").read_text("utf-8") == text
     numbers = [sorted(re.findall(r"\d\.\d{3}", text)) for text in made.values()]
     assert numbers[0] == numbers[1]
     assert "A negative result does not exclude a metastasis" in made["en"]

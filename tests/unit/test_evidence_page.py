@@ -58,7 +58,10 @@ def evidence(package: ModelPackage, material: Any) -> dict[str, Any]:
         key: {"mean_drop": 1.0, "share_lower": 0.5} for key in ("lesions and nodes painted over", "elsewhere")
     }
     cohorts = {key: {"patients": 20, "seed": 1, "hospital": "A"} for key in ("test", "external")}
+    student = {"package": "cman-lite", "version": "9", "manifest_sha256": "1", "precision": "int8"}
+    told = measure.beside(package, reader, tokens, sides, bits, full=full["test"])
     return {
+        "student": student | {"test": told, "external": told},
         "package": "cman",
         "version": "9",
         "manifest_sha256": "0",
@@ -80,6 +83,17 @@ def test_the_page_holds_every_subset_and_every_head(evidence: dict[str, Any]) ->
         assert page.count(f"\n| {subset} | 0.") == 2
     assert "| concatenation of pooled features |" in page
     assert not any(bad in page for bad in ("None", "{", "}"))
+
+
+def test_a_student_is_measured_on_the_same_sides(evidence: dict[str, Any]) -> None:
+    """Its own logits against the shipped ones, side by side; the shipped package itself does not differ from itself."""
+    row = evidence["student"]["test"]
+    assert row["auc"] == evidence["test"]["subsets"]["MG+MR+US"]["auc"]
+    assert row["this_minus_shipped"] == {"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    assert row["heat"] == evidence["test"]["heat"]
+    page = report.page(evidence)
+    assert "## The student: cman-lite 9, int8" in page
+    assert "## The student" not in report.page({k: v for k, v in evidence.items() if k != "student"})
 
 
 def test_a_better_head_is_told_from_a_worse_one(evidence: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Evidence of a package: draw held-out phantoms, let the shipped weights read them, write docs/evidence. No torch.
 
-    python -m models.cman.evidence [--package models/cman] [--work .work/evidence] [--out docs/evidence] [--share 1.0]
+    python -m models.cman.evidence [--package models/cman] [--student models/cman-lite] [--work .work/evidence]
+        [--out docs/evidence] [--share 1.0]
 
 About a quarter of an hour on two cores, most of it drawing and encoding 1,200 patients; what is in --work is not made
 again. The shipped weights' numbers are all measured here. The baselines' scores are read from the committed
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,21 @@ def _read(
     return found, sides, logits[FULL]
 
 
+def _student(
+    options: argparse.Namespace, folders: Mapping[str, Path], sets: Mapping[str, Sides], full: Mapping[str, Logits]
+) -> dict[str, Any]:
+    """The student's package beside the shipped one on the same sides."""
+    package = open_package(options.student)
+    reader = Reader(package, options.workers)
+    found: dict[str, Any] = {"package": package.spec.name, "version": package.spec.version}
+    found |= {"manifest_sha256": package.sha256, "precision": package.spec.precision}
+    for name, folder in folders.items():
+        tokens = cohort.encoded(package, folder, options.workers)
+        bits = {m: np.load(folder / f"masks_{m.lower()}.npy", mmap_mode="r") for m in SLOTS}
+        found[name] = measure.beside(package, reader, tokens, sets[name], bits, full=full[name])
+    return found
+
+
 def _studies(path: Path, package: ModelPackage) -> dict[str, Any]:
     """What studies.py found, if it was about these weights."""
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -98,6 +115,9 @@ def _studies(path: Path, package: ModelPackage) -> dict[str, Any]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, default=ROOT / "models" / "cman")
+    parser.add_argument(
+        "--student", type=Path, default=ROOT / "models" / "cman-lite", help="compared on the same sides"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "evidence")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "evidence")
     parser.add_argument("--baselines", type=Path, default=ROOT / "docs" / "evidence")
@@ -133,11 +153,15 @@ def main() -> None:
             "hospital": one.hospital,
             "digest": names,
         }
+    if (options.student / "manifest.json").exists():
+        evidence["student"] = _student(options, {n: options.work / n for n in sets}, sets, full)
+        clock("student")
     if options.share == 1.0:
         found = baselines.load(options.baselines, {n: f["digest"] for n, f in evidence["cohorts"].items()})
         evidence["baselines"] = measure.compared(found, sets, full, measure.SEED)
         for name in sets if found else ():
-            heads = {head: one.mean(name) for head, one in found.items()} | {"shipped": full[name]}
+            heads = {h: one.mean(name) for h, one in found.items() if not baselines.same_schedule(h)[1]}
+            heads["shipped"] = full[name]
             plots.roc(
                 options.out / f"roc-heads-{name}.png", sets[name].label, heads, f"{name}: heads on the same folds"
             )

@@ -1,8 +1,9 @@
 """Scores of the baselines that `folds.py` trained, as committed: docs/evidence/baselines.npz and .json. Runs without torch.
 
-    python -m models.cman.evidence.baselines --runs RUNS --out docs/evidence
+    python -m models.cman.evidence.baselines --data DATA --runs RUNS [LONGER ...] --out docs/evidence
 
-gathers RUNS (one file a head and fold) into the two files. Training them takes hours; reading them takes no time, and the
+gathers RUNS (one file a head and fold) into the two files; heads of further folders, trained for other numbers of steps, are
+named with theirs (cman-600). Training them takes hours; reading them takes no time, and the
 table is computed anew from the scores. A digest of the cohort's labels ties a score to its side: scores of another cohort
 are refused.
 """
@@ -11,7 +12,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class Baseline:
     folds: Mapping[str, NDArray[np.float32]]
     out_of_fold: NDArray[np.float32]
     chosen: Mapping[str, float]
-    held_out_auc: Sequence[float] = ()  # each fold's, on the internal patients that it held out
+    held_out_auc: Sequence[float] = ()  # each fold's, on the internal patients that it held out; none with --whole
+    training: Mapping[str, Any] = field(default_factory=dict)  # steps, batch, parameters, cpu_s a fold, network
 
     def mean(self, cohort: str) -> NDArray[np.float64]:
         """The mean logit of the folds' heads: what stands in the tables for the held-out cohorts."""
@@ -48,10 +50,30 @@ def digest(case: NDArray[np.int64], label: NDArray[np.int64]) -> str:
     return hashlib.sha256(np.stack([case, label]).astype("<i8").tobytes()).hexdigest()[:16]
 
 
+def same_schedule(name: str) -> tuple[str, str]:
+    """A head's own name and the ending of those that had its number of steps: ("early-maps", "-600") or ("mg", "")."""
+    head, _, steps = name.rpartition("-")
+    return (head, f"-{steps}") if steps.isdigit() else (name, "")
+
+
+def _training(head: Mapping[str, Any]) -> dict[str, Any]:
+    """What a head cost, from what its folds say of themselves."""
+    plan = head["plan"].get("schedule", head["plan"])
+    return {
+        "steps": plan["steps"],
+        "batch": plan.get("batch"),
+        "network": head["plan"].get("network", ""),
+        "parameters": head["parameters"],
+        "cpu_s": sum(f["cpu_s"] for f in head["folds"]) / len(head["folds"]),
+    }
+
+
 def gather(
-    runs: Path, digests: Mapping[str, str], labels: Mapping[str, NDArray[np.int64]]
+    runs: Path, digests: Mapping[str, str], labels: Mapping[str, NDArray[np.int64]], *, further: bool = False
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """All finished heads of a folder: arrays named head/cohort, and what is to be known of them.
+
+    further: name the heads with their steps too.
 
     labels: of the validation cohort, from which temperature and thresholds are chosen, and of the internal one, for the AUC
     on what each fold held out.
@@ -61,17 +83,19 @@ def gather(
     """
     arrays: dict[str, NDArray[Any]] = {}
     about: dict[str, Any] = {"cohorts": dict(digests), "heads": {}}
-    names = sorted({p.stem.rsplit("-", 1)[0] for p in runs.glob("*-[0-9].npz")})
-    for name in names:
-        files = [np.load(p) for p in sorted(runs.glob(f"{name}-[0-9].npz"))]
+    for head in sorted({p.stem.rsplit("-", 1)[0] for p in runs.glob("*-[0-9].npz")}):
+        files = [np.load(p) for p in sorted(runs.glob(f"{head}-[0-9].npz"))]
         facts = [json.loads(str(f["about"])) for f in files]
         if len({json.dumps(a["plan"]) for a in facts}) != 1:
-            raise ValueError(f"{name}: folds of different plans")
-        about["heads"][name] = {"plan": facts[0]["plan"], "parameters": facts[0]["parameters"]} | {
+            raise ValueError(f"{head}: folds of different plans")
+        known = {"plan": facts[0]["plan"], "parameters": facts[0]["parameters"]} | {
             "folds": [{k: a[k] for k in ("fold", "cpu_s", "wall_s")} for a in facts]
         }
+        name = f"{head}-{_training(known)['steps']}" if further else head
+        about["heads"][name] = known
         total = sum(len(f["held"]) for f in files)
-        whole = np.full(max(total, *(int(f["held"].max()) + 1 for f in files)), np.nan, np.float32)
+        last = [int(f["held"].max()) + 1 for f in files if len(f["held"])]
+        whole = np.full(max(total, *last, 0), np.nan, np.float32)
         for f in files:
             whole[f["held"]] = f["internal"]
         arrays[f"{name}/internal"] = whole
@@ -82,7 +106,7 @@ def gather(
         temperature = stats.scaled(logit, labels["validation"])
         cut = evaluate.thresholds(stats.chances(logit, temperature), labels["validation"])
         about["heads"][name]["chosen"] = {"temperature": temperature, **cut}
-        held = [float(roc_auc_score(labels["internal"][f["held"]], f["internal"])) for f in files]
+        held = [float(roc_auc_score(labels["internal"][f["held"]], f["internal"])) for f in files if len(f["held"])]
         about["heads"][name]["held_out_auc"] = held
     return arrays, about
 
@@ -104,7 +128,9 @@ def load(folder: Path, digests: Mapping[str, str]) -> dict[str, Baseline]:
     with np.load(path) as arrays:
         for name, head in about["heads"].items():
             folds = {c: arrays[f"{name}/{c}"].astype(np.float32) for c in COHORTS[1:] if f"{name}/{c}" in arrays.files}
-            found[name] = Baseline(folds, arrays[f"{name}/internal"], head["chosen"], head["held_out_auc"])
+            found[name] = Baseline(
+                folds, arrays[f"{name}/internal"], head["chosen"], head["held_out_auc"], _training(head)
+            )
     return found
 
 
@@ -114,7 +140,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     digests, labels = {}, {}
@@ -122,7 +148,11 @@ def main() -> None:
         if (options.data / cohort / "about.json").exists():
             sides = open_sides(options.data / cohort)
             digests[cohort], labels[cohort] = digest(sides.case, sides.label), sides.label
-    arrays, about = gather(options.runs, digests, labels)
+    arrays, about = gather(options.runs[0], digests, labels)
+    for folder in options.runs[1:]:
+        more, facts = gather(folder, digests, labels, further=True)
+        arrays |= more
+        about["heads"] |= facts["heads"]
     np.savez_compressed(options.out / "baselines.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub of **kwds
     (options.out / "baselines.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 

@@ -1,10 +1,10 @@
-"""Early fusion of pixels: planes stacked as channels of one network, trained from the start on the same folds. For a GPU.
+"""Early fusion of pixels: planes stacked as channels of one network, trained from the start on the same folds.
 
-    python -m models.cman.evidence.early --data DATA --out RUNS [--steps 6000] [--folds 0 1 2 3 4]
+    python -m models.cman.evidence.early --data DATA --out RUNS [--network resnet50] [--steps 6000] [--folds 0 1 2 3 4]
 
 The baseline that the issue of registration is about: mammogram and MRI projections of one plane, turned alike and resized to
-one grid, are the channels of one image. Three such images (axial, sagittal, ultrasound) go through three encoders of the
-same kind as CMAN's, and pooled maps into one logit. It gets what CMAN's training gets: the risk as target, the
+one grid, are the channels of one image. Three such images (axial, sagittal, ultrasound) go through three encoders,
+and pooled maps into one logit. resnet50 and student are for a GPU; small is what processors can train. It gets what CMAN's training gets: the risk as target, the
 dense truth of each stack's tokens, the same dropout of modalities. Scores go beside those of folds.py, in its form.
 """
 
@@ -32,7 +32,8 @@ from models.cman.journal import Journal
 from models.cman.net.config import CONCEPTS, MODALITIES, RESNET50, STUDENT, NetConfig
 from models.cman.net.encoder import Encoder
 
-NETWORKS = {"resnet50": RESNET50, "student": STUDENT}
+SMALL = NetConfig(base=32, depths=(2, 2, 2, 2), width=64)
+NETWORKS = {"resnet50": RESNET50, "student": STUDENT, "small": SMALL}
 FIRST = {"axial": ("MG", "CC"), "sagittal": ("MG", "MLO"), "us": ("US", "1")}
 """The image of a stack whose truth is the stack's: the one that is not turned."""
 ASKED = {

@@ -5,6 +5,7 @@
 Encoders are the package's own, frozen; tokens are made once (cohort.py). A fold's heads see the same patients and the same
 schedule: the same steps, batch, rate and dropout of modalities, risk as the target (labels with --target label). One file
 a head and fold is kept as soon as it is trained; what is there is not trained again. Several processes may share RUNS.
+--whole trains on all of the internal cohort instead and holds nothing out: what a head can do with every patient.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from models.cman.net.config import CONCEPTS, MODALITIES, NetConfig
 from models.cman.net.tokens import Tokeniser
 
 FOLDS = 5
+WHOLE = FOLDS  # in a fold's place: no side is of it, so none is held out
 HEADS = ("mg", "mr", "us", "concat", "generative", "early-maps", "cman-unaligned", "cman")
 SCORED = ("internal", "validation", "test", "external")
 
@@ -195,7 +197,7 @@ def train(  # noqa: PLR0917  # what, from what, whose
 def scores(head: nn.Module, tokens: cohort.Tokens, sides: Sides, at: NDArray[np.int64]) -> NDArray[np.float32]:
     """Logits of some sides with everything that they have, (n,)."""
     head.eval()
-    parts = []
+    parts = [np.zeros(0, np.float32)]
     for n in range(0, len(at), 8):  # few enough for a processor's caches: half the time of 32
         now = at[n : n + 8]
         masks = {m: torch.from_numpy(sides.masks[m][now]).float().to(machine()) for m in MODALITIES}
@@ -333,6 +335,7 @@ def main() -> None:
     parser.add_argument("--package", type=Path, default=Path(__file__).parents[1])
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=HEADS)
     parser.add_argument("--folds", nargs="+", type=int, default=range(FOLDS))
+    parser.add_argument("--whole", dest="folds", action="store_const", const=[WHOLE], help="no folds: all patients")
     parser.add_argument("--scored", nargs="+", choices=SCORED, default=SCORED)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)

@@ -11,7 +11,7 @@ from casework.engine.onnxrt import OnnxRunner
 from casework.modelspec import SLOTS
 from models.cman.data import Sides
 from models.cman.evidence import heat, stats
-from models.cman.evidence.baselines import Baseline
+from models.cman.evidence.baselines import Baseline, same_schedule
 from models.cman.evidence.cohort import Tokens
 from models.cman.evidence.shipped import Reader, Reading
 from models.cman.net.config import MODALITIES
@@ -132,10 +132,23 @@ def painted_over(
     }
 
 
+def beside(
+    package: ModelPackage, reader: Reader, tokens: Tokens, sides: Sides, bits: Mapping[str, Any], *, full: Floats
+) -> dict[str, Any]:
+    """Another package on the same sides with all three modalities: its row, how far it is from `full`, its maps."""
+    logit = reader.logits(tokens, sides.masks)
+    temperature, cut = package.spec.temperature, thresholds_of(package)
+    return {
+        **stats.row(logit, sides.label, sides.case, temperature, cut, seed=SEED, rounds=500),
+        "this_minus_shipped": stats.paired(sides.label, logit, full, sides.case),
+        "heat": heat_truth(reader, tokens, sides, bits),
+    }
+
+
 def compared(
     baselines: Mapping[str, Baseline], sets: Mapping[str, Sides], shipped: Mapping[str, Floats], seed: int
 ) -> dict[str, Any]:
-    """The baselines' table: every head on every cohort, temperature from validation, paired with CMAN of the same folds."""
+    """The baselines' table: every head on every cohort, temperature from validation, paired with CMAN of the same folds and steps."""
     result: dict[str, Any] = {}
     for cohort in ("test", "external"):
         sides = sets[cohort]
@@ -148,17 +161,26 @@ def compared(
                 float(stats.delong(sides.label, f[None].astype(float), sides.case)[0][0]) for f in head.folds[cohort]
             ]
             rows[name]["held_out"] = list(head.held_out_auc)
-            if name != "cman" and "cman" in baselines:
-                best = baselines["cman"].mean(cohort)
+            rows[name]["training"] = dict(head.training)
+            partner = _partner(name, baselines)
+            if partner:
+                best = baselines[partner].mean(cohort)
                 rows[name]["cman_minus_this"] = stats.paired(sides.label, best, logit, sides.case)
             rows[name]["shipped_minus_this"] = stats.paired(sides.label, shipped[cohort], logit, sides.case)
         for name, numbers in rows.items():
-            if name != "cman" and "cman" in rows and len(numbers["folds"]) == len(rows["cman"]["folds"]) > 1:
-                numbers["t_test_over_folds"] = stats.over_folds(rows["cman"]["folds"], numbers["folds"])
+            partner = _partner(name, baselines)
+            if partner and len(numbers["folds"]) == len(rows[partner]["folds"]) > 1:
+                numbers["t_test_over_folds"] = stats.over_folds(rows[partner]["folds"], numbers["folds"])
         result[cohort] = rows
     for name, row in result["external"].items():
         row["lost"] = _lost(*(result[c][name] for c in ("test", "external")))
     return result
+
+
+def _partner(name: str, baselines: Mapping[str, Baseline]) -> str:
+    """The CMAN that a head is compared with: the one of the same number of steps; none for itself."""
+    head, steps = same_schedule(name)
+    return f"cman{steps}" if head != "cman" and f"cman{steps}" in baselines else ""
 
 
 def _lost(test: Mapping[str, Any], external: Mapping[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from casework.engine.bundle import ModelPackage
 from casework.modelspec import SLOTS
 from models.cman.data import Sides
 from models.cman.evidence import measure, plots, stats
+from models.cman.evidence.baselines import same_schedule
 from models.cman.evidence.cohort import Tokens
 from models.cman.evidence.shipped import Reader
 
@@ -20,8 +21,8 @@ HEAD = """# Evidence
 into several modalities. They say nothing about any patient.** Made by `make evidence` ({seconds:.0f} s on {cores} cores{kept}); the same
 numbers with more digits and all seeds are in [evidence.json](evidence.json).
 
-Package {package} {version}, manifest sha256 `{manifest_sha256}`. Thresholds and temperature are the package's own, chosen on its
-validation patients and never on these. Intervals are 95 %: DeLong's with the two sides of a patient taken
+Package {package} {version}, manifest sha256 `{manifest_sha256}`. Thresholds and temperature are the package's own, chosen on
+other patients (its card says which) and never on these. Intervals are 95 %: DeLong's with the two sides of a patient taken
 together (Obuchowski 1997), beside it a bootstrap over patients.
 """
 
@@ -151,20 +152,46 @@ def _heat(evidence: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _name(head: str) -> str:
+    """A head in words."""
+    own, steps = same_schedule(head)
+    return NAMES.get(own, own) + (f", {steps[1:]} steps" if steps else "")
+
+
+def _trained(rows: Mapping[str, Any]) -> list[str]:
+    """What is to be said of the heads' training before their table."""
+    folded = {n: len(r["folds"]) for n, r in rows.items() if r["held_out"] or len(r["folds"]) > 1}
+    most = max(folded.values(), default=1)
+    short = "; ".join(f"{_name(n)}: {count}" for n, count in folded.items() if count < most)
+    steps = next((r["training"]["steps"] for n, r in rows.items() if n == "cman" and r["training"]), "its")
+    words = [
+        (
+            f"Trained on {most} of five folds by patient of the internal cohort{f' ({short})' if short else ''}, with one schedule of {steps} steps; "
+            "held-out cohorts are read by the mean logit of a head's folds."
+        )
+    ]
+    longer = [n for n in rows if n not in folded]
+    if longer:
+        words.append(
+            f"Rows that name their steps ({'; '.join(_name(n) for n in longer)}) are one head each, trained on all patients of the internal "
+            "cohort by one schedule of that length, and compared with the CMAN of that length: what more training does to the comparison."
+        )
+    words.append("How each was trained: baselines.json. The shipped fusion learned from the whole internal cohort too.")
+    pixels = rows.get("early-pixels", {}).get("training")
+    if pixels:
+        words.append(
+            "Early fusion of pixels is no head but a network of its own that learns from nothing, its encoders too: three of the kind "
+            f"{pixels['network']}, {pixels['parameters'] / 1e6:.1f} million parameters, {pixels['steps']} steps of {pixels['batch']} sides, "
+            f"{pixels['cpu_s'] / 60:.0f} processor minutes a fold; a GPU would train it further."
+        )
+    return [" ".join(words), ""]
+
+
 def _baselines(evidence: Mapping[str, Any]) -> list[str]:
     found = evidence.get("baselines")
     if not found or not found["test"]:
         return ["## Baselines", "", "None is committed yet: `python -m models.cman.evidence.folds` trains them.", ""]
-    count = min(len(r["folds"]) for r in found["test"].values())
-    lines = ["## Baselines on the same folds, the same frozen encoders", ""]
-    lines += [
-        (
-            f"Trained on {count} of five folds by patient of the internal cohort, with one schedule; held-out cohorts are read by the "
-            "mean logit of a head's folds. How each was trained: baselines.json. The shipped fusion learned from the whole internal "
-            "cohort and longer."
-        ),
-        "",
-    ]
+    lines = ["## Baselines on the same folds, the same frozen encoders", "", *_trained(found["test"])]
     missing = [NAMES[n] for n in NAMES if n not in found["test"]]
     lines += [f"Not trained: {'; '.join(missing)}.", ""] if missing else []
     for cohort, rows in found.items():
@@ -177,7 +204,7 @@ def _baselines(evidence: Mapping[str, Any]) -> list[str]:
             own, folds = (f"{np.mean(v):.3f} ± {np.std(v):.3f}" if v else "" for v in (r["held_out"], r["folds"]))
             table.append(
                 (
-                    NAMES.get(name, name),
+                    _name(name),
                     _auc(r),
                     folds,
                     own,
@@ -211,8 +238,36 @@ def _lost(rows: Mapping[str, Any]) -> list[str]:
     for name, row in rows.items():
         r = row["lost"]
         more = f"{r['more_than_cman']:+.3f} ({r['more_low']:+.3f} to {r['more_high']:+.3f})" if "more_low" in r else ""
-        table.append((NAMES.get(name, name), f"{r['auc']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f})", more))
+        table.append((_name(name), f"{r['auc']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f})", more))
     return _table(("head", "AUC lost from the training hospital's patients to these", "more than CMAN loses"), table)
+
+
+def _student(found: Mapping[str, Any] | None, than: str) -> list[str]:
+    """The student's package beside the shipped one."""
+    if not found:
+        return []
+    lines = [
+        f"## The student: {found['package']} {found['version']}, {found['precision']}",
+        "",
+        (
+            f"The same sides with all three modalities, read by the released package (manifest sha256 `{found['manifest_sha256']}`) "
+            "with its own temperature and thresholds. Parameters, training and precision: its card."
+        ),
+        "",
+    ]
+    head = ("patients of", "AUC (DeLong)", f"minus {than}", "p", "Brier", "slope", "ECE", "sens / spec at positive")
+    rows = []
+    for name, title in TITLES.items():
+        r = found[name]
+        points = f"{r['sensitivity_at_positive']:.2f} / {r['specificity_at_positive']:.2f}"
+        scale = (f"{r['brier']:.3f}", f"{r['calibration_slope']:.2f}", f"{r['ece']:.3f}")
+        rows.append((title, _auc(r), *_minus(r["this_minus_shipped"]), *scale, points))
+    lines += _table(head, rows)
+    shares = (
+        f"{TITLES[n].lower()} " + ", ".join(f"{m} {h['hottest_on_target']:.2f}" for m, h in found[n]["heat"].items())
+        for n in TITLES
+    )
+    return [*lines, f"Hottest place on target: {'; '.join(shares)}.", ""]
 
 
 def _studies(found: Mapping[str, Any]) -> list[str]:
@@ -283,7 +338,8 @@ def page(evidence: Mapping[str, Any]) -> str:
         lines += [f"**A trial on {evidence['share']:.0%} of every cohort: not the evidence.**", ""]
     for name in ("test", "external"):
         lines += _cohort(name, evidence)
-    lines += _heat(evidence) + _baselines(evidence) + _studies(evidence.get("studies") or {})
+    lines += _heat(evidence) + _baselines(evidence)
+    lines += _student(evidence.get("student"), evidence["package"]) + _studies(evidence.get("studies") or {})
     lines += [
         "## Worst errors",
         "",
