@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, expect
 
-from casework.case import CaseState, DeliveryState, JobState, Verdict
+from casework import ledger as ledger_room
+from casework.case import CandidateState, CaseState, DeliveryState, JobState, NoticeState, OrderState, Verdict
+from casework.config import Webhook
 from casework.entrypoints.api import page as page_module
 from casework.result import Finding
 from tests.api.browser import chromium
-from tests.api.conftest import Api
+from tests.api.conftest import Api, run_server
 from tests.api.samples import case_of, finish, mammogram, store
 from tests.api.test_cases_http import RESULT
+from tests.api.test_notices_http import undelivered
 
 STATIC = Path(page_module.__file__).parent / "static"
 EVIL = ("<img src=x onerror=hit()>", '"><script>hit()</script>', "javascript:hit()", "'-hit()-'", "<svg/onload=hit()>")
@@ -265,6 +269,12 @@ def test_every_word_exists_in_both_languages() -> None:
     assert keys[0] == keys[1]
     needed = {state.value for state in CaseState} | {f"d_{state}" for state in DeliveryState}
     needed |= {f"j_{state}" for state in JobState} | {f"verdict_{verdict}" for verdict in Verdict}
+    needed |= {f"n_{state}" for state in NoticeState} | {f"f_{state}" for state in (*OrderState, *CandidateState)}
+    of_no_case = ("commitment.", "engine.", "association.", "model.", "audit.")
+    ledger = "".join(path.read_text("utf-8") for path in Path(ledger_room.__file__).parent.glob("*.py"))
+    events = set(re.findall(r'\.audit\(\s*"([a-z]+\.[a-z_]+)"', ledger))
+    assert len(events) > 20
+    needed |= {f"e_{event}" for event in events if not event.startswith(of_no_case)}
     assert needed | {"positive", "negative", "indeterminate", "insufficient"} <= keys[0]
 
 
@@ -320,6 +330,29 @@ def test_actions_follow_the_role(page: Page, api: Api, case_id: str) -> None:
     page.click("text=Start now")
     expect(page.locator("#toast")).to_have_text("Done.")
     assert api.ledger.read.case(waiting).requested_at is not None
+
+
+def test_events_that_no_webhook_took(browser: Browser, own_api: Api) -> None:
+    """Given-up events stand on the page with their reason, in both languages, until an operator sends them again."""
+    case_id = undelivered(own_api)
+    hooks = (Webhook("ris", "https://ris.example/hook", "key"),)
+    door = replace(own_api.door, settings=replace(own_api.door.settings, webhook=hooks))
+    with run_server(door) as port:
+        api = Api(door, f"http://127.0.0.1:{port}", own_api.keys)
+        tab = browser.new_context().new_page()
+        tab.goto(api.base_url + "/")
+        enter(tab, api, "operator")
+        tab.click("#tabs a[data-key=deliveries]")
+        line = tab.locator("[data-webhook=ris]")
+        expect(line).to_contain_text("ris 1 events were given up")
+        expect(line).to_contain_text("WEBHOOK_GONE")
+        tab.click("[data-language=zh]")
+        expect(line).to_contain_text("1个事件已放弃发送")
+        line.get_by_role("button").click()
+        expect(line).to_have_count(0)
+        tab.goto(f"{api.base_url}/#/cases/{case_id}")
+        expect(tab.locator(".timeline").first).to_contain_text("Webhook ris：重新发送")
+        tab.context.close()
 
 
 def test_it_keeps_up(page: Page, api: Api) -> None:

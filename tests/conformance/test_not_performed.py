@@ -235,6 +235,9 @@ def test_a_page_is_a_valid_capture_with_the_same_words(tmp_path: Path, charset: 
         assert pixels[-24:].max() == pixels[:, :24].max() == pixels[:, -24:].max() == 0 < pixels.max()
         (folder := tmp_path / page.study_instance_uid).mkdir()
         (folder / "page.dcm").write_bytes(page.data)
+        (study,) = [s for s in silent(case) if s.study == page.study_instance_uid]
+        named = [r.ReferencedSOPInstanceUID for r in ds.ReferencedImageSequence]
+        assert named == [study.instances[0].uid]  # the one that a finding is about
         (path,) = readable([folder / "page.dcm"], charset, folder / "readable")
         done = tool("dciodvfy", "-new", path)
         assert complaints(done.stderr + done.stdout) == []
@@ -266,6 +269,12 @@ def says_fine(ds: Dataset) -> None:
     ds.ImageComments = ds.ImageComments.replace("not a negative result", "fine")
 
 
+def about_another(ds: Dataset) -> None:
+    """An image of another study, in both places."""
+    ds.ReferencedImageSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+    ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+
+
 def blank(ds: Dataset) -> None:
     ds.PixelData = bytes(len(ds.PixelData))
 
@@ -282,6 +291,8 @@ def blank(ds: Dataset) -> None:
         (lambda ds: setattr(ds.SeriesDescriptionCodeSequence[0], "CodeMeaning", "Normal"), "code"),
         (lambda ds: setattr(ds, "SeriesDescription", "AI report"), "series"),
         (lambda ds: setattr(ds, "SourceImageSequence", []), "references"),
+        (lambda ds: delattr(ds, "ReferencedImageSequence"), "file"),
+        (about_another, "references"),
     ],
 )
 def test_the_self_check_finds_each_defect_of_a_page(defect: Callable[[Dataset], None], rule: str) -> None:

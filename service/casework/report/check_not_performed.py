@@ -73,8 +73,17 @@ def _page(ds: Dataset, item: Rendered, silent: Silent, result: CaseResult) -> No
     """The words that are drawn stand in Image Comments too; the picture is whole and has something on it."""
     _frame(ds, item, silent, result.stopped, _PAGE)
     _words([str(ds.ImageComments)], result.stopped)
-    made_from = {"SourceImageSequence", "ReferencedSeriesSequence", "AnatomicRegionSequence", "ViewCodeSequence"}
+    made_from = {"SourceImageSequence", "AnatomicRegionSequence", "ViewCodeSequence"}
     need(not any(keyword in ds for keyword in made_from), "references", "made from no image")
+    own = {(i.series, i.sop_class, i.uid) for i in silent.instances}
+    about = {(i.ReferencedSOPClassUID, i.ReferencedSOPInstanceUID) for i in ds.ReferencedImageSequence}
+    listed = {
+        (s.SeriesInstanceUID, i.ReferencedSOPClassUID, i.ReferencedSOPInstanceUID)
+        for s in ds.ReferencedSeriesSequence
+        for i in s.ReferencedInstanceSequence
+    }
+    need(bool(about) and listed <= own and about == {i[1:] for i in listed}, "references", "not the study's images")
+    need("StudiesContainingOtherReferencedInstancesSequence" not in ds, "references", "another study")
     need((ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.BitsAllocated) == ("RGB", 3, 8), "page", "not RGB")
     need(len(ds.PixelData) == ds.Rows * ds.Columns * 3 and any(ds.PixelData), "page", "pixels")
     need(ds.BurnedInAnnotation == "NO", "page", "annotation")

@@ -69,7 +69,8 @@ def _render(
     ctx = _context(own, silent, settings, now)
     found = [_document(ctx, silent)]
     if pages:
-        found.append(not_performed_page.render(ctx))
+        causes = [i.uid for i in _causes(own, silent)]
+        found.append(not_performed_page.render(ctx, causes or [i.uid for i in silent.instances[:_SHOWN]]))
     return found
 
 
@@ -112,6 +113,12 @@ def _of_study(findings: Sequence[Finding], silent: Silent) -> tuple[Finding, ...
     return tuple(f for f in findings if len(f.subject) <= 16 or f.subject in own)
 
 
+def _causes(result: CaseResult, silent: Silent) -> list[Instance]:
+    """The study's images that a finding names, but for so many that nobody reads them."""
+    about = {f.subject for f in result.findings}
+    return [i for i in silent.instances if i.uid in about][:_SHOWN]
+
+
 def _context(result: CaseResult, silent: Silent, settings: config.Report, now: datetime) -> Context:
     """What the header's functions need, in a language that the study's character set can say."""
     said = "|".join([*result.stopped, *(f"{f.code} {f.subject}" for f in result.findings)])
@@ -126,7 +133,7 @@ def _context(result: CaseResult, silent: Silent, settings: config.Report, now: d
         settings=settings,
         key=key,
         sources={},
-        instances={},
+        instances={i.uid: i for i in silent.instances},
         study=silent.study,
         reference=silent.reference,
         images=(),
@@ -144,8 +151,6 @@ def _context(result: CaseResult, silent: Silent, settings: config.Report, now: d
 def _tree(ctx: Context, silent: Silent) -> Dataset:
     """The root of the content tree with all its children."""
     words = stopped_sections(ctx.result, ctx.language)
-    about = {f.subject for f in ctx.result.findings}
-    shown = [i for i in silent.instances if i.uid in about][:_SHOWN]
     status = sr.CodeContentItem(concept(codes.CONCLUSION), concept(codes.NOT_ATTEMPTED), Relation.CONTAINS)
     coded = [
         sr.CodeContentItem(concept(codes.FINDING), concept(_coded(code)), Relation.CONTAINS)
@@ -153,7 +158,10 @@ def _tree(ctx: Context, silent: Silent) -> Dataset:
     ]
     sections = (
         (codes.IMPRESSIONS, [status, *_said(ctx, codes.IMPRESSION, words["impression"])]),
-        (codes.FINDINGS, [*coded, *_said(ctx, codes.FINDING, words["finding"]), *map(_pictured, shown)]),
+        (
+            codes.FINDINGS,
+            [*coded, *_said(ctx, codes.FINDING, words["finding"]), *map(_pictured, _causes(ctx.result, silent))],
+        ),
         (codes.RECOMMENDATIONS, _said(ctx, codes.RECOMMENDATION, words["recommendation"])),
         (codes.PROCEDURES_DONE, _said(ctx, codes.DESCRIPTION, words["comment"])),
     )

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from PIL import Image, ImageDraw, ImageFont
 
-from casework.report import codes, header, heat, texts, uid
+from casework.report import capture, codes, header, heat, texts, uid
 from casework.report.describe import stopped_sections
 from casework.report.encode import to_file
 from casework.report.header import PROGRAM_VERSION, Context
@@ -26,8 +26,8 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Line = tuple[str, int, tuple[int, int, int]]  # words, size, colour
 
 
-def render(ctx: Context) -> Rendered:
-    """The page of one study. It names no image: it was made from none.
+def render(ctx: Context, about: Sequence[str]) -> Rendered:
+    """The page of one study. It was made from no image; it refers to those that it is about (PS3.3 C.12.4).
 
     Raises:
         ValueError: a text can't be written.
@@ -47,9 +47,11 @@ def render(ctx: Context) -> Rendered:
     )
     ds.InstanceNumber = 1
     ds.Laterality = ds.PatientOrientation = None
-    ds.ImageType, ds.ConversionType = ["DERIVED", "SECONDARY"], "SYN"
+    ds.ImageType, ds.ConversionType = ["DERIVED", "SECONDARY"], "WSD"
     ds.DerivationDescription = "A page of text: no image was analysed"
     ds.ImageComments = ctx.say("\r\n".join(words for words, *_ in lines))
+    ds.ReferencedImageSequence = [header.reference(ctx.instances[name]) for name in about]
+    ds.update(capture.referenced_series(ctx, about))
     ds.BurnedInAnnotation, ds.RecognizableVisualFeatures, ds.LossyImageCompression = "NO", "NO", "00"
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0

@@ -182,7 +182,7 @@ function together(events) {
 
 function step(event) {
   const { detail } = event;
-  const prefix = { "job.moved": "j_", "delivery.moved": "d_" }[event.event] ?? "";
+  const prefix = { "job.moved": "j_", "delivery.moved": "d_", "notice.moved": "n_", "fetch.order": "f_", "fetch.candidate": "f_" }[event.event] ?? "";
   const word = (value) => (typeof value === "string" && known(prefix + value) ? t(prefix + value) : value);
   const name = `e_${event.event}`;
   const words = known(name) ? t(name, { ...detail, from: word(detail.from), to: word(detail.to) }) : event.event;

@@ -1,7 +1,7 @@
 // The sections of the page. Each is { element, refresh }: refresh asks again and changes only what changed.
-import { ask } from "/static/api.js";
+import { ask, may } from "/static/api.js";
 import { caseView, deliveryTable, loadCase } from "/static/case.js";
-import { badge, bytes, chips, fit, h, put, t, table, td, time, toast, tone, wide } from "/static/dom.js";
+import { badge, bytes, chips, familyTone, fit, h, put, t, table, td, time, toast, tone, wide } from "/static/dom.js";
 
 const STATES = ["receiving", "stable", "queued", "running", "rendered", "delivering", "delivered", "rejected", "needs_attention", "superseded", "closed", "retracted"];
 const VERDICTS = ["accepted", "duplicate", "kept_aside", "refused"];
@@ -81,7 +81,31 @@ export function receiptTable(items) {
     fit(each.modality), td(each.accession_number), td(each.peer, h("div", { class: "muted small" }, each.door)), fit(bytes(each.size)), td(h("span", { class: "code" }, each.study_instance_uid))]));
 }
 
-export const deliveriesView = () => logView(t("deliveries"), "/v1/deliveries", (items) => deliveryTable(items, true), t("no_deliveries"));
+export function deliveriesView() {
+  const sent = logView(t("deliveries"), "/v1/deliveries", (items) => deliveryTable(items, true), t("no_deliveries"));
+  const lost = h("div");
+  const events = keeper(lost, () => ask("/v1/notices?state=dead&limit=200"), (page) => (page.items.length ? givenUp(page, () => events(true).catch(fail)) : []));
+  return { element: h("div", {}, lost, sent.element), refresh: (force) => Promise.all([events(force), sent.refresh(force)]) };
+}
+
+// Events that a webhook did not take and that nobody tries again: a line for each webhook and reason.
+function givenUp(page, reload) {
+  const hooks = [...new Set(page.items.map((each) => each.webhook))];
+  const repeat = async (webhook) => {
+    try { await ask("/v1/notices/repeat", { method: "POST", body: { webhook } }); toast(t("done")); } catch (error) { toast(error.message, true); }
+    reload();
+  };
+  const line = (webhook) => {
+    const own = page.items.filter((each) => each.webhook === webhook);
+    const reasons = new Map(own.filter((each) => each.reason).map((each) => [each.reason.code, each.reason]));
+    return h("div", { class: `reason ${familyTone([...reasons.values()][0]?.family)}`, data: { webhook } },
+      h("p", {}, h("strong", {}, webhook), ` ${t("given_up", { n: `${own.length}${page.next_cursor ? "+" : ""}` })} `, time(own[0].created_at)),
+      [...reasons.values()].map((each) => h("p", { class: "small" }, `${each.text} ${each.next} `, h("span", { class: "code muted" }, each.code))),
+      may("operator") && h("p", { class: "actions" }, h("button", { type: "button", data: { key: `repeat-${webhook}` }, onclick: () => repeat(webhook) }, t("resend"))));
+  };
+  return h("section", { class: "panel" }, h("h2", {}, t("events_lost")), hooks.map(line));
+}
+
 export const associationsView = () => logView(t("associations"), "/v1/associations", associationTable, t("no_associations"));
 
 export function associationTable(items) {
