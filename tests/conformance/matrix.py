@@ -29,6 +29,7 @@ from casework.report import (
     render_rejection,
 )
 from tests.conformance import test_not_performed
+from tests.conformance.test_not_performed import FONT
 from tests.conformance.studies import NOW, Case, make
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +41,7 @@ CHARSETS = {
     "ir87": "ISO 2022 IR 87",
     "mislabelled": "GBK labelled ISO_IR 100",
 }
-KINDS = (*OBJECTS, "not-performed", "rejection")
+KINDS = (*OBJECTS, "not-performed", "not-performed-page", "rejection")
 SETS: Mapping[str, Sequence[str]] = {"MG": ("MG",), "MR": ("MR",), "US": ("US",), "all": ("MG", "MR", "US")}
 # Warnings that stay: (pattern, why).
 REMAINDER = (
@@ -159,8 +160,8 @@ def everything(case: Case) -> list[Rendered]:
     for language in ("en", "zh"):
         studies = test_not_performed.silent(case)
         result = test_not_performed.stopped(case, "PATIENT_IDENTITY_CONFLICT", "NO_USABLE_IMAGE")
-        told = render_not_performed(result, studies, Report(language=language), NOW)
-        check_not_performed(told, result, studies)
+        told = render_not_performed(result, studies, Report(language=language, pdf_font=FONT), NOW, pages=True)
+        check_not_performed(told, result, studies, pages=True)
         made += told
     return made
 
