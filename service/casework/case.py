@@ -254,7 +254,8 @@ class Header:
 # Doubts that stop a case until a person has decided; what is on its way of it is held.
 STOPPING = frozenset({"SIDE_CHANGED", "IDENTITY_CHANGED", "PATIENT_IDENTITY_CONFLICT"})
 ALTERED = frozenset({"UID_CONFLICT", "SIDE_CHANGED", "IDENTITY_CHANGED"})  # other bytes under a known SOP Instance UID
-_SIDES = ("Laterality", "ImageLaterality", "FrameLaterality")
+_SIDES = ("Laterality", "ImageLaterality", "FrameLaterality", "AnatomicRegionModifierCode", "AnatomicRegionCode")
+_SIDES += ("PatientOrientation",)  # tells the side of a mammogram too
 
 
 def change(old: Header, new: Header) -> str:
@@ -262,7 +263,7 @@ def change(old: Header, new: Header) -> str:
     told = [(old.patient_id, new.patient_id), (old.study_instance_uid, new.study_instance_uid)]
     if any(a.strip() != b.strip() for a, b in told):
         return "IDENTITY_CHANGED"
-    both = [(old.issuer_of_patient_id, new.issuer_of_patient_id)]
+    both = [(old.issuer_of_patient_id, new.issuer_of_patient_id), (old.accession_number, new.accession_number)]
     both += [(old.attributes.get(k, ""), new.attributes.get(k, "")) for k in ("PatientBirthDate", "PatientSex")]
     if any(a.strip() != b.strip() for a, b in both if a.strip() and b.strip()):
         return "IDENTITY_CHANGED"

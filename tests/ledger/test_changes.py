@@ -37,6 +37,8 @@ BORN: dict[str, str] = {"PatientBirthDate": "19700101", "PatientSex": "F", "Late
 OTHER_SIDE: dict[str, Any] = {"attributes": {"Laterality": "R"}}
 OTHER_PATIENT: dict[str, Any] = {"patient_id": "P2"}
 OTHER_STUDY: dict[str, Any] = {"study_instance_uid": "9.9"}
+OTHER_REGION: dict[str, Any] = {"attributes": {**BORN, "AnatomicRegionModifierCode": "24028007"}}
+OTHER_ORDER: dict[str, Any] = {"accession_number": "OTHER"}
 OTHER_BIRTH: dict[str, Any] = {"attributes": {**BORN, "PatientBirthDate": "19800101"}}
 
 
@@ -120,7 +122,22 @@ def test_of_several_corrections_the_last_one_counts(ledger: Ledger) -> None:
     assert [r.sha256 for r in ledger.case_inputs(new)] == [sha("third")]
     assert sorted(d.decision for d in ledger.read.case_view(new).doubts) == ["accepted", "dismissed"]
     assert [again(ledger, content=c).verdict for c in ("third",)] == [V.DUPLICATE]
-    assert record(ledger, "1.1")[0].verdict is V.DUPLICATE
+    assert record(ledger, "1.1")[0].verdict is V.KEPT_ASIDE, "it was replaced: that it comes again is news"
+
+
+def test_a_correction_that_is_taken_back_is_a_correction_again(ledger: Ledger) -> None:
+    """Right, corrected to left, right again, left again: each time a person decides, and what is active follows."""
+    case_id = ledger.record([arrival("1.1", sha256=sha("right"), attributes={"Laterality": "R"})], at(1))[0].case_id
+    for n, side in enumerate(("left", "right", "left")):
+        attributes = {"Laterality": side[0].upper()}
+        came = ledger.record([arrival("1.1", sha256=sha(side), attributes=attributes)], at(10 * n + 2))[0]
+        assert (came.verdict, came.code) == (V.KEPT_ASIDE, "SIDE_CHANGED")
+        assert ledger.stopped_by(newest(ledger).id) == "SIDE_CHANGED"
+        case_id = ledger.decide(newest(ledger).id, "accepted", "Dr A", at(10 * n + 5))
+        assert [row.header.attributes["Laterality"] for row in ledger.case_inputs(case_id)] == [side[0].upper()]
+        twice = ledger.record([arrival("1.1", sha256=sha(side), attributes=attributes)], at(10 * n + 6))[0]
+        assert twice.verdict is V.DUPLICATE
+        assert ledger.stopped_by(case_id) == ""
 
 
 def test_a_policy_may_accept_corrections(ledger: Ledger) -> None:
@@ -145,6 +162,8 @@ def test_a_policy_may_accept_corrections(ledger: Ledger) -> None:
 STOPS: list[tuple[dict[str, Any], str]] = [
     (OTHER_SIDE, "SIDE_CHANGED"),
     ({"modality": "MG"}, "SIDE_CHANGED"),
+    (OTHER_REGION, "SIDE_CHANGED"),
+    (OTHER_ORDER, "IDENTITY_CHANGED"),
     (OTHER_PATIENT, "IDENTITY_CHANGED"),
     (OTHER_STUDY, "IDENTITY_CHANGED"),
     (OTHER_BIRTH, "IDENTITY_CHANGED"),

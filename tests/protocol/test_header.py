@@ -45,6 +45,11 @@ def rich(syntax: str = ExplicitVRLittleEndian) -> Dataset:
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399368009", "SCT", "medio-lateral oblique"
     ds.ViewCodeSequence = [code]
+    region, left = Dataset(), Dataset()
+    left.CodeValue, left.CodingSchemeDesignator, left.CodeMeaning = "7771000", "SCT", "Left"
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "76752008", "SCT", "Breast"
+    region.AnatomicRegionModifierSequence = [left]
+    ds.AnatomicRegionSequence = [region]
     inner = Dataset()
     inner.FrameLaterality = "L"
     anatomy = Dataset()
@@ -75,6 +80,7 @@ def test_reads_what_pydicom_reads(syntax: str) -> None:
         "399368009",
         "L",
     )
+    assert (a["AnatomicRegionCode"], a["AnatomicRegionModifierCode"]) == ("76752008", "7771000")
     assert (a["Rows"], a["Columns"], a["BitsAllocated"], a["PatientBirthDate"]) == ("16", "16", "16", "19700101")
 
 

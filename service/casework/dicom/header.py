@@ -93,6 +93,7 @@ _NESTED: Mapping[tuple[int, int], str] = {
     (0x00540220, 0x00080100): "ViewCode",
     (0x00209071, 0x00209072): "FrameLaterality",
     (0x00082218, 0x00080100): "AnatomicRegionCode",
+    (0x00082220, 0x00080100): "AnatomicRegionModifierCode",
     (0x00400275, 0x00401003): "RequestedProcedurePriority",
 }
 LIMITS = Limits()

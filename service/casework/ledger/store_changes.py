@@ -102,7 +102,7 @@ class ChangeStore(base.Store):
             case = base.get_case(tx.connection, case_id)
             where = (doubt.c.root_id == case.root_id) & (doubt.c.decision == "")
             where = where & (doubt.c.subject == subject) if subject else where
-            rows = tx.connection.execute(select(doubt).where(where).order_by(doubt.c.id)).all()
+            rows = tx.connection.execute(select(doubt).where(where).order_by(doubt.c.at, doubt.c.id)).all()
             if not rows:
                 raise Refused("NOT_FOUND", "nothing to decide")
             if decision == "accepted" and any(not row.sha256 for row in rows):
@@ -204,7 +204,7 @@ def _replace(tx: Tx, window_days: int, case: CaseRow, doubts: Sequence[Any], act
     uids = [row.subject for row in doubts]
     out = exists().where(exclusion.c.instance_id == instance.c.id, exclusion.c.lifted_at.is_(None))
     old = tx.connection.execute(select(instance).where(instance.c.sop_uid.in_(uids), ~out)).all()
-    insert_instances(tx, items, assembler)
+    insert_instances(tx, [item for item in items if not _back_again(tx, item)], assembler)
     made = {item.header.sop_instance_uid: item for item in items if item.header}
     for moved, code in ((False, "INPUT_REPLACED"), (True, "EXCLUDED_WRONG_PATIENT")):
         pairs = [
@@ -213,6 +213,18 @@ def _replace(tx: Tx, window_days: int, case: CaseRow, doubts: Sequence[Any], act
         if pairs:
             _take_out(tx, pairs, code, actor, "")
     return _go_on(tx, window_days, {case.root_id, *(item.root_id for item in items if item.root_id)})
+
+
+def _back_again(tx: Tx, item: Item) -> bool:
+    """Whether these bytes were replaced once: then their own row stands again, in the case where it was."""
+    uid = item.header.sop_instance_uid if item.header else ""
+    same = (instance.c.sop_uid == uid) & (instance.c.sha256 == item.arrival.sha256)
+    row = tx.connection.execute(select(instance.c.id, instance.c.root_id).where(same)).one_or_none()
+    if row is None:
+        return False
+    item.instance_id, item.root_id = row.id, row.root_id
+    tx.connection.execute(update(exclusion).where(exclusion.c.instance_id == row.id).values(lifted_at=tx.now))
+    return True
 
 
 def _item(row: Any) -> Item:

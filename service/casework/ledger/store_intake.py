@@ -55,6 +55,7 @@ class _Known:
     root_id: str | None
     header: Header
     out: bool
+    replaced: bool = False  # by other bytes, which a person or a rule accepted
     item: Item | None = field(default=None)
 
 
@@ -157,15 +158,17 @@ def _judge(tx: Tx, items: list[Item]) -> list[Item]:
     known: dict[str, list[_Known]] = defaultdict(list)
     for row in tx.connection.execute(_holders(uids)):
         known[row.sop_uid].append(
-            _Known(row.sha256, row.id, row.root_id, instance_row(row).header, row.out is not None)
+            _Known(row.sha256, row.id, row.root_id, instance_row(row).header, row.out is not None, row.by is not None)
         )
     new = []
     for item in accepted:
         if item.header is None:
             continue
         holders = known[item.header.sop_instance_uid]
-        same = next((one for one in holders if one.sha256 == item.arrival.sha256), None)
         other = next((one for one in holders if not one.out), None)
+        # What other bytes took the place of comes back as a correction; what a person took out stays out.
+        likely = [one for one in holders if not (one.replaced and other)]
+        same = next((one for one in likely if one.sha256 == item.arrival.sha256), None)
         holder = same or other
         if holder is None:  # nobody has it, or a person took out whatever had it
             holders.append(_Known(item.arrival.sha256, None, None, item.header, out=False, item=item))
@@ -192,7 +195,8 @@ def _set_priors_aside(tx: Tx, new: list[Item], assembler: Assembler) -> list[Ite
 def _holders(uids: set[str]) -> Any:
     """Instances under these SOP Instance UIDs; `out` tells that one was taken out of its case."""
     left = (exclusion.c.instance_id == instance.c.id) & exclusion.c.lifted_at.is_(None)
-    query = select(instance, exclusion.c.instance_id.label("out")).outerjoin_from(instance, exclusion, left)
+    about = (exclusion.c.instance_id.label("out"), exclusion.c.replaced_by.label("by"))
+    query = select(instance, *about).outerjoin_from(instance, exclusion, left)
     return query.where(instance.c.sop_uid.in_(sorted(uids))).order_by(instance.c.id)
 
 
@@ -326,13 +330,19 @@ def record_doubts(tx: Tx, doubts: list[dict[str, Any]]) -> set[str]:
     if not doubts:
         return set()
     roots = {one["root_id"] for one in doubts}
-    query = select(doubt.c.root_id, doubt.c.code, doubt.c.subject, doubt.c.sha256).where(doubt.c.root_id.in_(roots))
-    known = {tuple(row) for row in tx.connection.execute(query)}
+    key = (doubt.c.root_id, doubt.c.code, doubt.c.subject, doubt.c.sha256)
+    query = select(*key, doubt.c.id, doubt.c.decision).where(doubt.c.root_id.in_(roots))
+    known = {tuple(row)[:4]: row for row in tx.connection.execute(query)}
     new = {(one["root_id"], one["code"], one["subject"], one["sha256"]): one for one in doubts}
-    rows = [one for key, one in new.items() if key not in known]
-    if rows:
-        undecided = {"at": tx.now, "decision": "", "decided_by": "", "decided_at": None}
-        tx.connection.execute(insert(doubt), [{**row, **undecided} for row in rows])
+    undecided = {"at": tx.now, "decision": "", "decided_by": "", "decided_at": None}
+    # Bytes that were accepted once and come again have been replaced since: the same question is open again.
+    again = {k: one for k, one in new.items() if k in known and known[k].sha256 and known[k].decision == "accepted"}
+    for k in again:
+        tx.connection.execute(update(doubt).where(doubt.c.id == known[k].id).values(undecided))
+    fresh = [{**one, **undecided} for k, one in new.items() if k not in known]
+    if fresh:
+        tx.connection.execute(insert(doubt), fresh)
+    rows = [*again.values(), *fresh]
     return {row["root_id"] for row in rows if row["code"] in STOPPING}
 
 
