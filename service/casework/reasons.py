@@ -99,6 +99,9 @@ _ROWS: tuple[tuple[str, Family, str, str, str, str], ...] = (
     ("FETCH_FAILED", _N, "A study of this patient could not be fetched; the case went on without it.", "未能获取该患者的一项检查；病例在缺少该检查的情况下继续。", "Read the cause, then fetch it with casework fetch.", "请查看原因，然后用 casework fetch 获取。"),
     # --- the input gate, found and told ---
     ("STUDY_NOT_USED", _N, "No image of this study was used; other studies of the same case were analysed.", "未使用本检查的任何图像；同一病例的其他检查已分析。", "Read each image's reason; send what is missing.", "请查看每幅图像的原因，并补发缺少的内容。"),
+    ("BODY_PART_OTHER", _N, "Images name another part of the body than the breast and were left out.", "图像标明为乳腺以外的部位，未被使用。", "If it is the breast, correct Body Part Examined at the modality and send again.", "如确为乳腺，请在设备端更正检查部位后重新发送。"),
+    ("MR_SIDE_NOT_READ", _N, "An MRI series of the other breast was there too and was not read; this result is of one breast's MRI.", "另有对侧乳腺的MRI序列，但未被读取；本结果仅基于单侧乳腺MRI。", "Read the MRI of the other breast without this analysis.", "对侧乳腺MRI请自行阅片，不参考本分析。"),
+    ("NAMES_DIFFER", _N, "Images under this Patient ID bear names that have nothing in common; birth date and sex agree.", "同一患者ID下的图像姓名完全不同；出生日期和性别一致。", "Make sure that all are of one patient; take out what is not.", "请确认均属于同一患者；如不是，请剔除。"),
     ("VIEW_CONFLICT", _N, "A mammogram states two different views and was left out.", "乳腺X线图像标明了两个不同的体位，未被使用。", "Correct View Position and View Code at the modality and send again.", "请在设备端更正体位后重新发送。"),
     ("TOMOSYNTHESIS_NOT_USED", _N, "A tomosynthesis volume or projection was left out; the model reads two-dimensional mammograms.", "断层合成容积或投影图像未被使用；模型仅读取二维乳腺X线图像。", "Nothing to do.", "无需操作。"),
     ("SYNTHETIC_NOT_USED", _N, "A two-dimensional image computed from tomosynthesis was left out.", "由断层合成计算得到的二维图像未被使用。", "Nothing to do.", "无需操作。"),

@@ -128,6 +128,26 @@ def test_two_identities_stop_the_case(other: dict[str, str]) -> None:
     assert choose([mg("a", **known), us("b", **(known | other))]).stop == "PATIENT_IDENTITY_CONFLICT"
 
 
+def test_placeholder_birth_dates_prove_no_identity() -> None:
+    """Names without a part in common are two people unless a real birth date says otherwise."""
+    for born, stop in (("19000101", "PATIENT_IDENTITY_CONFLICT"), ("", "PATIENT_IDENTITY_CONFLICT"), ("19620517", "")):
+        people = [mg(name, patient_name=name, patient_birth_date=born) for name in ("Zhang^San", "Li^Si")]
+        assert choose(people).stop == stop
+
+
+def test_another_part_of_the_body_is_never_read() -> None:
+    """Newer pictures of leg and liver take nobody's place, and their faults stop no breast case."""
+    new = {"study_instance_uid": "n", "study_date": "20290301", "breast": False}
+    liver = [replace(f, sop_instance_uid=f"l{f.sop_instance_uid}", **new) for f in dynamic("temporal")]
+    leg = [us("leg", **new), us("both", laterality="", laterality_conflict=True, **new)]
+    plan = choose([us("right", laterality="R"), *dynamic("temporal"), *liver, *leg])
+    assert plan.stop == ""
+    assert plan.ultrasound == {R: ("right",)}
+    assert plan.mri is not None
+    assert plan.mri.instances == {f.sop_instance_uid for f in dynamic("temporal")}
+    assert {plan.reasons[f.sop_instance_uid] for f in (*liver, *leg)} == {"BODY_PART_OTHER"}
+
+
 def test_ultrasound_takes_the_newest_study_of_a_side_stills_first() -> None:
     """Three images of the newest study of each side: stills before cines, grey before colour flow."""
     flow = (Region(0, 0, 99, 99, 1, 2, None, None),)
@@ -256,6 +276,21 @@ def test_two_breasts_scanned_side_by_side_are_two_series() -> None:
     found = find_dynamic([*dynamic("temporal"), *other])
     assert found is not None
     assert (len(found.phases), len(found.phases[0])) == (PHASES, SLICES)
+
+
+def test_a_series_for_each_breast_names_the_one_that_is_not_read() -> None:
+    """Sagittal series of both breasts: one is read, and every slice of the other says so."""
+    right = [replace(f, laterality="R") for f in dynamic("temporal")]
+    left = [
+        replace(f, laterality="L", sop_instance_uid="o" + f.sop_instance_uid, series_instance_uid="other",
+                frames=(replace(f.frames[0], position=(60.0, *f.frames[0].position[1:])),))
+        for f in right
+    ]  # fmt: skip
+    plan = choose([*right, *left])
+    assert plan.mri is not None
+    unread = [f for f in (*right, *left) if f.sop_instance_uid not in plan.mri.instances]
+    assert len(unread) == len(right)
+    assert {plan.reasons[f.sop_instance_uid] for f in unread} == {"MR_SIDE_NOT_READ"}
 
 
 def test_a_newer_study_without_a_dynamic_series_does_not_vanish_behind_an_older_one() -> None:

@@ -291,7 +291,8 @@ def make(
         evidence = {m: 0.5 - 0.2 * n for n, m in enumerate(used)}
         results.append(SideResult(Side(letter), outcome, probability, evidence, used))
     # The first slice holds the suspected side's hottest place (see _depths).
-    planes = {(volume[0], 1): np.full((128, 128), 90, np.uint8)} if volume and _suspected(chosen) else {}
+    shown = volume[:2] if _suspected(chosen) else []  # the slice with the region, and one beside it
+    planes = {(uid, 1): np.full((128, 128), 90, np.uint8) for uid in shown}
     findings = [Finding("MODALITY_MISSING", m) for m in ("MG", "MR", "US") if m not in modalities]
     result = CaseResult(
         case_id="3f0c6a52-0000-4000-8000-000000000001",

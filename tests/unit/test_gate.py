@@ -11,7 +11,7 @@ from casework.checks import CHECKS, CONFLICTS, ROWS, Severity, severities
 from casework.config import load
 from casework.errors import Defect, Refused
 from casework.geometry import Affine2
-from casework.modelspec import TrainedOn
+from casework.modelspec import SLOTS, TrainedOn
 from casework.preprocess import gate, quality, ultrasound
 from casework.preprocess.facts import InstanceFacts
 from casework.preprocess.prepared import PreparedImage
@@ -86,6 +86,10 @@ def test_the_table_is_whole() -> None:
         (one(synthetic=True), "SYNTHETIC_USED", "1.1"),
         (replace(one(), stop="PATIENT_IDENTITY_CONFLICT"), "PATIENT_IDENTITY_CONFLICT", ""),
         (case(of=[replace(GOOD, laterality="", laterality_conflict=True)]), "LATERALITY_CONFLICT", "1.1"),
+        (case(of=[replace(GOOD, patient_name="Wang^A"), replace(GOOD, sop_instance_uid="1.2", patient_name="Li^B")]), "NAMES_DIFFER", ""),
+        (one(chest_wall="left"), "ORIENTATION_UNEXPECTED", "1.1"),
+        (replace(one(), reasons={"1.7": "BODY_PART_OTHER"}), "BODY_PART_OTHER", "1.7"),
+        (replace(one(), reasons={"1.7": "MR_SIDE_NOT_READ"}), "MR_SIDE_NOT_READ", "1.7"),
         (replace(one(), enough=False), "NO_USABLE_IMAGE", ""),
         (case(of=[replace(GOOD, modality="MR")], reasons={"1.1": "MR_NOT_DYNAMIC"}), "PHASES_INCOMPLETE", "MR"),
         (replace(one(), reasons={"1.7": "SYNTHETIC_ONLY"}), "SYNTHETIC_ONLY", "1.7"),
@@ -101,6 +105,14 @@ def test_each_check_finds_what_it_looks_for(seen: gate.Seen, code: str, subject:
     assert (check.severity, check.findings[0].subject) == (CHECKS[code].severity, subject)
     missing = {"VIEW_MISSING", "MODALITY_MISSING"}
     assert code in missing or found(one(), code).severity in (Severity.PASS, Severity.NOT_AVAILABLE)
+
+
+def test_a_breast_whose_mri_was_not_read_is_not_called_missing() -> None:
+    """It was there: the report says that it was not read, and MODALITY_MISSING is not said of it."""
+    right, left = (replace(GOOD, modality="MR", laterality=s, sop_instance_uid=s) for s in "RL")
+    seen = case(image(right, SLOTS["MR"][0]), of=[right, left], reasons={"R": "", "L": "MR_SIDE_NOT_READ"})
+    assert found(seen, "MR_SIDE_NOT_READ").severity == Severity.WARN
+    assert "MR" not in {f.subject for f in found(seen, "MODALITY_MISSING").findings}
 
 
 def test_what_an_mri_measures_is_compared_with_its_limits() -> None:

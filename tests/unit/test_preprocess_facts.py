@@ -42,6 +42,59 @@ def test_a_side_in_the_anatomic_region_counts() -> None:
     assert facts(ds).laterality_conflict
 
 
+def test_a_region_that_is_one_breast_states_its_side() -> None:
+    """Pre-coordinated left or right breast is a side, alone or against another, and the breast."""
+    ds = mammogram_header((10, 10), "", Modality="US", AnatomicRegionSequence=[code("80248007")])
+    assert (facts(ds).laterality, facts(ds).breast) == ("L", True)
+    ds.ImageLaterality = "R"
+    assert facts(ds).laterality_conflict
+
+
+@pytest.mark.parametrize(
+    ("side", "orientation", "conflict"),
+    [
+        ("R", ["P", "L"], False), ("L", ["A", "R"], False), ("R", ["P", "FL"], False), ("L", ["A", "FR"], False),
+        ("R", ["A", "R"], True), ("R", ["A", "FR"], True), ("L", ["P", "L"], True), ("R", ["P", "F"], False),
+    ],
+)  # fmt: skip
+def test_the_middle_of_the_body_tells_the_side_of_a_mammogram(
+    side: str, orientation: list[str], conflict: bool
+) -> None:
+    """A left mammogram labelled R still says where the middle of the body is: a conflict, and no side."""
+    found = facts(mammogram_header((10, 10), side, PatientOrientation=orientation))
+    assert (found.laterality_conflict, found.laterality) == (conflict, "" if conflict else side)
+
+
+def test_orientation_alone_states_no_side() -> None:
+    """An image may have been turned round."""
+    assert facts(mammogram_header((10, 10), "", PatientOrientation=["P", "L"])).laterality == ""
+
+
+@pytest.mark.parametrize(
+    ("part", "breast"),
+    [
+        ("BREAST", True), ("LBREAST", True), ("LEFT BREAST", True), ("MAMMA", True), ("BRUST", True), ("AXILLARY", True),
+        ("CHEST", None), ("", None), ("BRUSTKORB", None), ("WHOLE BODY", None), ("LEG", False), ("THYROID", False),
+    ],
+)  # fmt: skip
+def test_what_part_of_the_body_is_named(part: str, breast: bool | None) -> None:
+    """Vendors' words for the breast are the breast; chest says nothing; another part is another part."""
+    assert facts(mammogram_header((10, 10), Modality="US", BodyPartExamined=part)).breast is breast
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"EstimatedRadiographicMagnificationFactor": "1.8"}, ("magnification",)),
+        ({"EstimatedRadiographicMagnificationFactor": "1.07"}, ()),
+        ({"QualityControlImage": "YES"}, ("quality control",)),
+    ],
+)
+def test_what_is_no_standard_view_says_so_in_other_places_too(changes: dict[str, str], said: tuple[str, ...]) -> None:
+    """Magnification and quality control are stated without a view modifier by many systems."""
+    assert facts(mammogram_header((10, 10), **changes)).view_modifiers == said
+
+
 def test_a_side_in_the_frame_anatomy_counts() -> None:
     """Multi-frame objects state the side in their functional groups; U (unpaired) says nothing."""
     for stated, expected in (("L", "L"), ("U", "")):

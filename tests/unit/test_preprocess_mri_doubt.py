@@ -55,6 +55,14 @@ def test_one_breast_with_a_stated_side_is_that_side_only() -> None:
     assert {side for side, _ in prepared.images} == {Side.RIGHT}
 
 
+def test_one_breast_on_the_other_side_of_the_body_than_it_states_is_left_out() -> None:
+    """The patient's right breast labelled L: the slices' positions say which one it is."""
+    assert codes(mri.prepare(*one_breast("L"), SIZE))[0] == "SIDES_UNCERTAIN"
+    assert mri.prepare(*moved(one_breast("L"), 80.0), SIZE).images, (
+        "scanned in the middle of the magnet: nothing is told"
+    )
+
+
 def test_a_wide_field_that_states_one_side_is_left_out() -> None:
     """Two breasts in the field and one side in the header contradict each other."""
     stacks, facts = classic(volumes(DOTS), PixelSpacing=[3.0, 3.6])

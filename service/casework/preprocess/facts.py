@@ -4,7 +4,7 @@ Rules: coded attributes only, never free text; a side that two attributes state 
 what is absent stays absent (None or ""), nothing is guessed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,8 +55,20 @@ _SYNTHETIC = frozenset(
     }
     | {"INSIGHT_2D", "INSIGHT2D", "SYNTHESIZED_2D", "SYNTHETIC_2D", "SYNTHETIC", "SYNTHESIZED"}
 )
-_BREAST = frozenset({"BREAST", "AXILLA", "76752008", "T-04000", "91470000", "T-D8104"})  # PS3.16 CID 4, annex L
+_BREAST_SIDES = {"80248007": "L", "T-04030": "L", "73056007": "R", "T-04020": "R", "63762007": "B", "T-04080": "B"}
+_BREAST = frozenset({"76752008", "T-04000", "91470000", "T-D8104", *_BREAST_SIDES})  # PS3.16 CID 4
+_BREAST_WORDS = (
+    "BREAST",
+    "MAMM",
+    "AXILL",
+    "\u4e73\u817a",
+    "\u4e73\u623f",
+    "\u814b",
+)  # in Body Part Examined, which vendors fill freely
+_BREAST_NAMES = frozenset({"BRUST", "SEIN", "SEINS", "MAMA", "MAMAS", "SENO", "\u4e73"})  # the whole of it
+_ELSEWHERE_UNSAID = frozenset({"", "OTHER", "UNKNOWN", "WHOLEBODY", "BODY", "SMALLPART", "SMALLPARTS", "SUPERFICIAL"})
 _CHEST = frozenset({"CHEST", "THORAX", "CHESTABDOMEN", "43799004", "T-D3000", "51185008", "816094009"})
+_MAGNIFIED = 1.3  # contact views state up to about 1.1
 _LATERALITY_CODES = {"24028007": "R", "G-A100": "R", "7771000": "L", "G-A101": "L", "51440002": "B", "G-A102": "B"}
 
 
@@ -179,6 +191,8 @@ class InstanceFacts:
         shared, per_frame = items(ds, "SharedFunctionalGroupsSequence"), items(ds, "PerFrameFunctionalGroupsSequence")
         groups = (*shared, *per_frame)
         laterality, side_conflict = _one(_sides(ds, groups))
+        if {laterality, _medial(ds)} == {"R", "L"}:
+            laterality, side_conflict = "", True
         view, view_conflict = _one(_views(ds))
         meta = getattr(ds, "file_meta", Dataset())
         modality = code(ds, "Modality")
@@ -254,9 +268,21 @@ def _sides(ds: Dataset, groups: tuple[Dataset, ...]) -> Iterable[str]:
     return [v for v in found if v in {"R", "L", "B"}]
 
 
-def _coded_sides(regions: Iterable[Dataset]) -> list[str]:
+def _coded_sides(regions: Sequence[Dataset]) -> list[str]:
+    """Of regions that name a breast themselves, and of their modifiers."""
     modifiers = [m for r in regions for m in items(r, "AnatomicRegionModifierSequence")]
-    return [_LATERALITY_CODES.get(text(m, "CodeValue"), "") for m in modifiers]
+    named = [_BREAST_SIDES.get(text(r, "CodeValue"), "") for r in regions]
+    return [*named, *(_LATERALITY_CODES.get(text(m, "CodeValue"), "") for m in modifiers)]
+
+
+def _medial(ds: Dataset) -> str:
+    """The side that a mammogram's downward direction tells: the middle of the body is at the bottom (IHE MAMMO).
+
+    It states no side by itself, since an image may have been turned round.
+    """
+    down = texts(ds, "PatientOrientation")
+    letters = set(down[1].upper()) & {"L", "R"} if len(down) == 2 and code(ds, "Modality") == "MG" else set()
+    return {"L": "R", "R": "L"}[letters.pop()] if len(letters) == 1 else ""
 
 
 def _views(ds: Dataset) -> Iterable[str]:
@@ -283,17 +309,22 @@ def _breast(ds: Dataset, groups: tuple[Dataset, ...]) -> bool | None:
     regions = [*items(ds, "AnatomicRegionSequence")]
     for anatomy in nested(groups, "FrameAnatomySequence"):
         regions += items(anatomy, "AnatomicRegionSequence")
-    values = {text(r, "CodeValue") for r in regions} | {code(ds, "BodyPartExamined")}
-    if values & _BREAST or code(ds, "Modality") == "MG":
+    values, part = {text(r, "CodeValue") for r in regions}, code(ds, "BodyPartExamined")
+    named = part in _BREAST_NAMES or any(word in part for word in _BREAST_WORDS)
+    if values & _BREAST or named or code(ds, "Modality") == "MG":
         return True
-    return False if values - {""} - _CHEST else None
+    plain = "" if part.startswith("BRUST") else part.replace(" ", "").replace("_", "")  # German for chest, too
+    return False if (values | {plain}) - _ELSEWHERE_UNSAID - _CHEST else None
 
 
 def _modifiers(ds: Dataset, groups: tuple[Dataset, ...]) -> tuple[str, ...]:
     views = [*items(ds, "ViewCodeSequence"), *nested(groups, "ViewCodeSequence")]
     modifiers = [text(m, "CodeValue") for v in views for m in items(v, "ViewModifierCodeSequence")]
-    partial = {"YES": "partial"}.get(code(ds, "PartialView"), "")
-    return tuple(sorted({v for v in (*(_MODIFIERS.get(m, "") for m in modifiers), partial) if v}))
+    said = [_MODIFIERS.get(m, "") for m in modifiers]
+    said.append("partial" if code(ds, "PartialView") == "YES" else "")
+    said.append("quality control" if code(ds, "QualityControlImage") == "YES" else "")
+    said.append("magnification" if (number(ds, "EstimatedRadiographicMagnificationFactor") or 1.0) > _MAGNIFIED else "")
+    return tuple(sorted({v for v in said if v}))
 
 
 def _chest_wall(ds: Dataset, groups: tuple[Dataset, ...]) -> str:

@@ -7,10 +7,12 @@ run; `with_distance` adds it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from casework.checks import ROWS, Row, Severity
 from casework.modelspec import SLOTS, TrainedOn
 from casework.preprocess.facts import InstanceFacts
+from casework.preprocess.names import contradict
 from casework.preprocess.prepared import PreparedImage
 from casework.preprocess.quality import CLIPPED, MOTION_MM
 from casework.result import Check, Finding, Side
@@ -117,8 +119,14 @@ def _identity(seen: Seen) -> Found:
     return ([Finding(seen.stop)] if seen.stop == "PATIENT_IDENTITY_CONFLICT" else []), f"{len(seen.facts)} images"
 
 
+def _names(seen: Seen) -> Found:
+    names = sorted({f.patient_name for f in seen.facts.values() if f.patient_name})
+    differ = any(contradict(a, b) for a, b in combinations(names, 2))
+    return ([Finding("NAMES_DIFFER")] if differ else []), f"{len(names)} spellings" if names else "?"
+
+
 def _laterality(seen: Seen) -> Found:
-    asked = [f for f in seen.facts.values() if f.modality in ("MG", "US")]
+    asked = [f for f in seen.facts.values() if f.modality in ("MG", "US") and f.breast is not False]
     found = [Finding("LATERALITY_CONFLICT", f.sop_instance_uid) for f in asked if f.laterality_conflict]
     return found, f"{len(asked)} images"
 
@@ -132,7 +140,9 @@ def _walls(seen: Seen) -> list[tuple[str, bool, str]]:
             usual = "right" if side is Side.RIGHT else "left"
             clear = float(image.notes.get("wall_ratio", "0")) >= _CLEAR_WALL
             against = of.chest_wall == usual != image.notes.get("chest_wall") and clear
-            found.append((image.sources[0], against, image.notes.get("orientation", "")))
+            how = image.notes.get("orientation", "")
+            # Orientation and pixels may agree with each other and with the other side.
+            found.append((image.sources[0], against, "unexpected" if of.chest_wall not in ("", usual) else how))
     return found
 
 
@@ -163,8 +173,11 @@ def _implant(seen: Seen) -> Found:
 
 def _modalities(seen: Seen) -> Found:
     found = []
+    there = {f.laterality for u, f in seen.facts.items() if seen.reasons.get(u) == "MR_SIDE_NOT_READ"}
     for modality in SLOTS:
         without = [s for s in Side if s not in seen.sides(modality)]
+        if modality == "MR" and there:
+            without = [s for s in without if s.value not in there]
         if len(without) == len(Side):
             found.append(Finding("MODALITY_MISSING", modality))
         else:
@@ -191,7 +204,8 @@ def _phases(seen: Seen) -> Found:
     """A study with MR images of which none is read, unless an older or another one of that day stands for it."""
     used = seen.used("MR")
     day = max((f.study_date for f in used), default="")
-    studies = {(f.study_instance_uid, f.study_date) for f in seen.facts.values() if f.modality == "MR"}
+    asked = [f for f in seen.facts.values() if f.modality == "MR" and f.breast is not False]
+    studies = {(f.study_instance_uid, f.study_date) for f in asked}
     read = {f.study_instance_uid for f in used}
     lost = [s for s, date in studies if s not in read and (not used or date > day)]
     phases = {i.notes.get("phases", "") for (_, m, _), i in seen.images.items() if m == "MR"} - {""}
@@ -272,9 +286,15 @@ def _aside(seen: Seen) -> Found:
     return [f for f in seen.before if f.code != "COUNT_INCOMPLETE"], ""
 
 
-_OF_HEADERS = ("PATIENT_IDENTITY_CONFLICT", "LATERALITY_CONFLICT", "IMPLANT_PRESENT")  # known when nothing is prepared
+_OF_HEADERS = (
+    "PATIENT_IDENTITY_CONFLICT",
+    "NAMES_DIFFER",
+    "LATERALITY_CONFLICT",
+    "IMPLANT_PRESENT",
+)  # known when nothing is prepared
 _SPECIAL: Mapping[str, Callable[[Seen], Found]] = {
     "PATIENT_IDENTITY_CONFLICT": _identity,
+    "NAMES_DIFFER": _names,
     "LATERALITY_CONFLICT": _laterality,
     "SIDE_PIXELS_CONFLICT": _pixels_side,
     "ORIENTATION_UNEXPECTED": _orientation,

@@ -26,6 +26,7 @@ from casework.result import Finding, Side
 _EARLY_S, _LATE_S = 120.0, 420.0  # after the first phase
 _ONE_BREAST_MM, _TWO_BREASTS_MM = 220.0, 200.0  # tissue from right to left: at most, at least
 _OFF_CENTRE_MM = 40.0  # breast coils hold the patient's midline near x = 0
+_OTHER_SIDE_MM = 30.0  # one breast whose middle lies so far across the patient's midline is the other one
 _UPTAKE = 0.05  # of the reference: less is no contrast agent
 _MORE_UP = 1.2  # the largest rises against the largest falls
 _LONGEST = 2048  # pixels; a spacing that asks for more is wrong
@@ -175,10 +176,12 @@ def _sides(volumes: _Volumes, series: Series) -> dict[Side, tuple[int, int]]:
     stated = {p.facts.laterality for p in planes}
     if any(p.facts.laterality_conflict for p in planes):
         return {}
-    if stated & {"R", "L"}:
-        alone = len(stated) == 1 and width_mm < _ONE_BREAST_MM
-        return {Side(stated.pop()): (first, last)} if alone else {}
     middle = (first + last) // 2
+    if stated & {"R", "L"}:
+        side = Side("R" if "R" in stated else "L")
+        away_mm = _left_mm(volumes, middle) * (1 if side is Side.RIGHT else -1)  # to the other side's breast
+        alone = len(stated) == 1 and width_mm < _ONE_BREAST_MM and away_mm < _OTHER_SIDE_MM
+        return {side: (first, last)} if alone else {}
     if width_mm < _TWO_BREASTS_MM or abs(_left_mm(volumes, middle)) > _OFF_CENTRE_MM:
         return {}
     return {Side.RIGHT: (first, middle), Side.LEFT: (middle, last)}

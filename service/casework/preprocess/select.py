@@ -19,6 +19,7 @@ CHOSEN = ""
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
 _NO_VIEW = frozenset({"STEREO_SCOUT", "SCOUT", "TOMO_SCOUT", "SPECIMEN", "STEREO", "LOCALIZER"})
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_PLACEHOLDERS = frozenset({"19010101", "19110101", "19700101", "20000101"})  # what systems write where none is known
 _MIN_PIXELS = 96  # shorter side; smaller ones are icons
 _SOURCES_PER_SIDE = len(SLOTS["US"])
 
@@ -87,7 +88,7 @@ def _conflict(facts: Sequence[InstanceFacts]) -> str:
     """The identity and side checks that stop a case."""
     if any(len({v for v in values if v}) > 1 for values in _identities(facts)) or _two_names(facts):
         return "PATIENT_IDENTITY_CONFLICT"
-    if any(f.laterality_conflict and f.modality in ("MG", "US") for f in facts):
+    if any(f.laterality_conflict and f.modality in ("MG", "US") and f.breast is not False for f in facts):
         return "LATERALITY_CONFLICT"
     return ""
 
@@ -102,10 +103,15 @@ def _identities(facts: Sequence[InstanceFacts]) -> tuple[list[str], list[str]]:
 def _two_names(facts: Sequence[InstanceFacts]) -> bool:
     """Names that can't be of one person, unless both stand beside the (same) birth date.
 
-    IDs such as ANONYMOUS or 0 are used for many patients, mostly without a birth date.
+    IDs such as ANONYMOUS or 0 are used for many patients, mostly without a birth date or with one that means "unknown".
     """
-    people = sorted({(f.patient_name, bool(f.patient_birth_date)) for f in facts if f.patient_name})
+    people = sorted({(f.patient_name, _born(f.patient_birth_date)) for f in facts if f.patient_name})
     return any(contradict(a, b) for (a, born), (b, too) in combinations(people, 2) if not (born and too))
+
+
+def _born(date: str) -> bool:
+    """Whether a birth date is stated that tells one person from another."""
+    return "1900" < date[:4] < "2100" and date not in _PLACEHOLDERS
 
 
 # --- mammography --------------------------------------------------------------------------------------------------
@@ -207,7 +213,9 @@ def _choose_ultrasound(facts: Sequence[InstanceFacts], notes: _Notes) -> dict[Si
     """Up to three images of the newest study that shows the side; grey tissue images before colour flow, stills first."""
     sides: dict[Side, list[InstanceFacts]] = defaultdict(list)
     for f in facts:
-        if min(f.rows, f.columns) < _MIN_PIXELS:
+        if f.breast is False:
+            notes.put(f, "BODY_PART_OTHER")
+        elif min(f.rows, f.columns) < _MIN_PIXELS:
             notes.put(f, "IMAGE_KIND_NOT_USED", f"{f.rows} x {f.columns}")
         elif f.laterality_conflict:
             notes.put(f, "LATERALITY_CONFLICT")
@@ -238,20 +246,25 @@ def _ultrasound_rank(f: InstanceFacts) -> tuple[bool, bool, int, int, str]:
 
 
 def _choose_mri(facts: Sequence[InstanceFacts], notes: _Notes) -> Dynamic | None:
-    dynamic = find_dynamic(facts)
+    dynamic = find_dynamic([f for f in facts if f.breast is not False])
     used: dict[str, int] = {}
     for n, phase in enumerate(dynamic.phases if dynamic is not None else (), 1):
         for ref in phase:
             used.setdefault(ref.sop_instance_uid, n)
     day = max((f.study_date for f in facts if f.sop_instance_uid in used), default="")
+    sides = {f.laterality for f in facts if f.sop_instance_uid in used}
     for f in facts:
         other = why_not(f)
-        if f.sop_instance_uid in used and dynamic is not None:
+        if f.breast is False:
+            notes.put(f, "BODY_PART_OTHER")
+        elif f.sop_instance_uid in used and dynamic is not None:
             notes.put(
                 f, CHOSEN, f"phase {used[f.sop_instance_uid]} of {len(dynamic.phases)}" if len(f.frames) == 1 else ""
             )
         elif other:
             notes.put(f, "MR_NOT_DYNAMIC", other)
+        elif len(sides) == 1 and {*sides, f.laterality} == {"R", "L"}:
+            notes.put(f, "MR_SIDE_NOT_READ", f"the series of side {min(sides)} was preferred")
         elif dynamic is not None and f.study_date <= day:
             notes.put(f, "IMAGE_NOT_CHOSEN", "another dynamic series was preferred, or it has fewer phases")
         else:  # a newer study without a dynamic series of its own must not vanish behind an older one's
