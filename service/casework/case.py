@@ -254,8 +254,10 @@ class Header:
 # Doubts that stop a case until a person has decided; what is on its way of it is held.
 STOPPING = frozenset({"SIDE_CHANGED", "IDENTITY_CHANGED", "PATIENT_IDENTITY_CONFLICT"})
 ALTERED = frozenset({"UID_CONFLICT", "SIDE_CHANGED", "IDENTITY_CHANGED"})  # other bytes under a known SOP Instance UID
-_SIDES = ("Laterality", "ImageLaterality", "FrameLaterality", "AnatomicRegionModifierCode", "AnatomicRegionCode")
-_SIDES += ("PatientOrientation",)  # tells the side of a mammogram too
+_SIDES = (
+    "Laterality", "ImageLaterality", "FrameLaterality", "AnatomicRegionModifierCode", "AnatomicRegionCode",
+    "PatientOrientation",  # tells the side of a mammogram too
+)  # fmt: skip
 
 
 def change(old: Header, new: Header) -> str:

@@ -137,7 +137,7 @@ def test_placeholder_birth_dates_prove_no_identity() -> None:
 
 def test_another_part_of_the_body_is_never_read() -> None:
     """Newer pictures of leg and liver take nobody's place, and their faults stop no breast case."""
-    new = {"study_instance_uid": "n", "study_date": "20290301", "breast": False}
+    new: dict[str, Any] = {"study_instance_uid": "n", "study_date": "20290301", "breast": False}
     liver = [replace(f, sop_instance_uid=f"l{f.sop_instance_uid}", **new) for f in dynamic("temporal")]
     leg = [us("leg", **new), us("both", laterality="", laterality_conflict=True, **new)]
     plan = choose([us("right", laterality="R"), *dynamic("temporal"), *liver, *leg])
