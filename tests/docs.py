@@ -114,6 +114,9 @@ def configuration_page() -> str:
     sections += [("work", config.Work), ("gate", config.Gate), ("report", config.Report)]
     sections += [("queue", config.Queue), ("metrics", config.Metrics)]
     sections += [("tls", config.Tls), ("oidc", config.Oidc), ("signing", config.Signing)]
+    sections += [("engine", config.Engine), ("traces", config.Traces), ("webhook (repeated)", config.Webhook)]
+    missing = {f.name for f in fields(config.Settings)} - {name.split(" ")[0] for name, _ in sections}
+    assert not missing, f"settings that no reader would find: {missing}"
     for name, kind in sections:
         doc = inspect.getdoc(kind) or ""
         lines += [f"## {name}", "", doc, "", "| setting | default | environment | notes |", "| --- | --- | --- | --- |"]

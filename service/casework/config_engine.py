@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from casework.errors import Defect
 
+DECODERS = ("cpu", "nvimgcodec", "nvimgcodec-cpu")
 RUNNERS = ("tensorrt", "tensorrt-rtx", "cuda", "cpu")
 
 
@@ -12,14 +13,13 @@ RUNNERS = ("tensorrt", "tensorrt-rtx", "cuda", "cpu")
 class Engine:
     """What computes: the first of `order` that can be opened and reproduces the golden samples serves."""
 
-    order: tuple[str, ...] = (
-        "cpu",
-    )  # of tensorrt, tensorrt-rtx, cuda, cpu; whatever is not the first raises ENGINE_FALLBACK in log, metrics and SR
+    order: tuple[str, ...] = ("cpu",)  # tensorrt, tensorrt-rtx, cuda, cpu; any but the first raises ENGINE_FALLBACK
     device: int = 0  # the GPU's number
     twin: str = ""  # folder of the package's half-precision twin, which GPUs run; "" = the package's folder + "-fp16"
     plans: str = ""  # folder of built plans, kept between starts; "" = <storage.root>/plans
     build_missing: bool = True  # a worker builds a plan that is not there (a minute); False: the next runner serves
     max_sides: int = 2  # of one run: plans are made for 1 to so many sides
+    decoder: str = "cpu"  # of lossless JPEG 2000 at full size: "nvimgcodec" = on the GPU `device`, where it gives the CPU's pixels bit for bit; "nvimgcodec-cpu" = the same library without a GPU
 
 
 def check_engine(engine: Engine) -> None:
@@ -33,6 +33,12 @@ def check_engine(engine: Engine) -> None:
         raise Defect("CONFIG_INVALID", f"engine.order: some of {', '.join(RUNNERS)}, each once")
     if {"tensorrt", "tensorrt-rtx"} <= set(engine.order):
         raise Defect("CONFIG_INVALID", "engine.order: tensorrt or tensorrt-rtx, not both in one environment")
+    if engine.decoder not in DECODERS:
+        raise Defect("CONFIG_INVALID", f"engine.decoder: one of {', '.join(DECODERS)}")
+    if engine.decoder == "nvimgcodec" and set(engine.order) == {"cpu"}:
+        raise Defect(
+            "CONFIG_INVALID", "engine.decoder nvimgcodec: engine.order names no GPU runner, so this is no GPU worker"
+        )
     if engine.device < 0 or not 1 <= engine.max_sides <= 16:
         raise Defect("CONFIG_INVALID", "engine.device is 0 or more, engine.max_sides 1 to 16")
 

@@ -49,6 +49,9 @@ ENGINE = Gauge("casework_engine", "1 for the engine that serves.", ["runner", "p
 ENGINE_PASSED_OVER = Gauge(
     "casework_engine_passed_over", "1 for an engine of the configured order that could not serve.", ["runner", "code"]
 )
+DECODER_PASSED_OVER = Counter(
+    "casework_decoder_passed_over_total", "Decode children that fell back to the CPU's decoder.", ["decoder", "why"]
+)
 STAGE_SECONDS = Histogram("casework_stage_seconds", "Time of one stage of a case.", ["stage"])
 
 

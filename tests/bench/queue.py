@@ -1,4 +1,4 @@
-"""The queue's figures: `python -m tests.bench.queue [storm outage scaling writes] [--jobs N] [--kills N] [--outage S]`.
+"""The queue's figures: `python -m tests.bench.queue [storm outage forget scaling writes] [--jobs N] [--kills N] [--outage S]`.
 
 Real workers whose engine takes a fixed time (tests.queue.worker), a real Redis with the shipped configuration, the ledger on
 PostgreSQL as in production. Each part prints its figures and what would be a failure; the seed of the storm is printed.
@@ -33,7 +33,7 @@ _FIRST = itertools.count(0, 100_000)  # patients of each yard in one database
 def main() -> int:
     """Run the chosen parts; 1 when something was lost or doubled."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["storm", "outage", "scaling", "writes"])
+    parser.add_argument("parts", nargs="*", default=list(PARTS))
     parser.add_argument("--jobs", type=int, default=30_000, help="of the storm")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds of the fixed engine in `storm`")
@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument(
         "--pace", type=float, default=0.0, help="seconds between images in `outage`; 0: as fast as they go"
     )
+    parser.add_argument("--flushes", type=int, default=50, help="of `forget`")
     parser.add_argument("--latency", type=float, default=0.5, help="seconds of the fixed engine in `scaling`")
     parser.add_argument("--scaled-jobs", type=int, default=40, help="jobs for each worker in `scaling`")
     options = parser.parse_args()
@@ -52,9 +53,7 @@ def main() -> int:
         for part in options.parts:
             with tempfile.TemporaryDirectory() as folder:
                 _create(cluster, part)
-                made = {"storm": storm, "outage": outage, "scaling": scaling, "writes": writes}[part](
-                    Path(folder), server, cluster.url(part), options
-                )
+                made = PARTS[part](Path(folder), server, cluster.url(part), options)
             print(json.dumps({part: made}), flush=True)
             failed |= bool(made.get("lost") or made.get("doubled"))
     finally:
@@ -102,14 +101,14 @@ def storm(folder: Path, server: Servers, url: str, options: argparse.Namespace) 
         began, kills = time.monotonic(), 0
         worker = yard.start_worker(options.pause, lease_s=3.0)
         while kills < options.kills and not _all_done(yard, options.jobs):
-            seen, moment = len(yard.runs()), time.monotonic()
-            while len(yard.runs()) == seen and time.monotonic() - moment < 60:
+            seen, moment = yard.noted(), time.monotonic()
+            while yard.noted() == seen and time.monotonic() - moment < 60:
                 time.sleep(0.05)  # it is at work again
             time.sleep(dice.uniform(0.0, 0.5))
             kill_group(worker, signal.SIGKILL)
             kills += 1
             worker = yard.start_worker(options.pause, lease_s=3.0)
-        yard.until(lambda: _all_done(yard, options.jobs), within_s=options.within)
+        yard.until(lambda: _all_done(yard, options.jobs), within_s=options.within, every_s=1.0)
         total = time.monotonic() - began
         tries = Counter(run["attempt"] for run in yard.done())
         made = {
@@ -169,6 +168,25 @@ def outage(folder: Path, server: RedisServer, url: str, options: argparse.Namesp
     finally:
         stop.set()
         server.send(signal.SIGCONT) if server.process else server.start()
+        yard.close()
+
+
+def forget(folder: Path, server: RedisServer, url: str, options: argparse.Namespace) -> dict[str, object]:
+    """F11: FLUSHALL at random moments while jobs come and run; how long until all is done after the last."""
+    dice = random.Random(options.seed)
+    yard = Yard(folder, server.settings(), url)
+    cases: list[str] = []
+    try:
+        yard.start_relay()
+        yard.start_worker(0.02)
+        for _ in range(options.flushes):
+            cases += yard.add(dice.randrange(20))
+            time.sleep(dice.uniform(0.0, 1.0))
+            server.admin.flushall()
+        after = yard.until(lambda: _all_done(yard, len(cases)), within_s=300, every_s=0.5)
+        made = {"flushes": options.flushes, "seed": options.seed, "jobs": len(cases), "done_after_s": round(after, 1)}
+        return {**made, **_verdict(yard, cases)}
+    finally:
         yard.close()
 
 
@@ -243,6 +261,8 @@ def writes(folder: Path, _: RedisServer, url: str, __: argparse.Namespace) -> di
     finally:
         yard.close()
 
+
+PARTS = {"storm": storm, "outage": outage, "forget": forget, "scaling": scaling, "writes": writes}
 
 if __name__ == "__main__":
     sys.exit(main())

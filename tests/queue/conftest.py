@@ -96,16 +96,21 @@ class Yard:
         path = self.folder / "runs"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    def noted(self) -> int:
+        """Bytes of it: whether something was added, for who asks often."""
+        path = self.folder / "runs"
+        return path.stat().st_size if path.exists() else 0
+
     def done(self) -> list[dict[str, Any]]:
         """The runs whose result was taken."""
         return [run for run in self.runs() if run.get("done")]
 
-    def until(self, what: Callable[[], bool], within_s: float = 60.0) -> float:
+    def until(self, what: Callable[[], bool], within_s: float = 60.0, every_s: float = 0.05) -> float:
         """Wait until something is so; the seconds it took."""
         began = time.monotonic()
         while not what():
             assert time.monotonic() - began < within_s, (self.folder / "log").read_text()[-3000:]
-            time.sleep(0.05)
+            time.sleep(every_s)
         return time.monotonic() - began
 
     def log(self) -> str:

@@ -25,6 +25,7 @@ from casework.preprocess.prepared import VERSION
 from casework.report.beside import ReportProcess
 from casework.spool import Spool
 
+_DECODER_OPENS_S = 60.0
 _AHEAD_POLL_S = 0.25
 LOST_STATUS = 6
 
@@ -45,7 +46,9 @@ class Worker:
         work = settings.work
         self.settings = settings
         settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.pool = DecodePool(work.decode_processes, ChildLimits(work.decode_memory_bytes, work.decode_cpu_s), decoder)
+        engine = settings.engine
+        limits = ChildLimits(work.decode_memory_bytes, work.decode_cpu_s, engine.decoder, engine.device)
+        self.pool = DecodePool(work.decode_processes, limits, decoder)
         self.reports = ReportProcess()
         if work.report_process:
             self.reports.start()
@@ -112,6 +115,9 @@ class Worker:
     def start(self) -> None:
         """Load what results need, and begin to prepare ahead."""
         self.analyser.warm()
+        if self.settings.engine.decoder != "cpu":  # a child that has to fall back says so with its first answer
+            said = self.pool.submit({"do": "decoder"}, _DECODER_OPENS_S).result().head
+            log.info("decoder.serves", kind=said["decoder"])
         if self.settings.work.prepare_ahead:
             self._thread.start()
 

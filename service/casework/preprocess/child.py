@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from casework.errors import CaseworkError, Defect, Refused, Unavailable
+from casework.observe import DECODER_PASSED_OVER, log
+from casework.preprocess import nvimg
 from casework.reasons import REASONS
 
 COMMAND = (sys.executable, "-m", "casework.preprocess.child")
@@ -43,10 +45,15 @@ Handler = Callable[[Task], tuple[dict[str, Any], bytes]]
 
 @dataclass(frozen=True, slots=True)
 class ChildLimits:
-    """Caps of one child: address space in bytes, processor seconds per task."""
+    """Caps of one child: address space in bytes, processor seconds per task; the decoder beside the CPU's and its GPU (nvimg).
+
+    CUDA reserves more address space than any cap worth having, so with it the cap is on what can be written (RLIMIT_DATA).
+    """
 
     memory_bytes: int = 3 << 30
     cpu_s: int = 60
+    decoder: str = "cpu"
+    device: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class DecodeChild:
         self._limits = limits
         self._command = tuple(command)
         self._process: subprocess.Popen[bytes] | None = None
+        self._lost = ""
 
     def start(self) -> None:
         """Start the child if there is none, without waiting until it has imported everything."""
@@ -78,7 +86,8 @@ class DecodeChild:
             return
         environment = {k: v for k, v in os.environ.items() if k in _KEPT_ENVIRONMENT or k.startswith("COVERAGE")}
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        arguments = [str(self._limits.memory_bytes), str(self._limits.cpu_s)]
+        limits = self._limits
+        arguments = [str(limits.memory_bytes), str(limits.cpu_s), limits.decoder, str(limits.device)]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell, no outside text
             [*self._command, *arguments],
             stdin=subprocess.PIPE,
@@ -105,6 +114,7 @@ class DecodeChild:
             head, payload = _receive(process.stdout.fileno(), time.monotonic() + timeout_s)
         except (_Gone, OSError, ValueError) as error:
             raise Unavailable("DECODER_CRASHED", self._kill(str(error))) from error
+        self._hear(head.pop("lost", ""))
         match head:
             case {"refused": [str(code), str(detail)]} if code in REASONS:
                 raise Refused(code, detail)
@@ -113,6 +123,14 @@ class DecodeChild:
             case {"failed": str(what)}:
                 raise Defect("INTERNAL", f"decode child: {what}")
         return Answer(head, payload)
+
+    def _hear(self, lost: object) -> None:
+        """Say aloud, once, that the child decodes by the CPU although another decoder is configured."""
+        if not lost or self._lost:
+            return
+        self._lost = lost if lost in nvimg.LOST else "frame"  # its words are not ours
+        DECODER_PASSED_OVER.labels(self._limits.decoder, self._lost).inc()
+        log.error("decoder.passed_over", code="DECODER_FALLBACK", kind=self._limits.decoder, reason=self._lost)
 
     @property
     def pid(self) -> int | None:
@@ -223,7 +241,7 @@ def _exactly(fd: int, count: int, deadline: float) -> bytes:
 # --- the child's side ----------------------------------------------------------------------------------------------
 
 
-def confine(memory_bytes: int) -> None:
+def confine(memory_bytes: int, *, cap: int = resource.RLIMIT_AS) -> None:
     """Take away from this process what a decoder does not need. Call before any thread starts.
 
     A refused unshare is no error: unprivileged name spaces are off on some kernels, and the caps below still hold.
@@ -233,7 +251,7 @@ def confine(memory_bytes: int) -> None:
     if libc.unshare(_CLONE_NEWNET) != 0:
         libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
     for limit, value in (
-        (resource.RLIMIT_AS, memory_bytes),
+        (cap, memory_bytes),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 16 << 20),
         (resource.RLIMIT_NOFILE, 128),
@@ -245,12 +263,13 @@ def confine(memory_bytes: int) -> None:
 
 def serve(handlers: Mapping[str, Handler], cpu_s: int, source: IO[bytes], sink: IO[bytes]) -> None:
     """Answer tasks until the input closes. Each task's own processor time is capped at `cpu_s` seconds."""
+    beside = nvimg.CURRENT
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
     while len(size := source.read(4)) == 4:
         task = json.loads(source.read(struct.unpack(">I", size)[0]))
         _rearm(cpu_s)
         head, payload = _answer(handlers, task)
-        body = json.dumps({**head, "payload": len(payload)}).encode()
+        body = json.dumps({**head, "payload": len(payload), **({"lost": beside.lost} if beside.lost else {})}).encode()
         sink.write(struct.pack(">I", len(body)) + body)
         sink.write(payload)
         sink.flush()
@@ -287,15 +306,17 @@ def _leave_with_parent(parent: int) -> None:
 
 
 def main(handlers: Mapping[str, Handler] | None = None) -> None:
-    """Run as the child: arguments are memory in bytes and processor seconds per task."""
+    """Run as the child: arguments are memory in bytes, processor seconds per task, a decoder and its device."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which closes our input
-    confine(int(sys.argv[1]))
+    kind, device = sys.argv[3], int(sys.argv[4])
+    confine(int(sys.argv[1]), cap=resource.RLIMIT_DATA if kind == "nvimgcodec" else resource.RLIMIT_AS)
     if handlers is None:
         from casework.preprocess.tasks import HANDLERS
 
         handlers = HANDLERS
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a native library prints must not become part of an answer
+    nvimg.CURRENT.begin(kind, device)
     with contextlib.suppress(BrokenPipeError):
         serve(handlers, int(sys.argv[2]), sys.stdin.buffer, answers)
 

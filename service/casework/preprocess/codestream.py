@@ -25,6 +25,7 @@ class Stated:
     signed: bool = False
     levels: int = 0
     at_origin: bool = True
+    reversible: bool = False  # J2K: the 5-3 wavelet, by the main header alone
 
 
 def read_j2k(data: bytes) -> Stated:
@@ -43,24 +44,25 @@ def read_j2k(data: bytes) -> Stated:
         depth = data[42]
         if not tile_w or not tile_h or -(-width // tile_w) * -(-height // tile_h) > 65535:
             raise Refused("PIXELS_UNDECODABLE", "JPEG 2000 tiles")
-        levels, first_tile = _main_header(data)
+        levels, reversible, first_tile = _main_header(data)
         _walk_tile_parts(data, first_tile)
     except (struct.error, IndexError) as error:
         raise Refused("PIXELS_UNDECODABLE", "JPEG 2000 header is cut short") from error
-    return Stated(height - y0, width - x0, samples, (depth & 0x7F) + 1, bool(depth & 0x80), levels, x0 == y0 == 0)
+    sign, origin = bool(depth & 0x80), x0 == y0 == 0
+    return Stated(height - y0, width - x0, samples, (depth & 0x7F) + 1, sign, levels, origin, reversible)
 
 
-def _main_header(data: bytes) -> tuple[int, int]:
-    """Return (number of wavelet levels, offset of the first SOT)."""
-    levels, at = 0, 2
+def _main_header(data: bytes) -> tuple[int, bool, int]:
+    """Return (number of wavelet levels, whether the wavelet is reversible, offset of the first SOT)."""
+    levels, reversible, at = 0, False, 2
     while True:
         marker, length = struct.unpack_from(">HH", data, at)
         if marker == _SOT:
-            return levels, at
+            return levels, reversible, at
         if marker < 0xFF00 or length < 2:
             raise Refused("PIXELS_UNDECODABLE", "JPEG 2000 main header")
         if marker == _COD:
-            levels = data[at + 9]
+            levels, reversible = data[at + 9], data[at + 13] == 1  # ISO/IEC 15444-1 table A.20
         at += 2 + length
 
 

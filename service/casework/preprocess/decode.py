@@ -33,6 +33,7 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options, iter_pixels
 
 from casework.errors import Refused
+from casework.preprocess import nvimg
 from casework.preprocess.codestream import Stated, read_j2k, read_jpeg
 
 _J2K = frozenset({uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K})
@@ -157,7 +158,7 @@ def decode(
                 dataset = _read(source, pixels=True)
             stated = _check_streams(dataset, indices, syntax, grid)
             if stated is not None and syntax in _J2K and _pillow_can(stated, dataset, grid):
-                return _wavelet(dataset, indices, reduce, grid, stated)
+                return _wavelet(dataset, indices, reduce, grid, stated, syntax)
             return Decoded(_generic(dataset, None, indices, syntax, grid), 0)
         except _BROKEN as error:
             raise Refused("PIXELS_UNDECODABLE", type(error).__name__) from error
@@ -323,7 +324,9 @@ def _pillow_can(stated: Stated, dataset: Dataset, grid: _Grid) -> bool:
     )
 
 
-def _wavelet(dataset: Dataset, indices: list[int], reduce: int, grid: _Grid, stated: Stated) -> Decoded:
+def _wavelet(  # noqa: PLR0917 - what is known of the frames
+    dataset: Dataset, indices: list[int], reduce: int, grid: _Grid, stated: Stated, syntax: str
+) -> Decoded:
     """Decode JPEG 2000 frames at a resolution of 1 / 2**reduce, or the nearest one that the stream and Pillow can give.
 
     Pillow rounds a reduced side half down where the standard rounds up and then fails.
@@ -331,7 +334,14 @@ def _wavelet(dataset: Dataset, indices: list[int], reduce: int, grid: _Grid, sta
     level = min(reduce, stated.levels)
     while level and any((n + (1 << level >> 1)) >> level != -(-n >> level) for n in (grid.rows, grid.columns)):
         level -= 1
-    frames = np.stack([_low_pass(_stream(dataset, index, grid), level, stated) for index in indices])
+    beside = None if level else nvimg.CURRENT
+
+    def one(index: int) -> NDArray[np.generic]:
+        stream = _stream(dataset, index, grid)
+        made = beside.frame(stream, stated, syntax) if beside else None
+        return _low_pass(stream, level, stated) if made is None else made
+
+    frames = np.stack([one(index) for index in indices])
     if frames.shape[1:] != (-(-grid.rows >> level), -(-grid.columns >> level)):
         raise Refused("PIXELS_UNDECODABLE", "decoded size")
     return Decoded(frames, level)

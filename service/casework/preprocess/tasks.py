@@ -1,7 +1,7 @@
 """What the decode child does when asked: read facts, decode and prepare. Runs only in the child; reads stored files.
 
 Tasks (JSON): {"do": "facts", "paths": [...]}, {"do": "MG" | "US", "path": ..., "size": S},
-{"do": "slice", "path": ...}, {"do": "planes", "items": [[path, frame], ...]} and {"do": "MR", "items": [[path, facts path, decoded path or ""], ...], "size": S}.
+{"do": "slice", "path": ...}, {"do": "decoder"}, {"do": "planes", "items": [[path, frame], ...]} and {"do": "MR", "items": [[path, facts path, decoded path or ""], ...], "size": S}.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casework.errors import Refused
-from casework.preprocess import mammography, mri, ultrasound
+from casework.preprocess import mammography, mri, nvimg, ultrasound
 from casework.preprocess.child import Handler, Task
 from casework.preprocess.decode import decode, open_header
 from casework.preprocess.facts import FrameFacts, InstanceFacts, Region, Window
@@ -26,6 +26,11 @@ from casework.preprocess.prepared import Preparation, pack
 from casework.result import Finding
 
 _MAX_ARRAY = 1 << 30
+
+
+def decoder(_: Task) -> tuple[dict[str, Any], bytes]:
+    """Which decoder works beside the CPU's in this child, and how many frames it has decoded."""
+    return {"decoder": nvimg.CURRENT.name, "frames": nvimg.CURRENT.frames}, b""
 
 
 def facts(task: Task) -> tuple[dict[str, Any], bytes]:
@@ -115,6 +120,7 @@ def _instance(path: Path, known: Path, copy: str) -> tuple[InstanceFacts, NDArra
 
 
 HANDLERS: Mapping[str, Handler] = {
+    "decoder": decoder,
     "facts": facts,
     "MG": mammogram,
     "US": ultrasound_image,
