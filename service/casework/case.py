@@ -282,7 +282,7 @@ class Arrival:
     header: Header | None  # None when it could not be read
     sha256: str  # of the stored Part 10 file; "" when nothing was stored
     size: int  # bytes of the stored file
-    door: str  # "dimse" | "stow" | "fetch"
+    door: str  # "dimse" | "stow" | "fetch" | "adopt"
     peer: str  # calling AE or API key name
     association_id: str  # uuid of the association or HTTP request
     received_at: datetime

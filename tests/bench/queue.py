@@ -160,7 +160,7 @@ def outage(folder: Path, server: RedisServer, url: str, options: argparse.Namesp
         again = rate(span)
         stop.set()
         sender.join()
-        yard.until(lambda: _all_done(yard, len(cases) + 1), within_s=1800)
+        yard.until(lambda: _all_done(yard, len(cases) + 1), within_s=options.within)
         return {
             "outage_s": options.outage, "pace_s": pace, "jobs": len(cases), "intake_with": round(with_redis, 1), "intake_without": round(without, 1),
             "intake_after": round(again, 1), "first_job_s": round(back, 1), **_verdict(yard, cases),

@@ -3,6 +3,7 @@
 import io
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -146,11 +147,18 @@ class Peer:
 
     def store(self, data: bytes, sop_class: str, sop_instance: str, context: int = 1, chunk: int = 16000) -> int:
         """C-STORE raw data set bytes; return the status."""
+        pieces = (data[i : i + chunk] for i in range(0, max(1, len(data)), chunk))
+        return self.store_pieces(pieces, sop_class, sop_instance, context)
+
+    def store_pieces(self, pieces: Iterable[bytes], sop_class: str, sop_instance: str, context: int = 1) -> int:
+        """C-STORE a data set that comes in pieces, one fragment each; return the status."""
         self.send(fragment(context, 3, command(0x01, sop_class, sop_instance, data=True)))
-        pieces = [data[i : i + chunk] for i in range(0, len(data), chunk)] or [b""]
-        for piece in pieces[:-1]:
-            self.send(fragment(context, 0, piece))
-        self.send(fragment(context, 2, pieces[-1]))
+        last = None
+        for piece in pieces:
+            if last is not None:
+                self.send(fragment(context, 0, last))
+            last = piece
+        self.send(fragment(context, 2, last or b""))
         return self.status()
 
     def status(self) -> int:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from casework import __version__
+from casework.case import Verdict
 from casework.config import Settings
 from casework.errors import Defect, Refused
 from casework.ledger import SCHEMA, AuditCheck, Ledger
@@ -72,8 +73,11 @@ def make_backup(settings: Settings, ledger: Ledger, out: Path, config: Path | No
     return made
 
 
-def restore_backup(settings: Settings, source: Path) -> Backup:
+def restore_backup(settings: Settings, source: Path, *, over_images: bool = False) -> Backup:
     """Bring a backup back into an empty storage root (and an empty database). The ledger comes last: half a restore has none.
+
+    over_images: only the ledger was lost, the root's images stay; those that the backup's ledger doesn't know yet are for
+    `adopt`. An object of the backup replaces one of the same name, which is the same bytes or damaged.
 
     Raises:
         Refused: STATE_FORBIDS, a service runs there, or something is there already; NOT_FOUND, no whole backup.
@@ -86,7 +90,7 @@ def restore_backup(settings: Settings, source: Path) -> Backup:
     copy = source / made.ledger
     if made.ledger not in NAMES.values() or not copy.is_file() or _digest(copy) != made.ledger_sha256:
         raise Defect("LEDGER_CORRUPT", "the backup's ledger is not what was written")
-    _refuse_live(settings)
+    _refuse_live(settings, over_images=over_images)
     for file in sorted((source / "objects").glob("*/*")):
         _copy(file, _object(settings.root, file.name), file.name)
     copy_in(copy, settings.ledger_url)
@@ -105,7 +109,7 @@ def restore_backup(settings: Settings, source: Path) -> Backup:
     return made
 
 
-def _refuse_live(settings: Settings) -> None:
+def _refuse_live(settings: Settings, *, over_images: bool) -> None:
     root = settings.root
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (root / "serve.lock").open("a") as lock:
@@ -113,8 +117,8 @@ def _refuse_live(settings: Settings) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise Refused("STATE_FORBIDS", f"a service runs on {root}") from error
-    if (root / "objects").exists() and any((root / "objects").glob("*/*")):
-        raise Refused("STATE_FORBIDS", f"{root} holds images already; restore goes into an empty root")
+    if not over_images and (root / "objects").exists() and any((root / "objects").glob("*/*")):
+        raise Refused("STATE_FORBIDS", f"{root} holds images already: --over-images leaves them there")
     refuse_used(settings.ledger_url)
 
 
@@ -151,6 +155,10 @@ def _digests(ledger: Ledger) -> Iterator[str]:
     while made := ledger.read.artefacts(after, _PAGE):
         seen.update(row.artefact.sha256 for row in made)
         after = made[-1].id
+    before = None
+    while aside := ledger.read.receipts(_PAGE, before, Verdict.KEPT_ASIDE):  # a person may still accept these
+        seen.update(row.sha256 for row in aside if row.sha256)
+        before = aside[-1].id
     yield from sorted(seen)
 
 

@@ -1,4 +1,4 @@
-"""Commands of those who operate the service: plans, backup, restore, probe."""
+"""Commands of those who operate the service: plans, backup, restore, adoption, probe."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,14 +37,38 @@ def backup(out: Path, config: Config = None) -> None:
         typer.echo("  secrets (keys, passwords, certificates) are not in it: keep them elsewhere")
 
 
-def restore_backup(source: Path, config: Config = None) -> None:
+def restore_backup(
+    source: Path,
+    config: Config = None,
+    *,
+    over_images: Annotated[bool, typer.Option(help="Only the ledger was lost: leave the root's images there.")] = False,
+) -> None:
     """Bring a backup into an empty storage root (and database); refuses a place where a service runs or data is."""
     from casework.entrypoints.backup import restore_backup as bring_back
 
     with spoken_errors():
-        made = bring_back(load(config), source)
+        made = bring_back(load(config), source, over_images=over_images)
         typer.echo(f"restored what was copied at {made.made_at}: {made.audit_rows} audit rows, {made.objects} objects")
-        typer.echo("  next: casework verify-ledger --objects, then have what came since sent again (docs/runbooks.md)")
+        adopting = "casework adopt" if over_images else "have what came since sent again"
+        typer.echo(f"  next: casework verify-ledger --objects, then {adopting} (docs/runbooks.md)")
+
+
+def adopt(
+    config: Config = None,
+    *,
+    dry_run: Annotated[bool, typer.Option(help="Only count.")] = False,
+    settled: Annotated[float, typer.Option(help="Seconds; younger images are left to the door that has them.")] = 60.0,
+) -> None:
+    """Take in images of the storage root that the ledger does not know; deletes nothing; exits 4 when some are damaged."""
+    from casework.entrypoints.adopt import adopt as take_in
+
+    with open_ledger(config) as (settings, ledger):
+        found = take_in(settings, ledger, settled_s=settled, dry=dry_run)
+        for what, count in sorted(found.items()):
+            typer.echo(f"{what}: {count}")
+        typer.echo(f"{sum(found.values())} objects that no row named")
+        if found["changed"]:
+            raise typer.Exit(4)
 
 
 def probe(
@@ -65,4 +89,5 @@ def add_commands(app: typer.Typer) -> None:
     app.command("build-plan")(build_plan)
     app.command("backup")(backup)
     app.command("restore-backup")(restore_backup)
+    app.command("adopt")(adopt)
     app.command("probe")(probe)

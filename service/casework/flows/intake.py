@@ -66,7 +66,7 @@ class Context:
     A fetch also names whose image it asked for.
     """
 
-    door: str  # "dimse" | "stow" | "fetch"
+    door: str  # "dimse" | "stow" | "fetch" | "adopt"
     peer: str
     association_id: str
     sop_class_uid: str = ""

@@ -1,5 +1,7 @@
 """The logs that the API lists: what came in, what went out, one artefact, one earlier request. Never writes."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 
 from casework.case import Verdict
@@ -39,6 +41,14 @@ class ReadLists:
         query = select(instance).where(instance.c.id > after_id).order_by(instance.c.id).limit(limit)
         with self._database.read() as connection:
             return [instance_row(row) for row in connection.execute(query)]
+
+    def known_objects(self, digests: Sequence[str]) -> set[str]:
+        """Those of some hundred digests that a row names: stored images, results, what came again or was kept aside."""
+        found: set[str] = set()
+        with self._database.read() as connection:
+            for table in (instance, artefact, receipt):
+                found.update(connection.execute(select(table.c.sha256).where(table.c.sha256.in_(digests))).scalars())
+        return found
 
     def artefacts(self, after_id: int = 0, limit: int = 500) -> list[ArtefactRow]:
         """All artefacts by id; ask again with the last id for the next page."""

@@ -1,4 +1,4 @@
-"""The failure bench: `python -m tests.bench.reliability [F09 ...] [--scale ci|usual|full] [--seed N] [--no-controls]`.
+"""The failure bench: `python -m tests.bench.reliability [F09 ...] [--scale ci|small|full] [--seed N] [--no-controls]`.
 
 Each experiment runs in a process of its own, then its negative control on a mutant of the product. The result is written to
 .work/bench/reliability/F09.json; `--keep` also puts it into docs/reliability.json, from which `make docs` makes the page.
@@ -23,7 +23,7 @@ from tests.bench.reliability.page import KEPT
 
 ROOT = Path(__file__).resolve().parents[3]
 OUT = ROOT / ".work" / "bench" / "reliability"
-CI = frozenset("F01 F02 F03 F04 F05 F08 F20 F23 F24 F25 F28 F29 F30 F31".split())  # noqa: SIM905 - reads better
+CI = frozenset("F01 F02 F03 F04 F05 F08 F20 F23 F24 F25 F28 F29 F30 F31 F34".split())  # noqa: SIM905 - reads better
 """The reduced run: what needs nothing but a shell's permissions and no other test runs."""
 CI_CONTROLS = frozenset({"F01", "F03", "F23", "F29"})
 
@@ -32,7 +32,7 @@ def main() -> int:
     """Run what was asked for; 1 when a promise was broken or a control was not caught."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="*", help="F01 F02 ...; default: all of the scale")
-    parser.add_argument("--scale", default="usual", choices=["ci", "usual", "full"])
+    parser.add_argument("--scale", default="small", choices=["ci", "small", "full"])
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--no-controls", action="store_true")
     parser.add_argument("--keep", action="store_true", help="write into docs/reliability.json")

@@ -63,13 +63,24 @@ class Experiment:
     promise: str  # one sentence
     goal: str
     run: Callable[[Lab], None] | None = None
-    sizes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by scale: ci, usual, full
+    sizes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by scale: ci, small, full
     control: Control | None = None
+    uncontrolled: str = ""  # why there is no control
     short: str = ""  # what is less than the goal asks, and why; without `run`: why there is none
 
     def size(self, scale: str) -> Mapping[str, float]:
         """The sizes at a scale, or the nearest that there are."""
         if scale == "ci":
-            return self.sizes.get("ci", self.sizes.get("usual", {}))
-        smaller = ("full", "usual", "ci") if scale == "full" else ("usual", "ci")
+            return self.sizes.get("ci", self.sizes.get("small", {}))
+        smaller = ("full", "small", "ci") if scale == "full" else ("small", "ci")
         return next((self.sizes[s] for s in smaller if s in self.sizes), {})
+
+
+def both(first: Callable[[Lab], None], second: Callable[[Lab], None]) -> Callable[[Lab], None]:
+    """An experiment of two halves."""
+
+    def run(lab: Lab) -> None:
+        first(lab)
+        second(lab)
+
+    return run

@@ -17,8 +17,8 @@ same experiment on a copy of the service with one guard taken off: there it has 
 
 `make bench-reliability` runs all (some hours of two cores at SCALE=full), `ONLY="F01 F09"` some, `SCALE=ci` the reduced run that is part of CI.
 Figures of "2 cores, no GPU", under load of other work: times are ceilings, not benchmarks. Rows "by tests" run named tests of the
-suite, and their control runs the same tests without the guard. Rows of scale "tiny" are single runs of the smallest sizes, experiment
-and control apart, made while the bench was written on a machine that was full: they show that it works, not that the goal is met.
+suite, and their control runs the same tests without the guard. The scale `small` takes minutes for each row: less than the goal's size
+where the figure says so. `full` is the goal's size where a machine of this kind can do it.
 
 """
 
@@ -50,7 +50,7 @@ def _row(experiment: Experiment, made: Mapping[str, Any] | None) -> str:
         figures = ", ".join(f"{key.replace('_', ' ')} {_said(value)}" for key, value in made["figures"].items())
         figure = figures if made["passed"] else "**BROKEN**: " + (made["complaints"] or [made["error"]])[0]
         when = f"{made['seed']}, {made['scale']}, {made['date']}"
-    control = "none"
+    control = f"none: {experiment.uncontrolled}"
     if experiment.control is not None:
         control = f"{experiment.control.what}: {made['control'] if made else 'not run'}"
     return f"| {experiment.id} | {experiment.promise} | {experiment.goal} | {figure} | {control} | {when} |"

@@ -1,6 +1,6 @@
 """F08 to F19, F21, F22, F24, F26 and F41 to F43 as data: workers, queues, PACS, clocks, the whole hospital."""
 
-from tests.bench.reliability import lines, work
+from tests.bench.reliability import lines, queues, rebuild, work
 from tests.bench.reliability.lab import Control, Experiment, Mutation
 from tests.bench.reliability.suite import by_tests
 
@@ -22,7 +22,7 @@ ROWS = (
         work.worker_kills,
         {
             "ci": {"jobs": 12, "kills": 2, "within": 120, "pause": 0.2},
-            "usual": {"jobs": 150, "kills": 30, "within": 300, "pause": 0.1},
+            "small": {"jobs": 150, "kills": 20, "within": 300, "pause": 0.1},
             "full": {"jobs": 1000, "kills": 200, "within": 1200, "pause": 0.1},
         },
         Control("leases end", (LEASES_NEVER_END,), {"jobs": 12, "kills": 4, "within": 20, "pause": 0.3}),
@@ -35,7 +35,7 @@ ROWS = (
         work.celery_storm,
         {
             "ci": {"jobs": 10, "kills": 1, "within": 120},
-            "usual": {"jobs": 300, "kills": 6, "within": 300},
+            "small": {"jobs": 1000, "kills": 8, "within": 300},
             "full": {"jobs": 30000, "kills": 100, "within": 3600},
         },
         Control("leases end", (LEASES_NEVER_END,), {"jobs": 12, "kills": 4, "within": 20, "pause": 0.3}),
@@ -45,17 +45,37 @@ ROWS = (
         "While Redis is away images are taken in as before, and every job is done soon after it is back.",
         "10 min away: >= 95 % of the rate, first job <= 15 s after",
         work.redis_away,
-        {"ci": {"seconds": 2}, "usual": {"seconds": 10}, "full": {"seconds": 600}},
+        {
+            "ci": {"seconds": 2, "within": 60},
+            "small": {"seconds": 30, "within": 300},
+            "full": {"seconds": 600, "within": 1800},
+        },
+        Control(
+            "what could not be said is said later",
+            (
+                SAID_ONCE,
+                Mutation(
+                    "flows/relay.py",
+                    "            self.bell.ring(lane, due)\n            said.update(dict.fromkeys(due, clock))\n",
+                    "            said.update(dict.fromkeys(due, clock))\n            self.bell.ring(lane, due)\n",
+                ),
+            ),
+            {"seconds": 4, "within": 20},
+        ),
         short="The rate is shown, and only a fall below half is a failure: on a busy machine it varies by more than 5 % by itself.",
     ),
     Experiment(
         "F11",
         "A Redis that forgets everything costs time and nothing else.",
         "50 FLUSHALL: lost 0, caught up <= 30 s",
-        by_tests(f"{BROKER}test_a_redis_that_forgets_everything_costs_time_only"),
-        {"usual": {}},
-        Control("what went missing is said again", (SAID_ONCE,)),
-        short="Once each, waiting and taken; `unacked*` alone is not deleted at random.",
+        by_tests(f"{BROKER}test_a_redis_that_forgets_everything_costs_time_only", also=queues.redis_forgets),
+        {
+            "ci": {"rounds": 4, "repeat_s": 1},
+            "small": {"rounds": 30, "repeat_s": 1},
+            "full": {"rounds": 50, "repeat_s": 20},
+        },
+        Control("what went missing is said again", (SAID_ONCE,), {"rounds": 6}),
+        short="Messages are repeated after 1 s instead of the 20 s that are the default, so that 50 rounds take minutes.",
     ),
     Experiment(
         "F12",
@@ -64,9 +84,20 @@ ROWS = (
         work.redis_kills,
         {
             "ci": {"rounds": 2, "stopped_s": 1},
-            "usual": {"rounds": 5, "stopped_s": 5},
+            "small": {"rounds": 10, "stopped_s": 10},
             "full": {"rounds": 50, "stopped_s": 120},
         },
+        Control(
+            "a message that can't be acknowledged is let go",
+            (
+                Mutation(
+                    "queue/scale.py",
+                    "            VirtualQoS.ack(self, delivery_tag)\n            raise\n",
+                    "            raise\n",
+                ),
+            ),
+            {"rounds": 10, "stopped_s": 1},
+        ),
         short="Half-open lines are cut between network namespaces by `python -m tests.bench.hosts`, not here.",
     ),
     Experiment(
@@ -74,7 +105,7 @@ ROWS = (
         "Foreign and corrupt messages in the queue are not executed and end no worker.",
         "bad JSON, pickle, unknown task or id, 10 MB: 0 executed",
         by_tests(f"{BROKER}test_foreign_and_corrupt_messages_are_dropped"),
-        {"usual": {}},
+        {"small": {}},
         Control(
             "only JSON is taken",
             (
@@ -91,14 +122,24 @@ ROWS = (
         "A job that is said five times runs once.",
         "5x, 4 workers: 1 run, extra dropped <= 50 ms",
         by_tests(f"{BROKER}test_a_job_that_is_said_five_times_runs_once"),
-        {"usual": {}},
+        {"small": {}},
+        Control(
+            "only a waiting job is claimed",
+            (
+                Mutation(
+                    "ledger/store_jobs.py",
+                    "        .where(job.c.kind == kind, job.c.state == _J.READY, may)\n",
+                    "        .where(job.c.kind == kind)\n",
+                ),
+            ),
+        ),
     ),
     Experiment(
         "F15",
         "A worker that slept through its lease can't write its result any more.",
         "SIGSTOP 2 x lease: refused by fence 100 %, 1 result",
         by_tests(f"{QUEUE}test_a_paused_workers_result_is_refused"),
-        {"usual": {}},
+        {"small": {}},
         Control(
             "the fence",
             (
@@ -118,8 +159,12 @@ ROWS = (
             f"{QUEUE}test_a_poison_job_ends_after_its_tries",
             "tests/analyse/test_child.py::test_a_crash_is_one_code_and_the_next_task_runs",
             "tests/analyse/test_case.py::test_a_decoder_crash_costs_the_image_never_the_worker",
+            also=queues.poisoned,
         ),
-        {"usual": {}},
+        {
+            "ci": {"cases": 20, "poison": 1, "every_s": 0.5},
+            "small": {"cases": 80, "poison": 2, "every_s": 0.5},
+        },
         Control(
             "tries are counted",
             (
@@ -130,7 +175,7 @@ ROWS = (
                 ),
             ),
         ),
-        short="The other cases' latency (p95 up <= 20 %) is not measured.",
+        short="The p95 may rise by 0.2 s beside the 20 %: that is what one start of a child takes away on a busy machine.",
     ),
     Experiment(
         "F17",
@@ -145,7 +190,7 @@ ROWS = (
             f"{DELIVER}test_backoff_doubles_with_full_jitter_up_to_its_bound",
             also=lines.bad_line,
         ),
-        {"usual": {"objects": 6, "within": 180}},
+        {"small": {"objects": 6, "within": 180}},
         Control("the breaker", (Mutation("flows/deliver.py", "FAILURES_TO_OPEN = 3", "FAILURES_TO_OPEN = 3000"),)),
         short="Seconds instead of 6 h, with waits made short; the 72 h horizon by a clock that is moved.",
     ),
@@ -159,7 +204,7 @@ ROWS = (
             f"{DELIVER}test_a_warning_is_not_sent_again",
             f"{DELIVER}test_an_unknown_outcome_sends_the_same_bytes_again",
         ),
-        {"usual": {}},
+        {"small": {}},
         Control(
             "0xA700 is no success",
             (Mutation("dicom/answers.py", '(0xA700, _A.AGAIN, "PEER_BUSY")', '(0xA700, _A.STORED, "DELIVERED")'),),
@@ -175,7 +220,7 @@ ROWS = (
             f"{PROVE}test_a_foreign_transaction_changes_nothing",
             f"{PROVE}test_orthanc_commits",
         ),
-        {"usual": {}},
+        {"small": {}},
         Control(
             "a destination is asked for proof",
             (Mutation("config.py", 'return "" if chosen == "none" else chosen', 'return ""'),),
@@ -189,7 +234,7 @@ ROWS = (
             "tests/protocol/test_store.py::test_duplicates_and_conflicts",
             "tests/ledger/test_ledger_audit.py::test_conflict_and_refusal_are_audited",
         ),
-        {"usual": {}},
+        {"small": {}},
         Control(
             "bytes are compared",
             (
@@ -210,14 +255,24 @@ ROWS = (
             "tests/analyse/test_case.py::test_a_late_image_makes_a_revision_that_names_its_predecessor",
             "tests/deliver/test_retract.py::test_a_result_that_was_replaced_can_be_withdrawn_too",
         ),
-        {"usual": {}},
+        {"small": {}},
+        Control(
+            "what comes late opens a new revision",
+            (
+                Mutation(
+                    "ledger/assembly.py",
+                    "if row is None or state not in (CaseState.RECEIVING",
+                    "if row is None or state in (CaseState.CLOSED",
+                ),
+            ),
+        ),
     ),
     Experiment(
         "F24",
         "Clocks that jump by hours, of workers or of the intake's door, stick no job, double none and refuse no image.",
         "+-1 h, -10 min, DST: 0 double run, 0 stuck, audit in order",
         work.clocks,
-        {"ci": {"jobs": 2, "jumps": 1, "within": 120}, "usual": {"jobs": 8, "jumps": 7, "within": 120}},
+        {"ci": {"jobs": 2, "jumps": 1, "within": 120}, "small": {"jobs": 8, "jumps": 7, "within": 120}},
         Control(
             "a lease of the future is none",
             (
@@ -237,22 +292,21 @@ ROWS = (
         work.hospital,
         {
             "ci": {"seconds": 20, "every_s": 5, "cases": 2, "outages": 0, "within": 300},
-            "usual": {"seconds": 60, "every_s": 5, "cases": 5, "outages": 0, "within": 600},
+            "small": {"seconds": 120, "every_s": 5, "cases": 8, "outages": 0, "within": 300},
             "full": {"seconds": 600, "every_s": 5, "cases": 40, "outages": 0, "within": 600},
         },
         Control("leases end", (LEASES_NEVER_END,), {"seconds": 40, "every_s": 3, "within": 60}),
     ),
     Experiment(
         "F41",
-        "A backup made while a door writes brings back all that was acknowledged; a damaged one, or a root in use, is refused.",
+        "A backup made while a door writes brings back all that was acknowledged; an older ledger over today's spool adopts the rest, once.",
         "ledger of T-10 min over today's spool: 100 % of orphans adopted, 0 duplicates",
-        by_tests("tests/ops/test_backup.py"),
-        {"usual": {}},
+        by_tests("tests/ops/test_backup.py", "tests/ops/test_adopt.py", also=rebuild.older_ledger),
+        {"small": {"cases": 4, "within": 200}},
         Control(
             "an object is compared with its name",
             (Mutation("entrypoints/backup.py", "    if found.hexdigest() != digest:\n", "    if False:\n"),),
         ),
-        short="A restore goes into an empty root only, so no older ledger ever meets a newer spool, and orphans are not adopted.",
     ),
     Experiment(
         "F42",
@@ -260,7 +314,7 @@ ROWS = (
         "24 h, or 2 h scaled: lost 0, twice 0, RSS < 1 MiB/h, handles 0",
         work.hospital,
         {
-            "usual": {"seconds": 180, "every_s": 8, "cases": 8, "outages": 1, "within": 900},
+            "small": {"seconds": 300, "every_s": 8, "cases": 14, "outages": 1, "within": 250},
             "full": {"seconds": 7200, "every_s": 20, "cases": 200, "outages": 1, "within": 900},
         },
         Control(
@@ -278,7 +332,11 @@ ROWS = (
             "tests/ledger/test_ledger_database.py::test_migrations_make_the_schema",
             "tests/ops/test_migrations.py",
         ),
-        {"usual": {}},
+        {"small": {}},
+        Control(
+            "a newer ledger is refused",
+            (Mutation("ledger/migrate.py", "        if at is not None and at not in known:\n", "        if False:\n"),),
+        ),
         short="No version has been released, so N-1 is played by a migration that only adds, under running doors.",
     ),
 )

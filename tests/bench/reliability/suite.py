@@ -1,5 +1,6 @@
 """Experiments that are tests of the suite, called by name: what they promise is not written a second time here."""
 
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ class ByTests:
 
     nodes: tuple[str, ...]
     and_then: Callable[[Lab], None] | None = None
+    settings: tuple[tuple[str, str], ...] = ()  # environment variable, the size that it takes
 
     def __call__(self, lab: Lab) -> None:
         """Run them."""
@@ -25,6 +27,7 @@ class ByTests:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *self.nodes]
         ended = subprocess.run(
             [*command, "--timeout", "600", "--basetemp", str(lab.folder / "pytest")],
+            env=os.environ | {name: str(lab.n(size)) for name, size in self.settings if size in lab.size},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         counts = {word: int(number) for number, word in _END.findall(ended.stdout[-400:])}
@@ -35,6 +38,6 @@ class ByTests:
         lab.complaints += failed
 
 
-def by_tests(*nodes: str, also: Callable[[Lab], None] | None = None) -> ByTests:
-    """An experiment of these tests, and of a part of its own."""
-    return ByTests(nodes, also)
+def by_tests(*nodes: str, also: Callable[[Lab], None] | None = None, **settings: str) -> ByTests:
+    """An experiment of these tests, and of a part of its own. settings: environment variable = name of the size it takes."""
+    return ByTests(nodes, also, tuple(settings.items()))

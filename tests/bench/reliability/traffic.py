@@ -8,12 +8,14 @@ import statistics
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
 import psutil
 from pydicom import Dataset
+from pydicom.uid import generate_uid
 
 from tests.api.samples import multipart
 from tests.api.test_process import key_of, process
@@ -21,6 +23,7 @@ from tests.bench import receivers
 from tests.bench.instances import MG_PRESENTATION, image
 from tests.bench.reliability.intake import Sender, associated, verdict
 from tests.bench.reliability.lab import Lab
+from tests.bench.reliability.oracle import dataset_offset
 from tests.protocol.peer import EXPLICIT, MR, Peer, command, encoded, fragment, pdu
 
 
@@ -193,39 +196,61 @@ def _many(port: int, sender: Sender, count: int) -> None:
 
 
 def huge(lab: Lab) -> None:
-    """F28: one instance of gigabytes; memory stays flat and nothing is written outside the spool."""
-    receiver, frames = receivers.casework(lab.folder), lab.n("mib") // 8
+    """F28: one instance of gigabytes over each door; memory stays flat and nothing is written outside the spool."""
+    frames, root = lab.n("mib") // 8, lab.folder / "spool"
     ds = image(MG_PRESENTATION, 2048, 2048, NumberOfFrames=frames)
-    tail = bytes(8 << 20) * frames
-    head = encoded(ds)[: -(2048 * 2048 * 2) - 4] + len(tail).to_bytes(4, "little")
-    seen, paths = 0.0, set()
-    with receivers.running(receiver):
-        small = Sender()
-        _many(receiver.port, small, 3)
-        before, done = receiver.rss_mb(), threading.Event()
-        me = psutil.Process(receiver.process.pid)
-        answer: list[int] = []
+    head, tail = encoded(ds)[: -(2048 * 2048 * 2) - 4] + (frames << 23).to_bytes(4, "little"), [bytes(8 << 20)] * frames
+    whole = hashlib.sha256(head)
+    for frame in tail:
+        whole.update(frame)
+    small, answers = Sender(), {}  # type: Sender, dict[str, object]
+    told = {str(ds.SOPInstanceUID): whole.hexdigest()}
+    with receivers.running(receivers.casework(lab.folder)) as receiver:
 
         def store() -> None:
             with Peer(receiver.port) as peer:
                 peer.sock.settimeout(570)
                 peer.associate({1: (MG_PRESENTATION, [EXPLICIT])})
-                answer.append(peer.store(head + tail, MG_PRESENTATION, str(ds.SOPInstanceUID), chunk=200_000))
-            done.set()
+                pieces = (frame[at : at + 200_000] for frame in [head, *tail] for at in range(0, len(frame), 200_000))
+                answers["C-STORE"] = peer.store_pieces(pieces, MG_PRESENTATION, str(ds.SOPInstanceUID))
 
-        thread = threading.Thread(target=store)
-        thread.start()
-        while not done.wait(0.1) and thread.is_alive():
-            seen = max(seen, receiver.rss_mb() - before)
-            paths |= {f.path for f in me.open_files()}
-        thread.join()
-    lab.must(answer == [0], f"the answer was {answer}")
-    lab.must(seen < 64, f"memory grew by {seen:.0f} MB")
+        _many(receiver.port, small, 3)
+        _watched(lab, "C-STORE", receiver.process.pid, store)
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    file = part10(ds)[: -(2048 * 2048 * 2) - 4] + (frames << 23).to_bytes(4, "little")
+    whole = hashlib.sha256(file[dataset_offset(file) :])
+    for frame in tail:
+        whole.update(frame)
+    with process(root) as (api, url):
+
+        def post() -> None:
+            start = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + file
+            headers = {"Authorization": f"Bearer {key_of(root)}", "Content-Type": multipart([], "b")[1]}
+            body = iter([start, *tail, b"\r\n--b--\r\n"])
+            answers["STOW"] = httpx.post(
+                f"{url}/dicom-web/studies", content=body, headers=headers, timeout=570
+            ).status_code
+
+        _watched(lab, "STOW", api.pid, post)
+    told[str(ds.SOPInstanceUID)] = whole.hexdigest()
+    lab.must(answers == {"C-STORE": 0, "STOW": 200}, f"the answers are {answers}")
+    lab.figures["mib_each"] = lab.n("mib")
+    verdict(lab, root, {**small.told, **told})
+
+
+def _watched(lab: Lab, name: str, pid: int, work: Callable[[], None]) -> None:
+    """How much a process grows while something is sent to it, and which files it has open."""
+    me, seen, paths = psutil.Process(pid), 0.0, set[str]()
+    before, thread = me.memory_info().rss, threading.Thread(target=work)
+    thread.start()
+    while thread.is_alive():
+        seen = max(seen, (me.memory_info().rss - before) / 1e6)
+        paths |= {f.path for f in me.open_files()}
+        thread.join(0.1)
+    lab.must(seen < 64, f"{name}: memory grew by {seen:.0f} MB")
     strange = [p for p in paths if not p.startswith(str(lab.folder))]
-    lab.must(not strange, f"written outside the storage root: {strange[:3]}")
-    lab.figures |= {"mib": lab.n("mib"), "memory_growth_mb": round(seen, 1)}
-    digest = hashlib.sha256(head + tail).hexdigest()
-    verdict(lab, lab.folder / "spool", {**small.told, str(ds.SOPInstanceUID): digest})
+    lab.must(not strange, f"{name}: written outside the storage root: {strange[:3]}")
+    lab.figures[f"{name}_growth_mb"] = round(seen, 1)
 
 
 def many_associations(lab: Lab) -> None:
