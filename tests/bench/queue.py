@@ -95,10 +95,17 @@ def storm(folder: Path, server: Servers, url: str, options: argparse.Namespace) 
     """F09: kill -9 of the worker group at random moments."""
     dice = random.Random(options.seed)
     yard = Yard(folder, server.settings(), url)
+    cases: list[str] = []
+
+    def feed() -> None:
+        while len(cases) < options.jobs:
+            cases.extend(yard.add(1))
+
+    feeder = threading.Thread(target=feed, daemon=True)
     try:
-        cases = yard.add(options.jobs)
         yard.start_relay()
         began, kills = time.monotonic(), 0
+        feeder.start()  # they come while it is killed
         worker = yard.start_worker(options.pause, lease_s=3.0)
         while kills < options.kills and not _all_done(yard, options.jobs):
             seen, moment = yard.noted(), time.monotonic()
@@ -108,6 +115,7 @@ def storm(folder: Path, server: Servers, url: str, options: argparse.Namespace) 
             kill_group(worker, signal.SIGKILL)
             kills += 1
             worker = yard.start_worker(options.pause, lease_s=3.0)
+        feeder.join(options.within)
         yard.until(lambda: _all_done(yard, options.jobs), within_s=options.within, every_s=1.0)
         total = time.monotonic() - began
         tries = Counter(run["attempt"] for run in yard.done())
