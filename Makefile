@@ -11,7 +11,7 @@ DEBIAN := chromium dcmtk dicom3tools fonts-droid-fallback libfaketime libpixelme
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench bench-gpu bench-reliability corpora twin matrix evidence viewers train traintest openapi up e2e-compose lock docs system clean
+.PHONY: help demo run test check bench bench-gpu bench-reliability corpora advisories twin matrix evidence viewers train traintest openapi up e2e-compose lock docs system clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ bench-reliability: system $(VENV)/.test ## break the service on purpose, F01 to 
 
 corpora: $(VENV)/.test ## fetch other people's hostile DICOM files (1,386, never committed; ARGS="--mirrors FOLDER" or --check)
 	$(PY) -m tests.corpora $(ARGS)
+
+advisories: $(VENV)/.test ## compare all lock files with two databases of known vulnerabilities (docs/security-checks.md)
+	$(PY) -m tests.advisories $(ARGS)
 
 bench-gpu: $(VENV)/.test ## what each engine of this machine does: times, parity, memory, cold start (under 8 minutes; says what is missing)
 	$(PY) -m tests.bench.gpu $(ARGS)

@@ -56,6 +56,20 @@ class Authority:
         certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
         return Pair(str(certificate), str(private))
 
+    def revoke(self, *pairs: Pair, days: int = 1) -> str:
+        """The authority's list of revoked certificates, as a file; negative days: the list is overdue."""
+        now = datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - timedelta(days=30)).next_update(now + timedelta(days=days))
+        for pair in pairs:
+            serial = x509.load_pem_x509_certificate(Path(pair.certificate).read_bytes()).serial_number
+            row = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - timedelta(hours=1))
+            builder = builder.add_revoked_certificate(row.build())
+        file, part = self._folder / "revoked.pem", self._folder / "revoked.part"
+        part.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        part.rename(file)
+        return str(file)
+
     def _build(
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: int, names: list[x509.GeneralName]
     ) -> x509.CertificateBuilder:

@@ -114,6 +114,7 @@ def configuration_page() -> str:
     sections += [("work", config.Work), ("gate", config.Gate), ("report", config.Report)]
     sections += [("queue", config.Queue), ("metrics", config.Metrics)]
     sections += [("tls", config.Tls), ("oidc", config.Oidc), ("signing", config.Signing)]
+    sections += [("retention", config.Retention)]
     sections += [("engine", config.Engine), ("traces", config.Traces), ("webhook (repeated)", config.Webhook)]
     missing = {f.name for f in fields(config.Settings)} - {name.split(" ")[0] for name, _ in sections}
     assert not missing, f"settings that no reader would find: {missing}"

@@ -17,6 +17,7 @@ from casework import config_checks, hours
 from casework.checks import severities
 from casework.config_engine import Engine, Traces, check_engine, check_traces
 from casework.config_queue import Queue, check_queue, with_password
+from casework.config_retention import Retention, check_retention
 from casework.config_security import Oidc, Signing, Tls, check_doors, check_oidc, check_signing
 from casework.errors import Defect
 
@@ -308,6 +309,7 @@ class Settings:
     tls: Tls = field(default_factory=Tls)
     oidc: Oidc = field(default_factory=Oidc)
     signing: Signing = field(default_factory=Signing)
+    retention: Retention = field(default_factory=Retention)
     engine: Engine = field(default_factory=Engine)
     traces: Traces = field(default_factory=Traces)
     destination: tuple[Destination, ...] = ()
@@ -406,6 +408,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     check_queue(settings.queue)
     check_oidc(settings.oidc)
     check_signing(settings.signing)
+    check_retention(settings)
     check_engine(settings.engine)
     check_traces(settings.traces)
     return settings

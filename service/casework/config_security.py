@@ -22,6 +22,7 @@ class Tls:
     certificate_file: str = ""  # PEM: our certificate and the ones between it and its authority
     key_file: str = ""  # PEM, without a passphrase, readable by its owner only
     client_ca_file: str = ""  # PEM; with it every peer on the TLS port must show a certificate of these authorities
+    client_crl_file: str = ""  # PEM; their lists of revoked certificates; one that is overdue lets nobody in
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ def check_doors(settings: "Settings") -> None:
             raise Defect("CONFIG_INVALID", "http.host is not loopback: set tls.https, or http.tls_by_proxy")
     if (tls.dicom or tls.https) and not (tls.certificate_file and tls.key_file):
         raise Defect("CONFIG_INVALID", "tls: certificate_file and key_file are needed")
+    if tls.client_crl_file and not tls.client_ca_file:
+        raise Defect("CONFIG_INVALID", "tls.client_crl_file needs tls.client_ca_file")
     if not tls.dicom and not tls.plain_dicom:
         raise Defect("CONFIG_INVALID", "tls.plain_dicom is false and tls.dicom too: no door for images is left")
     for peer in dicom.peer:

@@ -52,6 +52,9 @@ ENGINE_PASSED_OVER = Gauge(
 DECODER_PASSED_OVER = Counter(
     "casework_decoder_passed_over_total", "Decode children that fell back to the CPU's decoder.", ["decoder", "why"]
 )
+RETENTION = Counter(
+    "casework_retention_removed_total", "Objects whose bytes the retention policy took, by kind.", ["kind"]
+)
 STAGE_SECONDS = Histogram("casework_stage_seconds", "Time of one stage of a case.", ["stage"])
 
 

@@ -93,7 +93,7 @@ class Incoming:
 
 
 class Spool:
-    """The storage root: incoming/ (being written), objects/ (durable, by digest), prepared/ (a cache)."""
+    """The storage root: incoming/ (being written), objects/ (durable, by digest), prepared/ (a cache), retired/ (on its way out)."""
 
     def __init__(self, root: Path, *, fsync: bool = True) -> None:
         self.root = root
@@ -102,7 +102,8 @@ class Spool:
         self._mark = hashlib.sha256(place().encode()).hexdigest()[:12]
         self._objects = str(root / "objects")
         self._incoming = root / "incoming"
-        for name in ("incoming", "objects", "prepared"):
+        self._retired = root / "retired"
+        for name in ("incoming", "objects", "prepared", "retired"):
             (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._make_shards()
 
@@ -174,6 +175,47 @@ class Spool:
     def drop(self, sha256: str) -> None:
         """Remove an object; a missing one is fine."""
         self.path(sha256).unlink(missing_ok=True)
+
+    def retire(self, sha256: str, since_s: float) -> bool:
+        """Remove an object of which the ledger says since `since_s` (seconds since 1970) that it is gone.
+
+        False: it was stored again since, or so shortly before that somebody may still be about to tell the ledger, and stays.
+        It is taken by a rename first, so that what comes under its name meanwhile is never touched.
+        """
+        path, taken = self.path(sha256), self._retired / sha256
+        with self._retiring():
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(taken)
+            if not taken.exists():
+                return True
+            if taken.stat(follow_symlinks=False).st_mtime > since_s - FOREIGN_S:
+                taken.rename(path)
+                self._fsync_directory(str(path.parent))
+                return False
+            taken.unlink()
+            self._fsync_directory(str(path.parent))
+        return True
+
+    def recover_retired(self) -> int:
+        """At boot: put back what a process that died had taken; the ledger still says which of it has to go. Returns how many."""
+        with self._retiring():
+            found = [path for path in self._retired.iterdir() if _SHA256.fullmatch(path.name)]
+            for path in found:
+                back = self.path(path.name)
+                if back.exists():
+                    path.unlink()
+                else:
+                    path.rename(back)
+        return len(found)
+
+    @contextlib.contextmanager
+    def _retiring(self) -> Iterator[None]:
+        fd = os.open(self._retired, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -280,6 +322,17 @@ class Spool:
             path.unlink(missing_ok=True)
             size -= bytes_
             removed += 1
+        return removed
+
+    def age_prepared(self, before_s: float) -> int:
+        """Remove entries that nobody used since then (seconds since 1970): they show the images that they were made of."""
+        removed = 0
+        for path in (self.root / "prepared").glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat(follow_symlinks=False)
+                if max(status.st_atime, status.st_mtime) < before_s:
+                    path.unlink()
+                    removed += 1
         return removed
 
     # --- flushing -----------------------------------------------------------------------------------------

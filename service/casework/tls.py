@@ -33,9 +33,11 @@ class ServerTls:
         certificate_file: str,
         key_file: str,
         client_ca_file: str = "",
+        client_crl_file: str = "",
+        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._files = (certificate_file, key_file, client_ca_file)
+        self._files = (certificate_file, key_file, client_ca_file, client_crl_file)
         self._clock = clock
         self._lock = threading.Lock()
         self._stamp = _stamp(self._files)
@@ -60,7 +62,7 @@ class ServerTls:
             log.error("tls.not_reloaded", code=defect.code)
 
     def _make(self) -> ssl.SSLContext:
-        certificate, key, client_ca = self._files
+        certificate, key, client_ca, revoked = self._files
         context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         # No sessions are resumed: a peer shows its certificate at every connection.
         context.options |= ssl.OP_NO_TICKET
@@ -69,13 +71,19 @@ class ServerTls:
         if client_ca:
             context.verify_mode = ssl.CERT_REQUIRED
             _trust(context, client_ca)
+        if revoked:
+            _trust(context, revoked)
+            if not context.cert_store_stats()["crl"]:
+                raise Defect("CONFIG_INVALID", f"{revoked}: no list of revoked certificates (X509 CRL)")
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         return context
 
 
 def dicom_port(settings: Settings) -> ServerTls | None:
     """TLS of the DICOM port that has it; None when no port has."""
     tls = settings.tls
-    return ServerTls(tls.certificate_file, tls.key_file, tls.client_ca_file) if tls.dicom else None
+    files = (tls.certificate_file, tls.key_file, tls.client_ca_file, tls.client_crl_file)
+    return ServerTls(*files) if tls.dicom else None
 
 
 def https_context(settings: Settings) -> ssl.SSLContext | None:

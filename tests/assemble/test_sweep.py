@@ -203,7 +203,7 @@ def test_the_outer_guard_logs_no_values_and_goes_on(
 
     rig = make_rig()
     failing: Any = Failing(rig.ledger, rig.spool, rig.settings)
-    wait = keeper._turn(failing, failing, rig.settings) if door == "keeper" else deliver_worker._turn(failing)
+    wait = keeper._turn(failing, failing, failing, rig.settings) if door == "keeper" else deliver_worker._turn(failing)
     assert wait >= 2.0
     said = "".join(capsys.readouterr())
     assert "Zhang" not in said

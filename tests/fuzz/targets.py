@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from casework.dicom import stow
 from casework.dicom.guard import caller_of
-from casework.dicom.header import is_uid, read_dataset, read_header
+from casework.dicom.header import is_uid, peek, read_dataset, read_header
 from casework.dicom.scp import negotiate, parse_command
 from casework.engine import signature
 from casework.engine.bundle import _manifest
@@ -20,7 +20,10 @@ SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "
 
 
 def header(data: bytes) -> None:
-    """A Part 10 file; what is accepted has names that are names."""
+    """A Part 10 file; what is accepted has names that are names, in what a refusal's row says too."""
+    with warnings.catch_warnings(action="ignore"):
+        first = peek(data[:4096])
+    assert first is None or is_uid(first.sop_instance_uid)
     try:
         with warnings.catch_warnings(action="ignore"):  # pydicom remarks on characters; what comes of them counts
             found = read_header(data)
@@ -90,7 +93,7 @@ def manifest(data: bytes) -> None:
     """A model package's manifest."""
     try:
         _manifest(data)
-    except (Defect, RecursionError):
+    except Defect:
         return
 
 

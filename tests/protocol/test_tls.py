@@ -173,6 +173,34 @@ def test_the_probe_speaks_tls_where_the_plain_port_is_closed(
         probe._send(replace(settings, tls=tls), [item], "TEST")
 
 
+def test_a_revoked_certificate_is_refused_from_the_next_connection_on(
+    start_tls: Start, authority: Authority, ours: Pair
+) -> None:
+    """The list is read again when it changes; what can't be read changes nothing; an overdue list lets nobody in."""
+    stolen, good = authority.issue("stolen"), authority.issue("good")
+    revoked = authority.revoke()
+    listener = start_tls(client_ca_file=authority.file, client_crl_file=revoked)
+
+    def tries(pair: Pair) -> bool:
+        return echoscu(listener.tls_port, "+tls", pair.key, pair.certificate, "+cf", authority.file).returncode == 0
+
+    assert (tries(stolen), tries(good)) == (True, True)
+    authority.revoke(stolen)
+    time.sleep(1.1)  # RELOAD_S
+    assert (tries(stolen), tries(good)) == (False, True)
+    Path(revoked).write_text("no list")
+    time.sleep(1.1)
+    assert (tries(stolen), tries(good)) == (False, True)
+    authority.revoke(days=-1)
+    time.sleep(1.1)
+    assert (tries(stolen), tries(good)) == (False, False)
+    assert turned_away(listener).count("TLS_FAILED") == 4
+    for bad in ("no list", Path(ours.certificate).read_text()):
+        Path(revoked).write_text(bad)
+        with pytest.raises(Defect, match="CONFIG_INVALID"):
+            ServerTls(ours.certificate, ours.key, authority.file, revoked)
+
+
 def test_title_address_and_certificate_belong_together(start_tls: Start, authority: Authority) -> None:
     """A row that names a certificate lets in only who shows it: not another peer of the same authority, nor the plain port."""
     row = PeerRow("TEST", "127.0.0.1", certificate_name="mammo-1.hospital.test")

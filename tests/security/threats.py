@@ -13,6 +13,7 @@ S, TA, R, IN, D, E = (
 # fmt: off
 ROWS: tuple[Row, ...] = (
     ("DICOM port", S, "A stranger sends under a modality's AE title", "Title, address and, with mTLS, the certificate's name must match one row", ("protocol/test_guard.py::test_allow_list", "protocol/test_tls.py::test_title_address_and_certificate_belong_together")),
+    ("DICOM port", S, "A stolen certificate still opens the door", "The authority's list of revoked ones, read again when it changes; an overdue list lets nobody in", ("protocol/test_tls.py::test_a_revoked_certificate_is_refused_from_the_next_connection_on",)),
     ("DICOM port", IN, "Images are read or changed on the wire", "TLS 1.2/1.3 by BCP 195; plain is never upgraded; the plain port can be closed", ("protocol/test_tls.py::test_old_versions_and_weak_suites_are_refused", "protocol/test_tls.py::test_plain_dicom_on_the_tls_port_and_tls_on_the_plain_port")),
     ("DICOM port", D, "Silent, slow or half-open peers hold the door", "One selector thread as far as a whole request, handshake included, with a deadline; caps by address", ("protocol/test_guard.py::test_honest_echo_among_500_silent_peers", "protocol/test_tls.py::test_200_half_open_handshakes", "protocol/test_guard.py::test_silent_and_dripping_peers_are_dropped")),
     ("DICOM port", D, "Lengths that announce gigabytes", "A cap for each kind of PDU before a byte is read", ("protocol/test_guard.py::test_lying_first_pdu_is_cut_at_once", "fuzz/test_targets.py::test_mutated_inputs")),
@@ -41,6 +42,7 @@ ROWS: tuple[Row, ...] = (
     ("Fetch", TA, "A PACS answers with another patient's images", "Each is compared with what was asked for", ("fetch/test_hostile.py",)),
     ("Logs, metrics, bundle", IN, "A name or number of a patient leaves", "Fields by allow-list; values hidden in errors; Annex E and a list of what may be said", ("security/test_canary.py::test_no_word_of_a_patient_leaves", "unit/test_words.py::test_a_log_line_holds_only_allowed_fields")),
     ("Files", IN, "Another user of the machine reads images, keys or cores", "0600 and 0700, no core dumps, keys refused when open to others", ("security/test_canary.py::test_no_word_of_a_patient_leaves", "protocol/test_tls.py::test_a_key_that_others_can_read_is_refused")),
+    ("Files", IN, "Images stay for years after anybody needed them", "Retention by settings: ledger first, then the bytes, audited with counts; never what is unsent, unproved, open, in doubt or on hold", ("ledger/test_retention.py::test_everything_of_an_old_delivered_case_goes_and_says_so", "ledger/test_retention.py::test_what_may_be_needed_stays", "ledger/test_retention.py::test_a_crash_between_ledger_and_disk_leaves_no_lie")),
     ("Supply chain", TA, "A package of another origin is installed", "Locked by hash; a reason for each direct one", ("security/test_papers.py::test_every_dependency_is_locked_and_has_a_reason",)),
 )
 # fmt: on
@@ -93,8 +95,8 @@ TAIL = """
 ## Left open
 
 - No antivirus, no host hardening: the machine's. Volumes are not encrypted by the service; LUKS or the platform's encryption is expected.
-- Certificates are not checked for revocation (no CRL, no OCSP): short lives and an authority of the hospital's own instead.
-- Images and results are kept until somebody removes the folder: retention by settings is not built.
+- OCSP is not asked, and certificates of destinations are not checked for revocation; peers' are, by a list in a file (`tls.client_crl_file`).
+- Retention removes bytes. The ledger's rows, with Patient ID and accession number, and its audit are never removed; neither is what was kept aside.
 - Audit rows are not sent as DICOM audit messages (PS3.15 A.5); reading the audit leaves no row of its own.
 - No penetration test by others. No signature of container images.
 """

@@ -138,7 +138,7 @@ def _reference(relative: str, data: bytes) -> dict[str, Reference]:
 def _manifest(data: bytes) -> ModelSpec:
     try:
         manifest = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Defect("MODEL_INVALID", f"manifest.json: {error}") from error
     if not isinstance(manifest, dict):
         raise Defect("MODEL_INVALID", "manifest.json: not an object")

@@ -1,12 +1,13 @@
 """Commands of those who operate the service: plans, backup, restore, adoption, probe."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from casework.config import load
-from casework.entrypoints.spoken import Config, open_ledger, spoken_errors
+from casework.entrypoints.spoken import Config, actor, open_ledger, spoken_errors
 
 
 def build_plan(
@@ -84,6 +85,44 @@ def probe(
             typer.echo(line)
 
 
+def retention(
+    config: Config = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove now what the policy ([retention]) no longer keeps; the keeper does the same in small pieces."""
+    from casework.flows.retention import Retainer
+    from casework.spool import Spool
+
+    with open_ledger(config) as (settings, ledger):
+        retainer = Retainer(ledger, Spool(settings.root, fsync=settings.storage.fsync), settings.retention)
+        now = datetime.now(UTC)
+        for due in retainer.due(now):
+            typer.echo(f"{due.kind}: {due.objects} objects, {due.bytes} bytes, of {due.cases} cases")
+        kept = settings.retention
+        if not (kept.images_days or kept.results_days or kept.webhooks_days):
+            typer.echo("everything is kept for ever: no days are set in [retention]")
+        while not dry_run and retainer.turn(now):
+            pass
+
+
+def hold(
+    case_id: str,
+    config: Config = None,
+    *,
+    lift: Annotated[bool, typer.Option("--lift", help="Let the policy count again.")] = False,
+    detail: Annotated[str, typer.Option(help="Words for those who ask later; no patient's name.")] = "",
+) -> None:
+    """Keep everything of this case's patient and window, whatever the retention policy says."""
+    with open_ledger(config) as (_, ledger):
+        if lift:
+            changed = ledger.lift_hold(case_id, actor(), datetime.now(UTC))
+        else:
+            changed = ledger.hold_case(case_id, actor(), datetime.now(UTC), detail)
+        words = ("hold lifted" if lift else "on hold") if changed else ("not on hold" if lift else "on hold already")
+        typer.echo(f"{case_id}: {words}")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("build-plan")(build_plan)
@@ -91,3 +130,5 @@ def add_commands(app: typer.Typer) -> None:
     app.command("restore-backup")(restore_backup)
     app.command("adopt")(adopt)
     app.command("probe")(probe)
+    app.command("retention")(retention)
+    app.command("hold")(hold)

@@ -169,7 +169,8 @@ def _certificate(settings: Settings) -> Iterator[Check]:
     tls = settings.tls
     if not (tls.dicom or tls.https):
         return
-    ServerTls(tls.certificate_file, tls.key_file, tls.client_ca_file if tls.dicom else "")
+    peers = (tls.client_ca_file, tls.client_crl_file) if tls.dicom else ()
+    ServerTls(tls.certificate_file, tls.key_file, *peers)
     until = expires(tls.certificate_file)
     days = (until - datetime.now(UTC)).days
     mark = "ok" if days >= CERTIFICATE_DAYS else "warn" if days >= 0 else "fail"

@@ -15,6 +15,7 @@ from casework.entrypoints.pulse import Pulse
 from casework.errors import CaseworkError, Unavailable
 from casework.flows.assemble import Assembler
 from casework.flows.relay import Relay
+from casework.flows.retention import Retainer
 from casework.flows.sweep import Sweeper
 from casework.ledger import Ledger
 from casework.observe import STAGE_SECONDS, log
@@ -38,7 +39,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
     ledger = Ledger.open(
         settings.ledger_url, window_days=settings.assembly.window_days, max_attempts=settings.work.max_attempts
     )
-    sweeper = Sweeper(ledger, Spool(settings.root, fsync=settings.storage.fsync), settings)
+    spool = Spool(settings.root, fsync=settings.storage.fsync)
+    sweeper, retainer = Sweeper(ledger, spool, settings), Retainer(ledger, spool, settings.retention)
     assembler = Assembler(ledger, settings)
     pulse = Pulse(settings, "keeper")
     sweeper.boot()
@@ -50,7 +52,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     log.info("keeper.started")
     try:
         while not stop.is_set():
-            rest_s = _turn(assembler, sweeper, settings)
+            rest_s = _turn(assembler, sweeper, retainer, settings)
             pulse.beat({"ok": rest_s < REST_AFTER_ERROR_S})
             stop.wait(rest_s)
     finally:
@@ -83,12 +85,13 @@ def _relay(relay: Relay, stop: threading.Event) -> None:
             rest_s = REST_AFTER_ERROR_S
 
 
-def _turn(assembler: Assembler, sweeper: Sweeper, settings: Settings) -> float:
+def _turn(assembler: Assembler, sweeper: Sweeper, retainer: Retainer, settings: Settings) -> float:
     """One look at everything; returns the seconds until the next."""
     try:
         with STAGE_SECONDS.labels("assemble").time():
             sweeper.step(datetime.now(UTC), time.monotonic())
             assembler.step(datetime.now(UTC), time.monotonic())
+            retainer.step(datetime.now(UTC), time.monotonic())
     except CaseworkError as error:
         log.error("keeper.failed", code=error.code)
     except Exception as error:  # noqa: BLE001 - the outer guard of this loop: one bad row must not stop all cases

@@ -31,6 +31,7 @@ class Sweeper:
     def boot(self) -> None:
         """Once at start: half-written files of processes that died; nobody was told that they are here."""
         log.info("sweep.boot", count=self.spool.sweep_incoming())
+        self.spool.recover_retired()
 
     def step(self, now: datetime, clock: float) -> None:
         """Do what is due."""

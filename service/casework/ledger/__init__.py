@@ -19,6 +19,7 @@ from casework.ledger.store_notice import NoticeStore
 from casework.ledger.store_people import PeopleStore
 from casework.ledger.store_process import ProcessRow, ProcessStore
 from casework.ledger.store_proof import ProofStore
+from casework.ledger.store_retention import Due, Leaving, RetentionStore, Rule, rules
 from casework.ledger.store_retract import RetractStore
 from casework.ledger.types import (
     ArtefactRow,
@@ -77,6 +78,7 @@ __all__ = [
     "DatabaseInfo",
     "DeliveryRow",
     "DoubtRow",
+    "Due",
     "Event",
     "ExclusionRow",
     "FindingLike",
@@ -85,6 +87,7 @@ __all__ = [
     "InputRow",
     "InstanceRow",
     "JobRow",
+    "Leaving",
     "Ledger",
     "Listed",
     "Metrics",
@@ -100,6 +103,7 @@ __all__ = [
     "Requested",
     "Resend",
     "Retraction",
+    "Rule",
     "Selector",
     "Stage",
     "StudyRow",
@@ -108,6 +112,7 @@ __all__ = [
     "Waiting",
     "Why",
     "WhyCase",
+    "rules",
 ]
 
 SCHEMA = "0001"  # the newest migration
@@ -121,6 +126,7 @@ class Ledger(
     DeliveryStore,
     ProofStore,
     RetractStore,
+    RetentionStore,
     NoticeStore,
     PeopleStore,
     FetchStore,

@@ -10,6 +10,7 @@ from casework.ledger.database import Database
 from casework.ledger.rows import artefact_row, delivery_columns, delivery_row, receipt_row
 from casework.ledger.schema import artefact, delivery, instance, receipt, request
 from casework.ledger.store_cases import instance_row
+from casework.ledger.store_retention import gone
 from casework.ledger.types import ArtefactRow, DeliveryRow, InstanceRow, ReceiptRow
 
 
@@ -37,8 +38,13 @@ class ReadLists:
             return [delivery_row(row) for row in connection.execute(query)]
 
     def instances(self, after_id: int = 0, limit: int = 500) -> list[InstanceRow]:
-        """All instances by id; ask again with the last id for the next page."""
-        query = select(instance).where(instance.c.id > after_id).order_by(instance.c.id).limit(limit)
+        """All instances whose bytes are kept, by id; ask again with the last id for the next page."""
+        query = (
+            select(instance)
+            .where(instance.c.id > after_id, ~gone(instance.c.sha256))
+            .order_by(instance.c.id)
+            .limit(limit)
+        )
         with self._database.read() as connection:
             return [instance_row(row) for row in connection.execute(query)]
 
@@ -51,8 +57,13 @@ class ReadLists:
         return found
 
     def artefacts(self, after_id: int = 0, limit: int = 500) -> list[ArtefactRow]:
-        """All artefacts by id; ask again with the last id for the next page."""
-        query = select(artefact).where(artefact.c.id > after_id).order_by(artefact.c.id).limit(limit)
+        """All artefacts whose bytes are kept, by id; ask again with the last id for the next page."""
+        query = (
+            select(artefact)
+            .where(artefact.c.id > after_id, ~gone(artefact.c.sha256))
+            .order_by(artefact.c.id)
+            .limit(limit)
+        )
         with self._database.read() as connection:
             return [artefact_row(row) for row in connection.execute(query)]
 

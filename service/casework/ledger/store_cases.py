@@ -25,6 +25,7 @@ from casework.ledger.schema import (
     receipt,
     study,
 )
+from casework.ledger.store_retention import any_gone
 from casework.ledger.types import CaseRow, FindingLike, InstanceRow, StudyRow, Waiting
 from casework.reasons import reason as known_reason
 
@@ -56,9 +57,13 @@ class CaseStore(base.Store):
 
         Raises:
             Refused: NOT_FOUND.
+            Defect: IMAGES_REMOVED, by the retention policy.
         """
         with self._database.read() as connection:
-            return inputs_of(connection, base.get_case(connection, case_id))
+            rows = inputs_of(connection, base.get_case(connection, case_id))
+            if any_gone(connection, [row.sha256 for row in rows]):
+                raise Defect("IMAGES_REMOVED")
+            return rows
 
     def open_associations_of(self, case_id: str) -> int:
         """How many associations that brought an instance of this case are still open.

@@ -22,6 +22,7 @@ from casework.ledger.schema import (
     instance,
     study,
 )
+from casework.ledger.store_retention import gone
 from casework.ledger.types_fetch import ClaimedCandidate, ClaimedOrder, HereStudy, Listed, images_in
 from casework.reasons import reason as known_reason
 
@@ -314,7 +315,12 @@ def _claimed_order(tx: Tx, row: Row[Any], fence: int, attempt: int) -> ClaimedOr
             merged = {**known.modalities, found.modality: known.modalities.get(found.modality, 0) + found.n}
             date, accession = known.study_date or found.study_date, known.accession_number or found.accession
             here[found.study_uid] = HereStudy(found.study_uid, date, merged, accession)
-        first = select(instance.c.sha256).where(instance.c.root_id == row.root_id).order_by(instance.c.id).limit(1)
+        first = (
+            select(instance.c.sha256)
+            .where(instance.c.root_id == row.root_id, ~gone(instance.c.sha256))
+            .order_by(instance.c.id)
+            .limit(1)
+        )
         sample = str(tx.connection.execute(first).scalar() or "")
     return ClaimedOrder(
         order_id=row.id,

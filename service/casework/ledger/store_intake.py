@@ -20,6 +20,7 @@ from casework.ledger.schema import association, case_revision, clean, doubt, exc
 from casework.ledger.store_base import Store, add_findings, move_case, words
 from casework.ledger.store_cases import instance_row
 from casework.ledger.store_fetch import priors_on_their_way
+from casework.ledger.store_retention import returned
 
 ASSOCIATION_SILENCE = timedelta(seconds=120)  # open ones are seen every 20 s
 
@@ -178,6 +179,9 @@ def _judge(tx: Tx, items: list[Item]) -> list[Item]:
         if same is None:
             item.verdict, item.code = Verdict.KEPT_ASIDE, change(holder.header, item.header)
         item.instance_id, item.root_id, item.twin = (holder.instance_id if same else None), holder.root_id, holder.item
+    again = [item.arrival.sha256 for item in accepted if item.verdict is Verdict.DUPLICATE]
+    if again:
+        returned(tx, again)
     return new
 
 

@@ -23,6 +23,7 @@ from casework.ledger.schema import artefact, case_revision, case_root, delivery,
 from casework.ledger.store_cases import before_work, explain, has_results, new_job, plan_telling
 from casework.ledger.store_delivery import STORED, cancel_unsent, current, finish_case, move_to_pending
 from casework.ledger.store_jobs import plan_deliveries
+from casework.ledger.store_retention import refuse_if_gone
 from casework.ledger.types import EVERYTHING, CaseRow, Requested, Selector, Withheld
 
 _C, _D, _J = CaseState, DeliveryState, JobState
@@ -156,6 +157,7 @@ def _told(tx: Tx, case_id: str) -> bool:
 
 def _send_again(tx: Tx, case: CaseRow, keys: Sequence[int], actor: str) -> None:
     """Make deliveries PENDING by legal moves: one that is asked for again counts as not held."""
+    refuse_if_gone(tx.connection, case.id)
     for key in keys:
         row = tx.connection.execute(select(delivery).where(delivery.c.id == key)).one()
         if row.state in (*STORED, _D.COMMITTED):

@@ -15,6 +15,7 @@ from casework.ledger.store_base import move_job
 from casework.ledger.store_cases import has_results
 from casework.ledger.store_delivery import artefact_of, finish_retraction
 from casework.ledger.store_jobs import held_job, keep_artefacts, new_delivery
+from casework.ledger.store_retention import refuse_if_gone
 from casework.ledger.types import Retraction
 
 
@@ -25,9 +26,10 @@ class RetractStore(base.Store):
         """What a retraction of this case has to name, and where.
 
         Raises:
-            Refused: NOT_FOUND.
+            Refused: NOT_FOUND; RESULTS_REMOVED, by the retention policy.
         """
         with self._database.read() as connection:
+            refuse_if_gone(connection, case_id)
             return Retraction(base.get_case(connection, case_id), _reached(connection, case_id))
 
     def retract_case(  # noqa: PLR0917 - the contract's signature

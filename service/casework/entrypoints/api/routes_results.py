@@ -47,6 +47,8 @@ class ResultRoutes:
             return Response(status_code=304, headers=headers)
         path = self._door.spool.path(made.sha256)
         if not path.is_file():
+            if self._door.ledger.removed_bytes(made.sha256):
+                raise Refused("RESULTS_REMOVED")
             raise Defect("SPOOL_CORRUPT", "an artefact's bytes are missing")
         headers["Content-Length"] = str(made.size)
         return StreamingResponse(_chunks(path), headers=headers, media_type=made.media_type)

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from casework.ledger import guards
-from casework.ledger.migrations import webhooks
+from casework.ledger.migrations import retention, webhooks
 
 revision = "0001"
 down_revision = None
@@ -341,6 +341,7 @@ def _deliveries() -> None:
     )
     op.create_index(op.f("ix_delivery_state"), "delivery", ["state"], unique=False)
     webhooks.create()
+    retention.create()
     op.create_table(
         "commitment",
         sa.Column("uid", sa.Text(), nullable=False),
@@ -468,6 +469,8 @@ def downgrade() -> None:
     guards.remove(op.get_bind())
     for table in (
         "process",
+        "hold",
+        "removal",
         "fetch_candidate",
         "fetch_order",
         "notice",
