@@ -1,11 +1,15 @@
 """Nothing of a patient leaves: unique words in every text of an image are looked for wherever the whole service leaves something."""
 
+import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 import zipfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from pydicom.sequence import Sequence
 from tests.api.samples import mammogram, multipart
 from tests.demo.service import Service
 from tests.protocol.peer import Peer, encoded, store_one
+from tests.queue.redis_server import RedisServer
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "cman-tiny"
 TEXT = {"PN": 64, "LO": 64, "SH": 16, "LT": 200, "ST": 200, "UT": 200, "UC": 64, "AE": 16}
@@ -54,9 +59,40 @@ def files_below(*folders: Path) -> list[Path]:
     return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.mark.timeout(120)
-def test_no_word_of_a_patient_leaves(tmp_path: Path) -> None:
-    """After images, refusals and errors with canaries: none in log, metrics, temporary files, names of files, bundle or cores."""
+class Overheard:
+    """Every command that a Redis is given, as its MONITOR tells them."""
+
+    def __init__(self, port: int) -> None:
+        self.said = bytearray()
+        self._sock = socket.create_connection(("127.0.0.1", port))
+        self._sock.sendall(b"MONITOR\r\n")
+        assert self._sock.recv(5) == b"+OK\r\n"
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := self._sock.recv(1 << 16):
+                self.said += data
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._sock.close()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.close()
+
+
+@pytest.mark.timeout(240)
+def test_no_word_of_a_patient_leaves(tmp_path: Path, redis_server: RedisServer) -> None:
+    """After images, refusals and errors with canaries: none in log, metrics, Redis, temporary files, names of files, bundle or cores."""
+    queue, overheard = redis_server.settings(), Overheard(redis_server.port)
     temporary, work = tmp_path / "tmp", tmp_path / "CNRY9100-files"
     for folder in (temporary, work):
         folder.mkdir()
@@ -65,6 +101,9 @@ def test_no_word_of_a_patient_leaves(tmp_path: Path) -> None:
         CASEWORK_WORK_MODEL=str(TINY),
         CASEWORK_ASSEMBLY_QUIET_S="1",
         CASEWORK_HTTP_KEYS_FILE="",
+        CASEWORK_QUEUE_KIND="celery",
+        CASEWORK_QUEUE_URL=queue.url,
+        CASEWORK_QUEUE_PASSWORD_FILE=queue.password_file,
         TMPDIR=str(temporary),
     )
     service.start("CNRY9200", 1)
@@ -111,8 +150,14 @@ def test_no_word_of_a_patient_leaves(tmp_path: Path) -> None:
         bundle = tmp_path / "bundle.zip"
         command = [sys.executable, "-m", "casework", "support-bundle", str(bundle), "--case", case_id]
         made = subprocess.run([*command, "--config", str(service.config)], check=True, capture_output=True)
+        kept_by_redis = {key: redis_server.admin.dump(key) for key in redis_server.admin.scan_iter()}
     finally:
         service.stop()
+        overheard.close()
+    assert b"casework.rung" in overheard.said, "the case went through Redis, so the search looks at the right place"
+    assert words_in(bytes(overheard.said)) == set()
+    assert all(words_in(bytes(key) + bytes(value or b"")) == set() for key, value in kept_by_redis.items())
+    assert all(words_in(path.read_bytes()) == set() for path in files_below(redis_server.folder))
     assert words_in(metrics) == set()
     log = (tmp_path / "service" / "service.log").read_bytes()
     assert b"instance" in log or b"association" in log
