@@ -260,13 +260,18 @@ _SIDES = (
 )  # fmt: skip
 
 
+def _digits(day: str) -> str:
+    return "".join(c for c in day if c.isdigit())
+
+
 def change(old: Header, new: Header) -> str:
     """What other bytes under one SOP Instance UID change: the patient, the side, or neither, as a code of a doubt."""
     told = [(old.patient_id, new.patient_id), (old.study_instance_uid, new.study_instance_uid)]
     if any(a.strip() != b.strip() for a, b in told):
         return "IDENTITY_CHANGED"
     both = [(old.issuer_of_patient_id, new.issuer_of_patient_id), (old.accession_number, new.accession_number)]
-    both += [(old.attributes.get(k, ""), new.attributes.get(k, "")) for k in ("PatientBirthDate", "PatientSex")]
+    both += [(old.attributes.get("PatientSex", ""), new.attributes.get("PatientSex", ""))]
+    both += [(_digits(old.attributes.get("PatientBirthDate", "")), _digits(new.attributes.get("PatientBirthDate", "")))]
     if any(a.strip() != b.strip() for a, b in both if a.strip() and b.strip()):
         return "IDENTITY_CHANGED"
     sides = [[header.attributes.get(k, "").strip().upper() for k in _SIDES] for header in (old, new)]

@@ -128,6 +128,21 @@ def test_two_identities_stop_the_case(other: dict[str, str]) -> None:
     assert choose([mg("a", **known), us("b", **(known | other))]).stop == "PATIENT_IDENTITY_CONFLICT"
 
 
+def test_a_side_in_doubt_on_what_is_never_read_stops_nothing() -> None:
+    """A flipped tomosynthesis beside four good mammograms is left out as such."""
+    volume = mg(
+        "x", sop_class_uid="1.2.840.10008.5.1.4.1.1.13.1.3", frame_count=9, laterality="", laterality_conflict=True
+    )
+    plan = choose([*four_views(), volume])
+    assert (plan.stop, plan.reasons["x"]) == ("", "TOMOSYNTHESIS_NOT_USED")
+
+
+def test_two_patient_ids_are_two_patients() -> None:
+    """Whoever joined them: what states two IDs makes no answer."""
+    assert choose([mg("a", patient_id="A"), us("b", patient_id="B")]).stop == "PATIENT_IDENTITY_CONFLICT"
+    assert choose([mg("a", patient_id="A"), us("b", patient_id="")]).stop == ""
+
+
 def test_placeholder_birth_dates_prove_no_identity() -> None:
     """Names without a part in common are two people unless a real birth date says otherwise."""
     for born, stop in (("19000101", "PATIENT_IDENTITY_CONFLICT"), ("", "PATIENT_IDENTITY_CONFLICT"), ("19620517", "")):

@@ -338,7 +338,7 @@ class Simulation:
             if patient is not None:
                 with contextlib.suppress(Refused):
                     self._decide_one(case.id, view, patient)
-        for case_id, uid in self.ledger.corrections():
+        for case_id, uid, _ in self.ledger.corrections():
             if uid in known and known[uid].accept:
                 with contextlib.suppress(Refused):
                     self.ledger.decide(case_id, "accepted", "sim", self.now, uid)

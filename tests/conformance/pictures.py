@@ -20,7 +20,7 @@ def main() -> None:
     for image in case.result.images:
         name = SHOWN.get((image.modality, image.side.value, image.view))
         if name:
-            picture = capture.draw(case.result, image, case.sources[image.sources[0]])
+            picture = capture.draw(case.result, image, case.sources[image.sources[0]], "revision 1, 2026-11-20 09:30")
             small = picture.resize((picture.width * 6 // 10, picture.height * 6 // 10), Image.Resampling.LANCZOS)
             small.save(IMAGES / f"{name}.png", optimize=True)
             print("wrote", name, small.size)

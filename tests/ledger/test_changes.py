@@ -140,6 +140,31 @@ def test_a_correction_that_is_taken_back_is_a_correction_again(ledger: Ledger) -
         assert ledger.stopped_by(case_id) == ""
 
 
+def test_what_was_replaced_by_mistake_comes_back_when_the_mistake_is_taken_out(ledger: Ledger) -> None:
+    """Left, replaced by right, right taken out: the left one that is sent again is an image of the case."""
+    ledger.record([arrival("1.1", sha256=sha("left"), attributes={"Laterality": "L"})], at(1))
+    ledger.record([arrival("1.1", sha256=sha("right"), attributes={"Laterality": "R"})], at(2))
+    case_id = ledger.decide(newest(ledger).id, "accepted", "Dr A", at(3))
+    case_id = ledger.exclude(case_id, "1.1", "EXCLUDED_WRONG_SIDE", "Dr A", at(4))
+    assert ledger.record([arrival("1.1", sha256=sha("right"))], at(5))[0].verdict is V.DUPLICATE
+    came = [arrival("1.1", sha256=sha("left"), attributes={"Laterality": "L"})] * 2
+    assert [r.verdict for r in ledger.record(came, at(6))] == [V.ACCEPTED, V.DUPLICATE]
+    assert [row.sha256 for row in ledger.case_inputs(newest(ledger).id)] == [sha("left")]
+
+
+def test_a_policy_accepts_no_side_or_patient(ledger: Ledger) -> None:
+    """Of an image that came with other pixels and then with another side nothing is accepted without a person."""
+    new_case(ledger, "1.1", attributes=BORN)
+    again(ledger, content="pixels", attributes=BORN)
+    ((case_id, uid, seen),) = ledger.corrections()
+    again(ledger, content="side", **OTHER_SIDE)
+    assert ledger.corrections() == []
+    with pytest.raises(Refused, match="STATE_FORBIDS"):
+        ledger.decide(case_id, "accepted", "policy", at(7), uid, seen=seen)
+    keeper(ledger, Policy(accept_corrections=True))(20)
+    assert (newest(ledger).state, newest(ledger).reason) == (C.NEEDS_ATTENTION, "SIDE_CHANGED")
+
+
 def test_a_policy_may_accept_corrections(ledger: Ledger) -> None:
     """With policy.accept_corrections the keeper does it, in its own name, and never for a side or a patient."""
     look = keeper(ledger, Policy(accept_corrections=True))

@@ -51,6 +51,31 @@ def test_a_region_that_is_one_breast_states_its_side() -> None:
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"Laterality": "LEFT"}, {"ViewPosition": "LCC"}, {"BodyPartExamined": "LBREAST"},
+        {"PrimaryAnatomicStructureSequence": [code("80248007")]},
+    ],
+)  # fmt: skip
+def test_a_side_in_other_words_counts(changes: dict[str, Any]) -> None:
+    """Words for letters, a side before the view or the part, the anatomic structure: against R each is a conflict."""
+    assert facts(mammogram_header((10, 10), "R", **changes)).laterality_conflict
+    assert facts(mammogram_header((10, 10), "L", **changes)).laterality == "L"
+    assert facts(mammogram_header((10, 10), "L", **changes)).view == "CC"
+
+
+def test_birth_dates_are_compared_as_days() -> None:
+    """Old and foreign spellings are the same day; zeros are none."""
+    spelled = ("19700214", "1970.02.14", "1970-02-14", "00000000")
+    stated = []
+    for value in spelled:
+        ds = mammogram_header((10, 10))
+        ds.add_new("PatientBirthDate", "LO", value)
+        stated.append(facts(ds).patient_birth_date)
+    assert stated == ["19700214"] * 3 + [""]
+
+
+@pytest.mark.parametrize(
     ("side", "orientation", "conflict"),
     [
         ("R", ["P", "L"], False), ("L", ["A", "R"], False), ("R", ["P", "FL"], False), ("L", ["A", "FR"], False),

@@ -2,7 +2,20 @@
 
 import pytest
 
-from casework.preprocess.names import contradict
+from casework.preprocess.names import contradict, other_given
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differ"),
+    [
+        ("Li^Na", "Li^Min", True), ("LEE^MARY", "LEE^JANE", True), ("Li^Na=\u674e^\u5a1c", "Li^Min=\u674e^\u654f", True),
+        ("Wang^XiaoDong", "Wang^Xiao Dong", False), ("Smith^Mary", "Jones^Mary", False), ("Smith^Mary^Ann", "Smith^Ann", False),
+        ("Smith^M", "Smith^Mary", False), ("Li^Na", "\u674e^\u5a1c", False), ("Li Na", "Li^Min", False),
+    ],
+)  # fmt: skip
+def test_another_given_name_is_noticed(one: str, other: str, differ: bool) -> None:
+    """A family name is shared by many; a marriage changes it and leaves the given name."""
+    assert other_given(one, other) is other_given(other, one) is differ
 
 
 @pytest.mark.parametrize(

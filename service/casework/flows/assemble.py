@@ -217,9 +217,9 @@ class Assembler:
 
     def _accept_corrections(self, now: datetime) -> None:
         """Other bytes that change neither patient nor side take the first ones' place, where the site's policy says so."""
-        for case_id, sop_uid in self._ledger.corrections():
+        for case_id, sop_uid, doubts in self._ledger.corrections():
             try:
-                self._ledger.decide(case_id, "accepted", "policy", now, sop_uid)
+                self._ledger.decide(case_id, "accepted", "policy", now, sop_uid, seen=doubts)
             except Refused as error:  # a person was faster
                 log.info("assemble.decided", case_id=case_id, code=error.code)
 

@@ -5,7 +5,7 @@ analysed before stay with the revisions that used them; results of such a revisi
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from casework.ledger.database import Tx
 from casework.ledger.schema import case_input, case_revision, delivery, doubt, exclusion, instance
 from casework.ledger.store_cases import before_work, new_job
 from casework.ledger.store_delivery import cancel_unsent, finish_case
-from casework.ledger.store_intake import Item, insert_instances
+from casework.ledger.store_intake import Item, insert_instances, stand_again
 from casework.ledger.types import CaseRow
 
 EXCLUSIONS = ("EXCLUDED_WRONG_PATIENT", "EXCLUDED_WRONG_SIDE", "EXCLUDED_POOR_QUALITY", "EXCLUDED_OTHER")
@@ -86,12 +86,20 @@ class ChangeStore(base.Store):
             return _go_on(tx, self._window_days, {case.root_id})[case.root_id]
 
     def decide(  # noqa: PLR0917 - who, what, why
-        self, case_id: str, decision: str, actor: str, now: datetime, subject: str = "", detail: str = ""
+        self,
+        case_id: str,
+        decision: str,
+        actor: str,
+        now: datetime,
+        subject: str = "",
+        detail: str = "",
+        seen: Collection[int] | None = None,
     ) -> str:
         """Settle the open doubts of a case, or those about one UID; return the id of its newest revision.
 
         "accepted": the newest bytes that were kept aside take the first ones' place, in the case that their own Patient ID
         names. "dismissed": the first ones stand. A study that names two patients can't be accepted: take out what is wrong.
+        seen: the doubts (`id`) that were looked at; with another one there nothing is decided.
 
         Raises:
             Refused: NOT_FOUND, nothing is open; REQUEST_INVALID, another decision; STATE_FORBIDS.
@@ -107,6 +115,8 @@ class ChangeStore(base.Store):
                 raise Refused("NOT_FOUND", "nothing to decide")
             if decision == "accepted" and any(not row.sha256 for row in rows):
                 raise Refused("STATE_FORBIDS", "two patients are not made one; take out what is wrong, or dismiss")
+            if seen is not None and not {row.id for row in rows} <= set(seen):
+                raise Refused("STATE_FORBIDS", "another doubt came meanwhile; look again")
             newest = {row.subject: row.id for row in rows}  # of several corrections of one image the last one
             for row in rows:
                 made = decision if newest[row.subject] == row.id else "dismissed"
@@ -123,15 +133,22 @@ class ChangeStore(base.Store):
             last = [row for row in rows if newest[row.subject] == row.id]
             return _replace(tx, self._window_days, case, last, actor)[case.root_id]
 
-    def corrections(self, limit: int = 100) -> list[tuple[str, str]]:
-        """(case id, SOP Instance UID) of undecided corrections that change neither patient nor side, oldest first."""
-        open_ = select(doubt.c.root_id, doubt.c.subject).where(doubt.c.decision == "", doubt.c.code == "UID_CONFLICT")
+    def corrections(self, limit: int = 100) -> list[tuple[str, str, list[int]]]:
+        """(case id, SOP Instance UID, doubts) of undecided corrections that change neither patient nor side, oldest first.
+
+        None of an image that came with another side or patient as well.
+        """
+        open_ = select(doubt.c.root_id, doubt.c.subject, doubt.c.id).where(doubt.c.decision == "")
+        graver = select(doubt.c.subject).where(doubt.c.decision == "", doubt.c.code != "UID_CONFLICT")
+        open_ = open_.where(doubt.c.code == "UID_CONFLICT", doubt.c.subject.not_in(graver))
         newest = select(case_revision.c.root_id, case_revision.c.id).order_by(case_revision.c.revision)
         with self._database.read() as connection:
-            found = dict.fromkeys(tuple(row) for row in connection.execute(open_.order_by(doubt.c.id).limit(limit)))
+            found: dict[tuple[str, str], list[int]] = {}
+            for row in connection.execute(open_.order_by(doubt.c.id).limit(limit)):
+                found.setdefault((row.root_id, row.subject), []).append(row.id)
             roots = {root_id for root_id, _ in found}
             ids = {r.root_id: r.id for r in connection.execute(newest.where(case_revision.c.root_id.in_(roots)))}
-        return [(ids[root_id], subject) for root_id, subject in found]
+        return [(ids[root_id], subject, doubts) for (root_id, subject), doubts in found.items()]
 
 
 def withdraw_unsent(tx: Tx, root_id: str, instance_ids: Sequence[int], actor: str) -> None:
@@ -223,7 +240,7 @@ def _back_again(tx: Tx, item: Item) -> bool:
     if row is None:
         return False
     item.instance_id, item.root_id = row.id, row.root_id
-    tx.connection.execute(update(exclusion).where(exclusion.c.instance_id == row.id).values(lifted_at=tx.now))
+    stand_again(tx, [row.id])
     return True
 
 

@@ -79,8 +79,10 @@ class IntakeStore(Store):
             new = _judge(tx, items)
             assembler = Assembler(tx, self._window_days)
             new = _set_priors_aside(tx, new, assembler)
-            assembler.place([(item.header, item.arrival.received_at) for item in new if item.header])
-            insert_instances(tx, new, assembler)
+            fresh, back = [i for i in new if i.instance_id is None], [i.instance_id for i in new if i.instance_id]
+            assembler.place([(item.header, item.arrival.received_at) for item in fresh if item.header])
+            insert_instances(tx, fresh, assembler)
+            stand_again(tx, back)
             _settle(items, assembler)
             doubts = _doubts(items, assembler)
             held = record_doubts(tx, doubts)
@@ -168,10 +170,12 @@ def _judge(tx: Tx, items: list[Item]) -> list[Item]:
         holders = known[item.header.sop_instance_uid]
         other = next((one for one in holders if not one.out), None)
         # What other bytes took the place of comes back as a correction; what a person took out stays out.
-        likely = [one for one in holders if not (one.replaced and other)]
-        same = next((one for one in likely if one.sha256 == item.arrival.sha256), None)
+        alike = [one for one in holders if one.sha256 == item.arrival.sha256]
+        same = next((one for one in alike if not one.replaced), None)
         holder = same or other
         if holder is None:  # nobody has it, or a person took out whatever had it
+            if alike:
+                item.instance_id, item.root_id = alike[0].instance_id, alike[0].root_id
             holders.append(_Known(item.arrival.sha256, None, None, item.header, out=False, item=item))
             new.append(item)
             continue
@@ -240,6 +244,12 @@ def insert_instances(tx: Tx, new: list[Item], assembler: Assembler) -> None:
         keys = {(row.sop_uid, row.sha256): row.id for row in found}
         for item, row in zip(new, rows, strict=True):
             item.instance_id = keys[row["sop_uid"], row["sha256"]]
+
+
+def stand_again(tx: Tx, ids: Sequence[int]) -> None:
+    """What was replaced, and whose bytes came again, is part of its case once more."""
+    if ids:
+        tx.connection.execute(update(exclusion).where(exclusion.c.instance_id.in_(ids)).values(lifted_at=tx.now))
 
 
 def _settle(items: list[Item], assembler: Assembler) -> None:

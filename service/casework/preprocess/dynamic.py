@@ -21,6 +21,7 @@ MIN_PHASES = 3
 MIN_SLICES = 4
 _MAX_PHASES = 200
 _LONGEST_ECHO_MS = 15.0  # a dynamic series is T1-weighted gradient echo; diffusion and T2 take longer
+_LONGEST_S = 7200.0  # from the first phase's start to the last one's
 _HALF_DAY_S = 43_200.0
 _OTHER_KINDS = frozenset(
     # Image Type after its second value: what has the geometry and times of a dynamic series and is none.
@@ -139,6 +140,7 @@ def _geometry(frame: _Frame) -> Hashable:
     origin = (round(float(rows @ own.position)), round(float(columns @ own.position)))
     return (
         of.study_instance_uid,
+        of.frame_of_reference,  # positions of two of them say nothing about each other (PS3.3 C.7.4.1)
         of.rows,
         of.columns,
         tuple(round(v, 2) for v in frame.normal),
@@ -188,6 +190,9 @@ def _in_time(stacks: list[_Stack]) -> list[_Stack]:
     """
     starts = {s.start_s for s in stacks}
     if None in starts and len(starts) > 1 and len({s.series_uid for s in stacks}) > 1:
+        return []
+    known = [s for s in starts if s is not None]
+    if known and max(known) - min(known) > _LONGEST_S:
         return []
     whens = {id(s): (0.0 if None in starts else s.start_s or 0.0, s.trigger_ms) for s in stacks}
     ordered = sorted(stacks, key=lambda s: (*whens[id(s)], s.series_number, s.order))

@@ -68,6 +68,12 @@ _BREAST_WORDS = (
 _BREAST_NAMES = frozenset({"BRUST", "SEIN", "SEINS", "MAMA", "MAMAS", "SENO", "\u4e73"})  # the whole of it
 _ELSEWHERE_UNSAID = frozenset({"", "OTHER", "UNKNOWN", "WHOLEBODY", "BODY", "SMALLPART", "SMALLPARTS", "SUPERFICIAL"})
 _CHEST = frozenset({"CHEST", "THORAX", "CHESTABDOMEN", "43799004", "T-D3000", "51185008", "816094009"})
+_SIDE_WORDS = {"RIGHT": "R", "LEFT": "L", "BOTH": "B", "BILATERAL": "B"}  # in place of the letter
+_SIDED_VIEWS = {side + view: (side, view) for side in "RL" for view in ("CC", "MLO")}
+_SIDED_PART = {
+    "RBREAST": "R", "RIGHTBREAST": "R", "BREASTR": "R", "BREASTRIGHT": "R",
+    "LBREAST": "L", "LEFTBREAST": "L", "BREASTL": "L", "BREASTLEFT": "L",
+}  # fmt: skip
 _MAGNIFIED = 1.3  # contact views state up to about 1.1
 _LATERALITY_CODES = {"24028007": "R", "G-A100": "R", "7771000": "L", "G-A101": "L", "51440002": "B", "G-A102": "B"}
 
@@ -182,6 +188,8 @@ class InstanceFacts:
     lossy: bool
     extra: Mapping[str, str] = field(default_factory=dict)
     patient_name: str = ""
+    patient_id: str = ""
+    frame_of_reference: str = ""
     synthetic: bool = False  # a two-dimensional mammogram computed from tomosynthesis
     breast: bool | None = None  # whether the header names breast or axilla as what is shown; None: it doesn't say
 
@@ -242,14 +250,22 @@ class InstanceFacts:
             manufacturer=text(ds, "Manufacturer"),
             implant=code(ds, "BreastImplantPresent") == "YES",
             burned_in=code(ds, "BurnedInAnnotation"),
-            patient_birth_date=text(ds, "PatientBirthDate"),
+            patient_birth_date=_day(text(ds, "PatientBirthDate")),
             patient_sex=code(ds, "PatientSex"),
             patient_age_years=age_years(text(ds, "PatientAge"), text(ds, "PatientBirthDate"), text(ds, "StudyDate")),
             lossy=code(ds, "LossyImageCompression") == "01",
             patient_name=text(ds, "PatientName"),
+            patient_id=text(ds, "PatientID"),
+            frame_of_reference=text(ds, "FrameOfReferenceUID"),
             synthetic=_synthetic(ds),
             breast=_breast(ds, groups),
         )
+
+
+def _day(value: str) -> str:
+    """A date as its digits: the old form has points (PS3.5 6.2), others write strokes; zeros are none."""
+    digits = "".join(c for c in value if c.isdigit())
+    return digits if digits.strip("0") else ""
 
 
 def _one(stated: Iterable[str]) -> tuple[str, bool]:
@@ -260,11 +276,13 @@ def _one(stated: Iterable[str]) -> tuple[str, bool]:
 
 def _sides(ds: Dataset, groups: tuple[Dataset, ...]) -> Iterable[str]:
     """Every statement of a side: Image Laterality, Laterality, frame laterality, anatomic region modifiers."""
-    found = [code(ds, "ImageLaterality"), code(ds, "Laterality")]
+    found = [_SIDE_WORDS.get(v, v) for v in (code(ds, "ImageLaterality"), code(ds, "Laterality"))]
+    found.append(_SIDED_VIEWS.get(code(ds, "ViewPosition"), ("", ""))[0])
+    found.append(_SIDED_PART.get(code(ds, "BodyPartExamined").replace(" ", "").replace("_", ""), ""))
     for anatomy in nested(groups, "FrameAnatomySequence"):
         found.append(code(anatomy, "FrameLaterality"))
         found += _coded_sides(items(anatomy, "AnatomicRegionSequence"))
-    found += _coded_sides(items(ds, "AnatomicRegionSequence"))
+    found += _coded_sides([*items(ds, "AnatomicRegionSequence"), *items(ds, "PrimaryAnatomicStructureSequence")])
     return [v for v in found if v in {"R", "L", "B"}]
 
 
@@ -287,7 +305,10 @@ def _medial(ds: Dataset) -> str:
 
 def _views(ds: Dataset) -> Iterable[str]:
     """Every statement of a view; CBIS-DDSM writes it in Patient Orientation."""
-    found = [code(ds, "ViewPosition"), code(ds, "PatientOrientation")]
+    found = [
+        _SIDED_VIEWS.get(code(ds, "ViewPosition"), ("", code(ds, "ViewPosition")))[1],
+        code(ds, "PatientOrientation"),
+    ]
     found += [_VIEWS.get(text(v, "CodeValue"), "") for v in items(ds, "ViewCodeSequence")]
     return [v for v in found if v in _KNOWN_VIEWS]
 
@@ -304,14 +325,18 @@ def _synthetic(ds: Dataset) -> bool:
     return bool(kinds & _SYNTHETIC) or any(s.startswith(TOMOSYNTHESIS) for s in sources)
 
 
+def names_breast(words: str) -> bool:
+    """Whether words name breast or axilla, as vendors write it."""
+    return words.upper() in _BREAST_NAMES or any(word in words.upper() for word in _BREAST_WORDS)
+
+
 def _breast(ds: Dataset, groups: tuple[Dataset, ...]) -> bool | None:
     """What Body Part Examined and the anatomic region say; breast MRI is often labelled as chest."""
     regions = [*items(ds, "AnatomicRegionSequence")]
     for anatomy in nested(groups, "FrameAnatomySequence"):
         regions += items(anatomy, "AnatomicRegionSequence")
     values, part = {text(r, "CodeValue") for r in regions}, code(ds, "BodyPartExamined")
-    named = part in _BREAST_NAMES or any(word in part for word in _BREAST_WORDS)
-    if values & _BREAST or named or code(ds, "Modality") == "MG":
+    if values & _BREAST or names_breast(part) or code(ds, "Modality") == "MG":
         return True
     plain = "" if part.startswith("BRUST") else part.replace(" ", "").replace("_", "")  # German for chest, too
     return False if (values | {plain}) - _ELSEWHERE_UNSAID - _CHEST else None

@@ -7,12 +7,13 @@ run; `with_distance` adds it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import combinations
 
 from casework.checks import ROWS, Row, Severity
 from casework.modelspec import SLOTS, TrainedOn
 from casework.preprocess.facts import InstanceFacts
-from casework.preprocess.names import contradict
+from casework.preprocess.names import contradict, other_given
 from casework.preprocess.prepared import PreparedImage
 from casework.preprocess.quality import CLIPPED, MOTION_MM
 from casework.result import Check, Finding, Side
@@ -20,6 +21,7 @@ from casework.result import Check, Finding, Side
 _CLEAR_WALL = (
     1.5  # the breast at one edge so many times as tall as at the other: real and phantom mammograms have 4.9 or more
 )
+_MONTH = 31  # days: treatment may lie between studies that are further apart
 Place = tuple[Side, str, str]  # side, modality, slot
 
 
@@ -121,13 +123,18 @@ def _identity(seen: Seen) -> Found:
 
 def _names(seen: Seen) -> Found:
     names = sorted({f.patient_name for f in seen.facts.values() if f.patient_name})
-    differ = any(contradict(a, b) for a, b in combinations(names, 2))
+    differ = any(contradict(a, b) or other_given(a, b) for a, b in combinations(names, 2))
     return ([Finding("NAMES_DIFFER")] if differ else []), f"{len(names)} spellings" if names else "?"
 
 
 def _laterality(seen: Seen) -> Found:
-    asked = [f for f in seen.facts.values() if f.modality in ("MG", "US") and f.breast is not False]
-    found = [Finding("LATERALITY_CONFLICT", f.sop_instance_uid) for f in asked if f.laterality_conflict]
+    asked = [f for f in seen.facts.values() if f.modality in ("MG", "US")]
+    left_out = {uid for uid, code in seen.reasons.items() if code != "LATERALITY_CONFLICT"}
+    found = [
+        Finding("LATERALITY_CONFLICT", f.sop_instance_uid)
+        for f in asked
+        if f.laterality_conflict and f.sop_instance_uid not in left_out
+    ]
     return found, f"{len(asked)} images"
 
 
@@ -254,6 +261,21 @@ def _days(seen: Seen) -> Found:
     return found, ", ".join(f"{m} {' '.join(v)}" for m, v in days.items() if v)
 
 
+def _apart(seen: Seen) -> Found:
+    days = sorted({day for f in seen.used() if (day := f.study_date).isdigit() and len(day) == 8})
+    span = (_date(days[-1]) - _date(days[0])).days if days else 0
+    return (
+        [Finding("DAYS_APART", "", f"{days[0]} .. {days[-1]}")] if span > _MONTH else []
+    ), f"{span} d" if days else "?"
+
+
+def _date(day: str) -> datetime:
+    try:
+        return datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.max.replace(tzinfo=UTC)  # no day: as far apart as can be
+
+
 def _scanner(seen: Seen) -> Found:
     makers = seen.trained.manufacturers
     asked = {(f.modality, f.manufacturer) for f in seen.used() if f.modality in makers}
@@ -308,6 +330,7 @@ _SPECIAL: Mapping[str, Callable[[Seen], Found]] = {
     "MOTION_SEEN": _measured("MOTION_SEEN", "motion_mm", {"MR": MOTION_MM}),
     "SPACING_UNUSUAL": _spacing,
     "SEVERAL_DAYS": _days,
+    "DAYS_APART": _apart,
     "SCANNER_UNKNOWN": _scanner,
     "AGE_OUTSIDE": _age,
     "SEX_OUTSIDE": _sex,

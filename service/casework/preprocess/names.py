@@ -20,6 +20,28 @@ def contradict(one: str, other: str) -> bool:
     return bool(common) and not any(_alike(a[script], b[script]) for script in common)
 
 
+def other_given(one: str, other: str) -> bool:
+    """Whether both have given names in a script and share none there: a family name is shared by many.
+
+    An initial is no other name.
+    """
+    a, b = _given(one), _given(other)
+    return any(not _alike(a[s], b[s]) and not _begun(a[s], b[s]) for s in a.keys() & b.keys())
+
+
+def _given(name: str) -> Mapping[str, list[str]]:
+    """Script -> parts of the given and middle names (PS3.5 6.2.1.1)."""
+    found: dict[str, list[str]] = {}
+    for group in name.split("="):
+        for script, parts in _parts(" ".join(group.split("^")[1:3])).items():
+            found.setdefault(script, []).extend(parts)
+    return found
+
+
+def _begun(a: list[str], b: list[str]) -> bool:
+    return any(x.startswith(y) or y.startswith(x) for x in a for y in b)
+
+
 def _parts(name: str) -> Mapping[str, list[str]]:
     """Script -> parts of the name in it, without case and accents."""
     found: dict[str, list[str]] = defaultdict(list)

@@ -88,16 +88,23 @@ def _conflict(facts: Sequence[InstanceFacts]) -> str:
     """The identity and side checks that stop a case."""
     if any(len({v for v in values if v}) > 1 for values in _identities(facts)) or _two_names(facts):
         return "PATIENT_IDENTITY_CONFLICT"
-    if any(f.laterality_conflict and f.modality in ("MG", "US") and f.breast is not False for f in facts):
+    if any(f.laterality_conflict and _readable(f) for f in facts):
         return "LATERALITY_CONFLICT"
     return ""
 
 
-def _identities(facts: Sequence[InstanceFacts]) -> tuple[list[str], list[str]]:
-    """Birth dates, and sexes; O (other) says nothing."""
+def _readable(f: InstanceFacts) -> bool:
+    """Whether an image would be read if its side were certain: one that never is stops nothing."""
+    if f.modality == "MG":
+        return _mammogram_fault(f)[0] in (CHOSEN, "LATERALITY_CONFLICT")
+    return f.modality == "US" and f.breast is not False
+
+
+def _identities(facts: Sequence[InstanceFacts]) -> tuple[list[str], list[str], list[str]]:
+    """Patient IDs, birth dates, and sexes; O (other) says nothing."""
     births = [f.patient_birth_date for f in facts]
     sexes = [f.patient_sex for f in facts if f.patient_sex in ("F", "M")]
-    return births, sexes
+    return [f.patient_id for f in facts], births, sexes
 
 
 def _two_names(facts: Sequence[InstanceFacts]) -> bool:

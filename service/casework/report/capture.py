@@ -64,8 +64,8 @@ def _opposite(letters: str) -> str:
     return letters.translate(str.maketrans("LRPAHF", "RLAPFH"))
 
 
-def draw(result: CaseResult, image: HeatImage, source: Dataset) -> Image.Image:
-    """The capture's picture."""
+def draw(result: CaseResult, image: HeatImage, source: Dataset, issued: str) -> Image.Image:
+    """The capture's picture. issued: which revision says so, and when."""
     picture, heat_map, way = image.picture, image.heat, Affine2(image.to_source)
     if image.modality != "MR":
         picture, heat_map, way = heat.upright(picture, heat_map, way)
@@ -83,7 +83,7 @@ def draw(result: CaseResult, image: HeatImage, source: Dataset) -> Image.Image:
             answer=_answer(side, image),
             warning=WARNING,
             maker=f"AI  {result.model.name} {result.model.version}",
-            note=_note(image, source),
+            note=f"{_note(image, source)}   {issued}",
             edges=(_opposite(right), right, _opposite(down), down),
         ),
     )
@@ -155,7 +155,7 @@ def to_dicom(ctx: Context, number: int, image: HeatImage, picture: Image.Image) 
     source = ctx.sources[image.sources[0]]
     ds = header.start(ctx, ctx.captures, uid.SC_CLASS, uid.instance_uid(ctx.key, ctx.study, "capture", number))
     ds.InstanceNumber = number
-    ds.ImageComments = ctx.say(f"{label(image)}. {WARNING}")
+    ds.ImageComments = ctx.say(f"{label(image)}. {WARNING} {header.issued(ctx).capitalize()}.")
     anatomy(ctx, ds, image, source)
     ds.update(ctx.lists[key_of(image)])
     history(ds, ctx.charset, [ctx.sources[s] for s in image.sources])

@@ -41,7 +41,7 @@ def build(ctx: Context, number: int, images: Sequence[HeatImage]) -> Dataset:
     capture.history(ds, ctx.charset, [source])
     ds.NumberOfFrames, ds.FrameIncrementPointer = len(images), _LABELS
     ds.FrameLabelVector = [f"frame {i.frame_number}" for i in images]
-    frames = [capture.draw(ctx.result, image, source) for image in images]
+    frames = [capture.draw(ctx.result, image, source, header.issued(ctx)) for image in images]
     ds.Rows, ds.Columns = frames[0].height, frames[0].width
     ds.add_new("PixelData", "OB", b"".join(frame.tobytes() for frame in frames))
     return ds

@@ -227,6 +227,12 @@ def content(ctx: Context, ds: Dataset, label: str, description: str) -> None:
     ds.ContentCreatorName = ctx.say(f"{ctx.result.model.name}^AI"[:64])
 
 
+def issued(ctx: Context) -> str:
+    """Which revision of the case says this, and when: where only pictures are shown nothing else tells an older one."""
+    replaces = ", replaces earlier results" if ctx.result.predecessors else ""
+    return f"revision {ctx.result.revision}, {ctx.local:%Y-%m-%d %H:%M}{replaces}"
+
+
 def software(ctx: Context) -> list[str]:
     """Program and model with their versions."""
     model = ctx.result.model

@@ -186,7 +186,7 @@ def _for_captures(ctx: Context) -> Context:
 
 def _capture(ctx: Context, number: int, image: HeatImage) -> tuple[Rendered, Rendered, Rendered]:
     """One capture, its preview, and what the preview shows without heat."""
-    picture = capture.draw(ctx.result, image, ctx.sources[image.sources[0]])
+    picture = capture.draw(ctx.result, image, ctx.sources[image.sources[0]], header.issued(ctx))
     series = uid.series_uid(ctx.key, ctx.study, "capture")
     instance = uid.instance_uid(ctx.key, ctx.study, "capture", number)
     where = (ctx.study, series, uid.SC_CLASS, instance, f"{image.modality} {capture.label(image)}")

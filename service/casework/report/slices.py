@@ -117,7 +117,7 @@ def _draw(
         answer="; ".join(answers),
         warning=capture.WARNING,
         maker=f"AI  {ctx.result.model.name} {ctx.result.model.version}",
-        note=f"MRI   colour on voxels that the network read, no others   casework {header.PROGRAM_VERSION}",
+        note=f"MRI   colour on voxels that the network read, no others   casework {header.PROGRAM_VERSION}   {header.issued(ctx)}",
         edges=(left, right, top, bottom),
     )
     return heat.capture(picture, laid, Affine2(np.eye(2, 3)), region=None, modality="MR", marks=marks, blocks=True)

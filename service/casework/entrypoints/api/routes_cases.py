@@ -75,7 +75,7 @@ class CaseRoutes:
     def decide_case(self, request: Request, case_id: CaseId, wish: schemas.DecisionRequest) -> schemas.Case:
         """Settle doubts about a case's images; answers with the revision that goes on."""
         who, now = actor(request), self._door.now()
-        newest = self._ledger.decide(case_id, wish.decision, who, now, wish.subject or "", wish.detail)
+        newest = self._ledger.decide(case_id, wish.decision, who, now, wish.subject or "", wish.detail, wish.seen)
         return self.get_case(request, newest)
 
     def exclude_from_case(self, request: Request, case_id: CaseId, wish: schemas.ExclusionRequest) -> schemas.Case:

@@ -245,6 +245,7 @@ class DecisionRequest(BaseModel):
     decision: Literal["accepted", "dismissed"]
     subject: Uid | None = None
     detail: Words = ""
+    seen: list[int] | None = Field(default=None, max_length=10_000)
 
 
 class ExclusionRequest(BaseModel):

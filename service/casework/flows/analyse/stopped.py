@@ -14,7 +14,7 @@ from casework.engine import readout
 from casework.errors import Refused
 from casework.ledger import CaseRow, InstanceRow
 from casework.modelspec import SLOTS
-from casework.preprocess.facts import InstanceFacts
+from casework.preprocess.facts import InstanceFacts, names_breast
 from casework.report import Instance, Silent
 from casework.result import CaseResult, Finding, ModelIdentity, Outcome, SideResult
 
@@ -67,6 +67,9 @@ def silent_studies(
 
 def _expects_an_answer(rows: Sequence[InstanceRow], facts: Mapping[str, InstanceFacts]) -> bool:
     shown = [facts[uid].breast if (uid := r.header.sop_instance_uid) in facts else None for r in rows]
+    said = (r.header.attributes.get(k, "") for r in rows for k in ("StudyDescription", "SeriesDescription"))
+    if any(map(names_breast, said)):  # the part of the body may be a preset that nobody changed
+        return True
     return True in shown or any(r.header.modality == "MG" for r in rows) or False not in shown
 
 

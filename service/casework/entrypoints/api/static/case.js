@@ -92,7 +92,7 @@ function decisions(found, reload) {
   const act = async (decision) => {
     if (!window.confirm(t(`${decision}_sure`))) return;
     try {
-      await ask(`/v1/cases/${encodeURIComponent(found.id)}/decisions`, { method: "POST", body: { decision } });
+      await ask(`/v1/cases/${encodeURIComponent(found.id)}/decisions`, { method: "POST", body: { decision, seen: open.map((each) => each.id) } });
       toast(t("done"));
     } catch (error) { toast(error.message, true); }
     reload();
