@@ -76,6 +76,20 @@ def test_a_case_says_what_it_waits_for_since_when_and_until_when(ledger: Ledger)
     assert len([e for e in ledger.read.timeline(case_id) if e.event == "case.waiting"]) == 1, "looking writes nothing"
 
 
+def test_pictures_of_another_part_of_the_body_end_no_wait(ledger: Ledger) -> None:
+    """Three thyroid pictures are not the ultrasound that the case waits for; the breast's is."""
+    site = Site(ledger, Policy(wait_us_h=24))
+    case_id = site.send("MG", "1")
+    site.send("US", "1", attributes={"BodyPartExamined": "THYROID"})
+    site.after(0.1)
+    site.after(0.1)
+    assert site.case(case_id).waiting_for == ("US",)
+    site.send("US", "2", attributes={"BodyPartExamined": "BREAST"})
+    site.after(0.1)
+    site.after(0.1)
+    assert (site.case(case_id).state, site.case(case_id).waiting_for) == (C.QUEUED, ())
+
+
 def test_the_first_deadline_passes_then_the_last(ledger: Ledger) -> None:
     """After a day nobody waits for ultrasound any more, after three days the case runs and says what did not come."""
     site = Site(ledger, SITE)

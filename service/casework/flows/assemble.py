@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 
+from casework.anatomy import elsewhere
 from casework.case import CaseState
 from casework.config import Assembly, Policy, Settings
 from casework.dicom.query import WANTED_MODALITIES, HeldStudy, held_by_patient
@@ -286,13 +287,22 @@ class Assembler:
             known,
             case.requested_at is not None,
             bool(case.patient_id),
-            frozenset(m for s in studies for m in s.modalities),
+            self._modalities(case, studies),
             case.stat,
             self._ledger.stopped_by(case.id),
             {s.study_uid: s.excluded for s in studies if s.excluded},
             not received and bool(self._ledger.read.exclusions(case.id)),
             self._waited_s(case, now, clock),
         )
+
+    def _modalities(self, case: CaseRow, studies: Sequence[StudyRow]) -> frozenset[str]:
+        """What has come; where something is waited for, ultrasound or MRI of another part of the body has not."""
+        came = frozenset(m for s in studies for m in s.modalities)
+        of_a_part = came & (WANTED_MODALITIES - {"MG"})
+        if self._policy == NO_WAIT or not of_a_part:
+            return came
+        rows = self._ledger.case_inputs(case.id)
+        return came - of_a_part | {r.header.modality for r in rows if not elsewhere(r.header.attributes)}
 
     def _waited_s(self, case: CaseRow, now: datetime, clock: float) -> float:
         """How long the case has waited for a modality; a clock that was set back counts from now."""

@@ -25,6 +25,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
 from casework import hours
+from casework.anatomy import of_breast, word_begins
 from casework.config import Destination, Fetch, Settings
 from casework.dicom.header import is_uid
 from casework.dicom.query import WANTED_MODALITIES
@@ -40,8 +41,6 @@ IDLE_S, REST_S = 1.0, 5.0
 LOOKED_INTO = 8  # studies that say nothing, of which images are asked, for one question
 _OF_A_PART = WANTED_MODALITIES - {"MG"}
 _SILENT = "FETCH_NOT_BREAST"
-_BREAST = frozenset({"76752008", "T-04000", "91470000", "T-D8104"})  # breast and axilla (PS3.16 CID 4, annex L)
-_UNDECIDED = frozenset({"", "CHEST", "THORAX", "CHESTABDOMEN"})  # breast MRI is often labelled as chest
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,8 @@ def _by_date(study: FoundStudy, modalities: set[str], patient: Patient, rules: F
     day = day_of(study.study_date)
     if day is None or patient.anchor is None:
         return "sibling", "FETCH_DATE_UNKNOWN", ""
-    has = {m for s in patient.here if _near(s.study_date, patient) for m in s.modalities}
+    near = [s for s in patient.here if _near(s.study_date, patient)]
+    has = {m for s in near for m in s.modalities if m not in s.elsewhere}
     away = (day - patient.anchor).days
     if abs(away) <= patient.window_days:
         if not rules.siblings or modalities <= has:
@@ -153,11 +153,14 @@ def _not_breast(study: FoundStudy, wanted: Sequence[FoundSeries], words: Sequenc
     others = [series for series in wanted if series.modality != "MG"]
     if not words or len(others) < len(wanted):
         return ""
-    texts = [study.description, *(t for s in others for t in (s.body_part, s.description, *s.said))]
-    if any(word.casefold() in text.casefold() for word in words for text in texts) or _BREAST.intersection(texts):
+    coded = {of_breast(s.body_part, ()) for s in others}
+    if True in coded:
         return ""
-    if {s.body_part.strip().upper() for s in others} - _UNDECIDED:
+    if False in coded:  # what is coded counts before what is described
         return "FETCH_BODY_PART"
+    texts = [study.description, *(t for s in others for t in (s.description, *s.said))]
+    if any(word_begins(words, text) or of_breast("", {text}) for text in texts):
+        return ""
     return "" if study.accession_number in orders else _SILENT
 
 

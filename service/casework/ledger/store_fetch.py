@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Row, and_, func, insert, or_, select, update
 
+from casework.anatomy import elsewhere
 from casework.case import CANDIDATE_MOVES, ORDER_MOVES, CandidateState, CaseState, OrderState
 from casework.errors import Defect, Refused
 from casework.ledger import store_base as base
@@ -305,16 +306,22 @@ def _claimed_order(tx: Tx, row: Row[Any], fence: int, attempt: int) -> ClaimedOr
     if row.root_id is not None:
         root = tx.connection.execute(select(case_root).where(case_root.c.id == row.root_id)).one()
         counted = select(instance.c.study_uid, instance.c.study_date, instance.c.modality, func.count().label("n"))
-        counted = counted.add_columns(func.max(instance.c.accession).label("accession"))
+        counted = counted.add_columns(
+            func.max(instance.c.accession).label("accession"), func.min(instance.c.id).label("one")
+        )
         # The patient's other cases count too: what is there need not be fetched again.
         same = select(case_root.c.id).where(case_root.c.patient_key == root.patient_key)
         counted = counted.where(instance.c.root_id.in_(same))
         groups = counted.group_by(instance.c.study_uid, instance.c.study_date, instance.c.modality)
-        for found in tx.connection.execute(groups.order_by(instance.c.study_uid)):
+        rows = tx.connection.execute(groups.order_by(instance.c.study_uid)).all()
+        shown = select(instance.c.id, instance.c.attributes).where(instance.c.id.in_([found.one for found in rows]))
+        other = {i for i, stated in tx.connection.execute(shown).all() if elsewhere(stated)}
+        for found in rows:
             known = here.get(found.study_uid, HereStudy(found.study_uid, found.study_date, {}, found.accession))
             merged = {**known.modalities, found.modality: known.modalities.get(found.modality, 0) + found.n}
             date, accession = known.study_date or found.study_date, known.accession_number or found.accession
-            here[found.study_uid] = HereStudy(found.study_uid, date, merged, accession)
+            apart = known.elsewhere | ({found.modality} if found.one in other else set())
+            here[found.study_uid] = HereStudy(found.study_uid, date, merged, accession, apart)
         first = (
             select(instance.c.sha256)
             .where(instance.c.root_id == row.root_id, ~gone(instance.c.sha256))

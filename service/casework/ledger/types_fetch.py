@@ -9,12 +9,13 @@ from casework.case import CandidateState, OrderState
 
 @dataclass(frozen=True, slots=True)
 class HereStudy:
-    """One study that is here already. modalities: accepted images by modality."""
+    """One study that is here already. modalities: accepted images by modality; elsewhere: those of another part of the body."""
 
     study_uid: str
     study_date: str
     modalities: Mapping[str, int]
     accession_number: str = ""
+    elsewhere: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

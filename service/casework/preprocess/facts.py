@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from casework import anatomy
 from casework.preprocess.values import (
     age_years,
     code,
@@ -55,19 +56,6 @@ _SYNTHETIC = frozenset(
     }
     | {"INSIGHT_2D", "INSIGHT2D", "SYNTHESIZED_2D", "SYNTHETIC_2D", "SYNTHETIC", "SYNTHESIZED"}
 )
-_BREAST_SIDES = {"80248007": "L", "T-04030": "L", "73056007": "R", "T-04020": "R", "63762007": "B", "T-04080": "B"}
-_BREAST = frozenset({"76752008", "T-04000", "91470000", "T-D8104", *_BREAST_SIDES})  # PS3.16 CID 4
-_BREAST_WORDS = (
-    "BREAST",
-    "MAMM",
-    "AXILL",
-    "\u4e73\u817a",
-    "\u4e73\u623f",
-    "\u814b",
-)  # in Body Part Examined, which vendors fill freely
-_BREAST_NAMES = frozenset({"BRUST", "SEIN", "SEINS", "MAMA", "MAMAS", "SENO", "\u4e73"})  # the whole of it
-_ELSEWHERE_UNSAID = frozenset({"", "OTHER", "UNKNOWN", "WHOLEBODY", "BODY", "SMALLPART", "SMALLPARTS", "SUPERFICIAL"})
-_CHEST = frozenset({"CHEST", "THORAX", "CHESTABDOMEN", "43799004", "T-D3000", "51185008", "816094009"})
 _SIDE_WORDS = {"RIGHT": "R", "LEFT": "L", "BOTH": "B", "BILATERAL": "B"}  # in place of the letter
 _SIDED_VIEWS = {side + view: (side, view) for side in "RL" for view in ("CC", "MLO")}
 _SIDED_PART = {
@@ -279,9 +267,9 @@ def _sides(ds: Dataset, groups: tuple[Dataset, ...]) -> Iterable[str]:
     found = [_SIDE_WORDS.get(v, v) for v in (code(ds, "ImageLaterality"), code(ds, "Laterality"))]
     found.append(_SIDED_VIEWS.get(code(ds, "ViewPosition"), ("", ""))[0])
     found.append(_SIDED_PART.get(code(ds, "BodyPartExamined").replace(" ", "").replace("_", ""), ""))
-    for anatomy in nested(groups, "FrameAnatomySequence"):
-        found.append(code(anatomy, "FrameLaterality"))
-        found += _coded_sides(items(anatomy, "AnatomicRegionSequence"))
+    for frame in nested(groups, "FrameAnatomySequence"):
+        found.append(code(frame, "FrameLaterality"))
+        found += _coded_sides(items(frame, "AnatomicRegionSequence"))
     found += _coded_sides([*items(ds, "AnatomicRegionSequence"), *items(ds, "PrimaryAnatomicStructureSequence")])
     return [v for v in found if v in {"R", "L", "B"}]
 
@@ -289,7 +277,7 @@ def _sides(ds: Dataset, groups: tuple[Dataset, ...]) -> Iterable[str]:
 def _coded_sides(regions: Sequence[Dataset]) -> list[str]:
     """Of regions that name a breast themselves, and of their modifiers."""
     modifiers = [m for r in regions for m in items(r, "AnatomicRegionModifierSequence")]
-    named = [_BREAST_SIDES.get(text(r, "CodeValue"), "") for r in regions]
+    named = [anatomy.SIDES.get(text(r, "CodeValue"), "") for r in regions]
     return [*named, *(_LATERALITY_CODES.get(text(m, "CodeValue"), "") for m in modifiers)]
 
 
@@ -325,21 +313,13 @@ def _synthetic(ds: Dataset) -> bool:
     return bool(kinds & _SYNTHETIC) or any(s.startswith(TOMOSYNTHESIS) for s in sources)
 
 
-def names_breast(words: str) -> bool:
-    """Whether words name breast or axilla, as vendors write it."""
-    return words.upper() in _BREAST_NAMES or any(word in words.upper() for word in _BREAST_WORDS)
-
-
 def _breast(ds: Dataset, groups: tuple[Dataset, ...]) -> bool | None:
     """What Body Part Examined and the anatomic region say; breast MRI is often labelled as chest."""
     regions = [*items(ds, "AnatomicRegionSequence")]
-    for anatomy in nested(groups, "FrameAnatomySequence"):
-        regions += items(anatomy, "AnatomicRegionSequence")
-    values, part = {text(r, "CodeValue") for r in regions}, code(ds, "BodyPartExamined")
-    if values & _BREAST or names_breast(part) or code(ds, "Modality") == "MG":
-        return True
-    plain = "" if part.startswith("BRUST") else part.replace(" ", "").replace("_", "")  # German for chest, too
-    return False if (values | {plain}) - _ELSEWHERE_UNSAID - _CHEST else None
+    for frame in nested(groups, "FrameAnatomySequence"):
+        regions += items(frame, "AnatomicRegionSequence")
+    codes = {text(r, "CodeValue") for r in regions}
+    return True if code(ds, "Modality") == "MG" else anatomy.of_breast(code(ds, "BodyPartExamined"), codes)
 
 
 def _modifiers(ds: Dataset, groups: tuple[Dataset, ...]) -> tuple[str, ...]:
@@ -355,8 +335,8 @@ def _modifiers(ds: Dataset, groups: tuple[Dataset, ...]) -> tuple[str, ...]:
 def _chest_wall(ds: Dataset, groups: tuple[Dataset, ...]) -> str:
     """Patient Orientation's row direction: A = columns run anteriorly, so the chest wall is at the left edge."""
     row = texts(ds, "PatientOrientation")
-    for anatomy in nested(groups, "PatientOrientationInFrameSequence"):
-        row = row or texts(anatomy, "PatientOrientation")
+    for frame in nested(groups, "PatientOrientationInFrameSequence"):
+        row = row or texts(frame, "PatientOrientation")
     return {"A": "left", "P": "right"}.get(row[0][:1].upper(), "") if len(row) == 2 else ""
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pydicom.dataset import Dataset
 
+from casework.anatomy import names_breast
 from casework.engine import readout
 from casework.errors import Refused
 from casework.ledger import CaseRow, InstanceRow
 from casework.modelspec import SLOTS
-from casework.preprocess.facts import InstanceFacts, names_breast
+from casework.preprocess.facts import InstanceFacts
 from casework.report import Instance, Silent
 from casework.result import CaseResult, Finding, ModelIdentity, Outcome, SideResult
 
