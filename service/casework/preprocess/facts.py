@@ -276,7 +276,8 @@ def _sides(ds: Dataset, groups: tuple[Dataset, ...]) -> Iterable[str]:
 
 def _coded_sides(regions: Sequence[Dataset]) -> list[str]:
     """Of regions that name a breast themselves, and of their modifiers."""
-    modifiers = [m for r in regions for m in items(r, "AnatomicRegionModifierSequence")]
+    kinds = ("AnatomicRegionModifierSequence", "PrimaryAnatomicStructureModifierSequence")
+    modifiers = [m for r in regions for kind in kinds for m in items(r, kind)]
     named = [anatomy.SIDES.get(text(r, "CodeValue"), "") for r in regions]
     return [*named, *(_LATERALITY_CODES.get(text(m, "CodeValue"), "") for m in modifiers)]
 
