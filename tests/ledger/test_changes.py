@@ -141,15 +141,28 @@ def test_a_correction_that_is_taken_back_is_a_correction_again(ledger: Ledger) -
 
 
 def test_what_was_replaced_by_mistake_comes_back_when_the_mistake_is_taken_out(ledger: Ledger) -> None:
-    """Left, replaced by right, right taken out: the left one that is sent again is an image of the case."""
+    """Left, replaced by right, right taken out: of the left one that is sent again a person decides, it is not dropped."""
     ledger.record([arrival("1.1", sha256=sha("left"), attributes={"Laterality": "L"})], at(1))
     ledger.record([arrival("1.1", sha256=sha("right"), attributes={"Laterality": "R"})], at(2))
     case_id = ledger.decide(newest(ledger).id, "accepted", "Dr A", at(3))
     case_id = ledger.exclude(case_id, "1.1", "EXCLUDED_WRONG_SIDE", "Dr A", at(4))
     assert ledger.record([arrival("1.1", sha256=sha("right"))], at(5))[0].verdict is V.DUPLICATE
     came = [arrival("1.1", sha256=sha("left"), attributes={"Laterality": "L"})] * 2
-    assert [r.verdict for r in ledger.record(came, at(6))] == [V.ACCEPTED, V.DUPLICATE]
+    assert [(r.verdict, r.code) for r in ledger.record(came, at(6))] == [(V.KEPT_ASIDE, "SIDE_CHANGED")] * 2
+    assert ledger.case_inputs(newest(ledger).id) == []
+    ledger.decide(newest(ledger).id, "accepted", "Dr A", at(7))
     assert [row.sha256 for row in ledger.case_inputs(newest(ledger).id)] == [sha("left")]
+
+
+def test_bytes_that_were_said_to_be_another_patients_never_come_back_by_themselves(ledger: Ledger) -> None:
+    """Corrected to P2, taken out there for quality, sent again as P1: a person decides, P1's case gets nothing."""
+    ledger.record([arrival("1.1", sha256=sha("as P1"))], at(1))
+    again(ledger, content="as P2", **OTHER_PATIENT)
+    ledger.decide(newest(ledger).id, "accepted", "Dr A", at(6))
+    ledger.exclude(newest(ledger, "P2").id, "1.1", "EXCLUDED_POOR_QUALITY", "Dr A", at(7))
+    came = ledger.record([arrival("1.1", sha256=sha("as P1"))], at(8))[0]
+    assert (came.verdict, came.code) == (V.KEPT_ASIDE, "IDENTITY_CHANGED")
+    assert [ledger.case_inputs(newest(ledger, who).id) for who in ("P1", "P2")] == [[], []]
 
 
 def test_a_policy_accepts_no_side_or_patient(ledger: Ledger) -> None:

@@ -20,7 +20,7 @@ from casework.ledger.database import Tx
 from casework.ledger.schema import case_input, case_revision, delivery, doubt, exclusion, instance
 from casework.ledger.store_cases import before_work, new_job
 from casework.ledger.store_delivery import cancel_unsent, finish_case
-from casework.ledger.store_intake import Item, insert_instances, stand_again
+from casework.ledger.store_intake import Item, insert_instances
 from casework.ledger.types import CaseRow
 
 EXCLUSIONS = ("EXCLUDED_WRONG_PATIENT", "EXCLUDED_WRONG_SIDE", "EXCLUDED_POOR_QUALITY", "EXCLUDED_OTHER")
@@ -240,7 +240,7 @@ def _back_again(tx: Tx, item: Item) -> bool:
     if row is None:
         return False
     item.instance_id, item.root_id = row.id, row.root_id
-    stand_again(tx, [row.id])
+    tx.connection.execute(update(exclusion).where(exclusion.c.instance_id == row.id).values(lifted_at=tx.now))
     return True
 
 

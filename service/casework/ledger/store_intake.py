@@ -56,7 +56,7 @@ class _Known:
     root_id: str | None
     header: Header
     out: bool
-    replaced: bool = False  # by other bytes, which a person or a rule accepted
+    replaced: int | None = None  # by which instance: other bytes, which a person or a rule accepted
     item: Item | None = field(default=None)
 
 
@@ -79,10 +79,8 @@ class IntakeStore(Store):
             new = _judge(tx, items)
             assembler = Assembler(tx, self._window_days)
             new = _set_priors_aside(tx, new, assembler)
-            fresh, back = [i for i in new if i.instance_id is None], [i.instance_id for i in new if i.instance_id]
-            assembler.place([(item.header, item.arrival.received_at) for item in fresh if item.header])
-            insert_instances(tx, fresh, assembler)
-            stand_again(tx, back)
+            assembler.place([(item.header, item.arrival.received_at) for item in new if item.header])
+            insert_instances(tx, new, assembler)
             _settle(items, assembler)
             doubts = _doubts(items, assembler)
             held = record_doubts(tx, doubts)
@@ -161,7 +159,7 @@ def _judge(tx: Tx, items: list[Item]) -> list[Item]:
     known: dict[str, list[_Known]] = defaultdict(list)
     for row in tx.connection.execute(_holders(uids)):
         known[row.sop_uid].append(
-            _Known(row.sha256, row.id, row.root_id, instance_row(row).header, row.out is not None, row.by is not None)
+            _Known(row.sha256, row.id, row.root_id, instance_row(row).header, row.out is not None, row.by)
         )
     new = []
     for item in accepted:
@@ -169,13 +167,13 @@ def _judge(tx: Tx, items: list[Item]) -> list[Item]:
             continue
         holders = known[item.header.sop_instance_uid]
         other = next((one for one in holders if not one.out), None)
-        # What other bytes took the place of comes back as a correction; what a person took out stays out.
+        # What other bytes took the place of comes back as a correction, of those bytes even when a person has taken
+        # them out since; what a person took out stays out.
         alike = [one for one in holders if one.sha256 == item.arrival.sha256]
-        same = next((one for one in alike if not one.replaced), None)
-        holder = same or other
+        same = next((one for one in alike if one.replaced is None), None)
+        instead = {one.replaced for one in alike}
+        holder = same or other or next((one for one in holders if one.instance_id in instead - {None}), None)
         if holder is None:  # nobody has it, or a person took out whatever had it
-            if alike:
-                item.instance_id, item.root_id = alike[0].instance_id, alike[0].root_id
             holders.append(_Known(item.arrival.sha256, None, None, item.header, out=False, item=item))
             new.append(item)
             continue
@@ -244,12 +242,6 @@ def insert_instances(tx: Tx, new: list[Item], assembler: Assembler) -> None:
         keys = {(row.sop_uid, row.sha256): row.id for row in found}
         for item, row in zip(new, rows, strict=True):
             item.instance_id = keys[row["sop_uid"], row["sha256"]]
-
-
-def stand_again(tx: Tx, ids: Sequence[int]) -> None:
-    """What was replaced, and whose bytes came again, is part of its case once more."""
-    if ids:
-        tx.connection.execute(update(exclusion).where(exclusion.c.instance_id.in_(ids)).values(lifted_at=tx.now))
 
 
 def _settle(items: list[Item], assembler: Assembler) -> None:
