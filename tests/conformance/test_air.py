@@ -166,6 +166,22 @@ def test_a6_a_map_or_segmentation_stands_beside_captures(case: Case, rendered: S
         assert kinds & {"parametric-map", "segmentation", "segmentation-planar"}
 
 
+def test_a6_a_negative_sides_answer_is_machine_readable_in_the_report(case: Case) -> None:
+    """A6: a mammogram or ultrasound of a negative side has no map and no mask (the first needs a Frame of Reference, the
+    second would look like a lesion); what its capture illustrates stands in the SR as a code and a number.
+    """
+    made = make(modalities=("MG", "US"), outcomes=dict.fromkeys("RL", (Outcome.NEGATIVE, 0.02)))
+    found = render(made.result, made.sources, Report(), NOW, EVERYTHING)
+    check(found, made.result, made.sources)
+    assert not {r.kind for r in found} & {"parametric-map", "segmentation", "segmentation-planar"}
+    for item in (r for r in found if r.kind == "sr"):
+        ds = dcmread(BytesIO(item.data))
+        said = [i for i in walk(ds) if name(i) == "111301"]
+        assert [i.ConceptCodeSequence[0].CodeValue for i in said] == ["272519000"] * 2  # Absent, of each side
+        numbers = [i.MeasuredValueSequence[0].NumericValue for i in walk(ds) if name(i) == "122157"]
+        assert [float(n) for n in numbers] == [2.0, 2.0]
+
+
 def test_a7_each_object_names_the_algorithm_and_its_device(case: Case, objects: dict[str, list[Dataset]]) -> None:
     """A7: Contributing Equipment has maker, model, versions and a Device UID that another engine changes."""
     for ds in (d for kind in objects.values() for d in kind):

@@ -205,6 +205,21 @@ def series(ctx: Context, ds: Dataset, *, modality: str, uid: str, number: int, d
     ds.SeriesDescriptionCodeSequence = [codes.concept(kind)]
 
 
+def silent_object(ctx: Context, kind: str, sop_class: str, *, modality: str, number: int) -> Dataset:
+    """The beginning of an object that says "AI not performed" of one study: identity and its own series, the reason in its name."""
+    ds = start(ctx, ctx.common, sop_class, uids.instance_uid(ctx.key, ctx.study, kind, 1))
+    series(
+        ctx,
+        ds,
+        modality=modality,
+        uid=uids.series_uid(ctx.key, ctx.study, kind),
+        number=number,
+        description=f"AI NOT PERFORMED: {ctx.result.stopped[0]}",
+        kind=codes.REPORT,
+    )
+    return ds
+
+
 def heat_object(ctx: Context, shared: Dataset, kind: str, number: int, *, what: str, modality: str = "OT") -> Dataset:
     """The beginning of a further object of one study that shows where the network looked: identity and its own series."""
     sop_class, series_number = uids.EXTRA[kind]

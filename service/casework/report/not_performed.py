@@ -79,16 +79,7 @@ def _document(ctx: Context, silent: Silent) -> Rendered:
     name = uid.instance_uid(ctx.key, ctx.study, KIND, 1)
     older = tuple(p for p in own.predecessors if p[3] != name)  # the same verdict again is the same document
     ctx = replace(ctx, result=replace(own, predecessors=older))
-    ds = header.start(ctx, ctx.common, uid.TEXT_CLASS, name)
-    header.series(
-        ctx,
-        ds,
-        modality="SR",
-        uid=uid.series_uid(ctx.key, ctx.study, KIND),
-        number=uid.NOT_PERFORMED_SERIES_NUMBER,
-        description=f"AI NOT PERFORMED: {why[0]}",
-        kind=codes.REPORT,
-    )
+    ds = header.silent_object(ctx, KIND, uid.TEXT_CLASS, modality="SR", number=uid.NOT_PERFORMED_SERIES_NUMBER)
     report.document(ctx, ds, codes.PROCEDURES[silent.modality])
     ds.CodingSchemeIdentificationSequence = [_scheme()]
     ds.CurrentRequestedProcedureEvidenceSequence = header.hierarchy(

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from PIL import Image, ImageDraw, ImageFont
 
-from casework.report import capture, codes, header, heat, texts, uid
+from casework.report import capture, header, heat, texts, uid
 from casework.report.describe import stopped_sections
 from casework.report.encode import to_file
 from casework.report.header import PROGRAM_VERSION, Context
@@ -35,16 +35,7 @@ def render(ctx: Context, about: Sequence[str]) -> Rendered:
     chinese = ctx.language == "zh" and _broad(ctx.settings.pdf_font, 20) is not None
     lines = list(_lines(ctx, "zh" if chinese else "en"))
     picture = _draw(lines, ctx.settings.pdf_font if chinese else "")
-    ds = header.start(ctx, ctx.common, uid.SC_CLASS, uid.instance_uid(ctx.key, ctx.study, KIND, 1))
-    header.series(
-        ctx,
-        ds,
-        modality="OT",
-        uid=uid.series_uid(ctx.key, ctx.study, KIND),
-        number=uid.NOT_PERFORMED_PAGE_SERIES_NUMBER,
-        description=f"AI NOT PERFORMED: {ctx.result.stopped[0]}",
-        kind=codes.REPORT,
-    )
+    ds = header.silent_object(ctx, KIND, uid.SC_CLASS, modality="OT", number=uid.NOT_PERFORMED_PAGE_SERIES_NUMBER)
     ds.InstanceNumber = 1
     ds.Laterality = ds.PatientOrientation = None
     ds.ImageType, ds.ConversionType = ["DERIVED", "SECONDARY"], "WSD"
