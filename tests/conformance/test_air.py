@@ -167,8 +167,9 @@ def test_a6_a_map_or_segmentation_stands_beside_captures(case: Case, rendered: S
 
 
 def test_a6_a_negative_sides_answer_is_machine_readable_in_the_report(case: Case) -> None:
-    """A6: a mammogram or ultrasound of a negative side has no map and no mask (the first needs a Frame of Reference, the
-    second would look like a lesion); what its capture illustrates stands in the SR as a code and a number.
+    """A6: what a capture of a negative side illustrates stands in the SR as a code and a number.
+
+    A map would need a Frame of Reference, a mask would look like a lesion.
     """
     made = make(modalities=("MG", "US"), outcomes=dict.fromkeys("RL", (Outcome.NEGATIVE, 0.02)))
     found = render(made.result, made.sources, Report(), NOW, EVERYTHING)
