@@ -174,6 +174,22 @@ def test_a_stat_image_hurries_a_case_that_waits(ledger: Ledger) -> None:
     assert site.case(later).stat
 
 
+def test_an_answered_hurry_is_over(ledger: Ledger) -> None:
+    """What comes weeks after a STAT case was delivered waits as everything does."""
+    site = Site(ledger, SITE)
+    site.send("US", "1", attributes={"RequestedProcedurePriority": "STAT"})
+    site.after(0.1)
+    site.after(0.1)
+    job = claim(ledger, site.now)
+    assert ledger.finish_job(job.job_id, job.fence, "{}", [], [], (), site.now)
+    assert site.case(job.case_id).state is C.DELIVERED
+    routine = site.send("MG", "1")
+    assert not site.case(routine).stat
+    site.after(0.1)
+    site.after(0.1)
+    assert site.case(routine).reason == "WAITING_FOR_MODALITY"
+
+
 @pytest.mark.parametrize("jump", [-24 * 365.0, 24 * 365.0])
 def test_a_wait_survives_a_jump_of_the_clock(ledger: Ledger, jump: float) -> None:
     """When the wall clock jumps by a year the wait ends after as long as it would have, and the shown times follow."""

@@ -22,6 +22,7 @@ from casework.ledger.schema import case_input, case_revision, case_root, instanc
 from casework.ledger.store_base import cancel_jobs, move_case
 
 _LOOKED_AT = 200  # images of a case whose birth date and sex are compared when only the issuer differs
+_ANSWERED = (CaseState.DELIVERED, CaseState.SUPERSEDED, CaseState.CLOSED, CaseState.RETRACTED)
 _Who = tuple[str, str, str]  # Study Instance UID, Patient ID, issuer
 
 
@@ -211,6 +212,7 @@ class Assembler:
         now = self._tx.now
         case_id = uuid.uuid4().hex
         revision, predecessor = (before.revision + 1, before.id) if before else (1, None)
+        urgent = before.priority if before and CaseState(before.state) not in _ANSWERED else 0
         row = {
             "id": case_id,
             "root_id": root_id,
@@ -219,7 +221,7 @@ class Assembler:
             "state": CaseState.RECEIVING,
             "reason": "",
             "detail": "",
-            "priority": max(before.priority if before else 0, self._urgent.get(root_id, 0)),
+            "priority": max(urgent, self._urgent.get(root_id, 0)),
             "waiting_for": "",
             "waiting_since": before.waiting_since if before else None,
             "waiting_until": None,
