@@ -281,7 +281,7 @@ class _Day:
 
     def tend(self, now: float) -> None:
         if self.keeping:
-            self.turns(now, self.costs.fixed_writes - 4, partial(self.queue, case=self.keeping.pop(0)))
+            self.turns(now, self.costs.fixed_writes - 4, partial(self.queue, case=self.keeping[0]))
         else:
             self.keep(now, None)
 
@@ -293,6 +293,7 @@ class _Day:
         self.at(self.write(now, 1), lambda now: self.turns(now, left - 1, then))
 
     def queue(self, now: float, case: Case) -> None:
+        self.keeping.pop(0)  # only now: while it is tended the keeper begins nothing else
         case.queued = now
         self.lanes.put(case)
         self.tend(now)

@@ -8,7 +8,7 @@ from casework.case import STAT_PRIORITY
 from casework.config_queue import Queue
 from casework.queue import Turns, lane_of
 from tests.bench.scaling import Never
-from tests.bench.scaling_world import Case, Costs, Demand, Lanes, Plant, complete_after, run, share
+from tests.bench.scaling_world import Case, Costs, Demand, Lanes, Plant, _Day, complete_after, run, share
 from tests.queue.conftest import Yard
 
 SEED = 20261120
@@ -43,6 +43,17 @@ def test_a_case_is_complete_when_the_rule_says_so() -> None:
     assert complete_after(stat=False, known=True) == 1.0
     assert complete_after(stat=False, known=False) == 60.0
     assert complete_after(stat=True, known=False) == 10.0
+
+
+def test_the_keeper_is_one_process() -> None:
+    """What waits for it shows: in a flood of STAT a keeper that takes STAT strictly first leaves routine work behind, one that goes by turns doesn't."""
+    flood = Demand(cases_a_year=400_000, burst_times=120.0, burst_s=900.0, burst_stat_share=0.9)
+    longest = {}
+    for name, turns in {"turns": Turns(), "strict": Never()}.items():
+        day = _Day(Plant(4), flood, Costs(), SEED)
+        day.turns_of_keeper = turns
+        longest[name] = day.run().waits(stat=False)[-1]
+    assert longest["turns"] < 0.2 * longest["strict"], longest
 
 
 def test_no_case_is_lost_and_time_runs_forward() -> None:
