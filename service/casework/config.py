@@ -46,7 +46,7 @@ class Dicom:
     peer: tuple[Peer, ...] = ()
     any_loopback_peer: bool = True  # without rows in `peer`, accept any AE title from 127.0.0.0/8
     max_associations: int = 50
-    max_associations_per_peer: int = 25
+    max_associations_per_peer: int = 25  # a listed title at one address; without [[dicom.peer]] an address
     association_deadline_s: float = 10.0  # from TCP accept to a complete A-ASSOCIATE-RQ
     pdu_deadline_s: float = 20.0  # absolute, for one whole PDU
     idle_s: float = 120.0  # between PDUs

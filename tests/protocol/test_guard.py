@@ -184,6 +184,24 @@ def test_limits_reject_cleanly(start: Start) -> None:
     second.sock.close()
 
 
+def test_peers_behind_one_address_keep_places_of_their_own(start: Start) -> None:
+    """One listed peer that takes all its places leaves another at the same address its own, one of them even in a full house."""
+    rows = tuple(PeerRow(title, "127.0.0.1") for title in ("GREEDY", "HONEST", "THIRD"))
+    listener = start(peer=rows, max_associations=3, max_associations_per_peer=2)
+    inside = [Peer(listener.port) for _ in range(6)]
+
+    def ask(n: int, title: str) -> int:
+        return inside[n].associate(calling=title)[0]
+
+    assert [ask(0, "GREEDY"), ask(1, "GREEDY"), ask(2, "GREEDY")] == [2, 2, 3]
+    assert ask(3, "HONEST") == 2
+    assert ask(4, "HONEST") == 3  # the house is full, and it has its kept place
+    assert ask(5, "THIRD") == 2
+    for peer in inside:
+        peer.sock.close()
+    wait_until(lambda: listener.server.open_associations == 0)
+
+
 LOCAL, ROW = Dicom(), Dicom(peer=(PeerRow("PACS", "10.1.2.0/24"), PeerRow("PACS2", "10.1.3.4", "OTHER")))
 CALLERS = [
     (LOCAL, "ANY", "CMAN", "127.0.0.1", None),

@@ -109,33 +109,50 @@ def caller_of(request: bytes | bytearray, address: str, names: frozenset[str] = 
 
 
 class Turnstile:
-    """Counts associations, all and per address, before a thread exists for them."""
+    """Counts associations, all and by peer, before a thread exists for them.
+
+    A peer is a listed title at one address with one certificate, so that peers behind one address (NAT) don't take each other's places; and
+    each listed title has one place kept for it, however full the house is. Without a list any title can be made up: then an address is a peer.
+    """
 
     def __init__(self, settings: Dicom) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._by_address: Counter[str] = Counter()
+        self._by_peer: Counter[_Place] = Counter()
 
     @property
     def open(self) -> int:
         """How many are inside."""
-        return self._by_address.total()
+        return self._by_peer.total()
 
-    def enter(self, address: str) -> Rejection | None:
+    def enter(self, caller: Caller) -> Rejection | None:
         """Take a place, or say why there is none."""
+        place = self._place(caller)
         with self._lock:
-            full = self.open >= self._settings.max_associations
-            if full or self._by_address[address] >= self._settings.max_associations_per_peer:
+            full = self.open >= self._settings.max_associations and not self._kept(place)
+            if full or self._by_peer[place] >= self._settings.max_associations_per_peer:
                 return busy("TOO_MANY_ASSOCIATIONS")
-            self._by_address[address] += 1
+            self._by_peer[place] += 1
             return None
 
-    def leave(self, address: str) -> None:
+    def leave(self, caller: Caller) -> None:
         """Give the place back."""
+        place = self._place(caller)
         with self._lock:
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+            self._by_peer[place] -= 1
+            if not self._by_peer[place]:
+                del self._by_peer[place]
+
+    def _place(self, caller: Caller) -> "_Place":
+        return (
+            (caller.address, caller.calling, caller.names) if self._settings.peer else (caller.address, "", frozenset())
+        )
+
+    def _kept(self, place: "_Place") -> bool:
+        return bool(self._settings.peer) and all(calling != place[1] for _, calling, _ in +self._by_peer)
+
+
+_Place = tuple[str, str, frozenset[str]]  # address, calling title, names in the certificate
 
 
 @dataclass(slots=True)

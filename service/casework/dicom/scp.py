@@ -167,13 +167,13 @@ class Server:
         if rejection is None and (code := self._store.admit()):
             rejection = guard.busy(code)
         if rejection is None:
-            rejection = self._turnstile.enter(address)
+            rejection = self._turnstile.enter(caller)
         if rejection is None:
             name = f"assoc-{sock.fileno()}"
             try:
                 threading.Thread(target=self._run, args=(sock, caller, request), name=name, daemon=True).start()
             except RuntimeError:  # no more threads: the place is free again
-                self._turnstile.leave(address)
+                self._turnstile.leave(caller)
                 rejection = guard.busy("TOO_MANY_ASSOCIATIONS")
             else:
                 return
@@ -199,7 +199,7 @@ class Server:
             self._guarded(Wire(sock, self._settings), sock, caller, request)
         finally:
             ASSOCIATIONS.dec()
-            self._turnstile.leave(caller.address)
+            self._turnstile.leave(caller)
 
     def _guarded(self, wire: Wire, sock: socket.socket, caller: Caller, request: bytes) -> None:
         self._wires[id(wire)] = wire

@@ -176,7 +176,7 @@ _TRAFFIC = [
             (
                 Mutation(
                     "dicom/guard.py",
-                    "if full or self._by_address[address] >= self._settings.max_associations_per_peer:",
+                    "if full or self._by_peer[place] >= self._settings.max_associations_per_peer:",
                     "if False:",
                 ),
             ),
@@ -207,7 +207,7 @@ _TRAFFIC = [
         },
         Control(
             "an association that ends gives its place back",
-            (Mutation("dicom/scp.py", "            self._turnstile.leave(caller.address)\n", "            pass\n"),),
+            (Mutation("dicom/scp.py", "            self._turnstile.leave(caller)\n", "            pass\n"),),
             {"pdus": 400, "decoded": 100},
         ),
     ),
