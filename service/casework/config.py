@@ -18,22 +18,12 @@ from casework.checks import severities
 from casework.config_engine import Engine, Traces, check_engine, check_traces
 from casework.config_queue import Queue, check_queue, with_password
 from casework.config_retention import Retention, check_retention
-from casework.config_security import Oidc, Signing, Tls, check_doors, check_oidc, check_signing
+from casework.config_security import Oidc, Peer, Signing, Tls, check_doors, check_oidc, check_signing
 from casework.errors import Defect
 
 _SYSTEM_FOLDERS = frozenset(
     "/ /bin /boot /dev /etc /home /lib /media /mnt /opt /proc /root /run /sbin /srv /sys /tmp /usr /var /var/lib".split()  # noqa: SIM905 - a list of quoted words reads worse
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """One row of the AE allow-list: all three must match. address is an IP address or a CIDR network."""
-
-    ae_title: str
-    address: str = "127.0.0.1"
-    called_ae_title: str = ""  # "" = our own AE title
-    certificate_name: str = ""  # then only over TLS, with a certificate of this common name, DNS name or address
 
 
 @dataclass(frozen=True, slots=True)

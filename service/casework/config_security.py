@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING
 from casework.errors import Defect
 
 if TYPE_CHECKING:
-    from casework.config import Destination, Settings
+    from casework.config import Destination, Dicom, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One row of the AE allow-list: all three must match. address is an IP address or a CIDR network."""
+
+    ae_title: str
+    address: str = "127.0.0.1"
+    called_ae_title: str = ""  # "" = our own AE title
+    certificate_name: str = ""  # then only over TLS, with a certificate of this common name, DNS name or address
+    sop_classes: tuple[str, ...] = ()  # SOP Class UIDs that it may send, of those taken here; none = all of them
+    images_per_s: float = (
+        0.0  # answers to its images come no faster, over all its associations; 0 = as fast as they can
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +118,26 @@ def check_doors(settings: "Settings") -> None:
     if not tls.dicom and not tls.plain_dicom:
         raise Defect("CONFIG_INVALID", "tls.plain_dicom is false and tls.dicom too: no door for images is left")
     for peer in dicom.peer:
-        try:
-            ipaddress.ip_network(peer.address, strict=False)
-        except ValueError as error:
-            raise Defect("CONFIG_INVALID", f"dicom.peer {peer.ae_title}: address") from error
-        if peer.certificate_name and not (tls.dicom and tls.client_ca_file):
-            raise Defect(
-                "CONFIG_INVALID", f"dicom.peer {peer.ae_title}: certificate_name needs tls.dicom and tls.client_ca_file"
-            )
+        _check_peer(peer, dicom, tls)
     for destination in settings.destination:
         _check_outgoing(destination)
+
+
+def _check_peer(peer: Peer, dicom: "Dicom", tls: Tls) -> None:
+    """Refuse a row of the allow-list that nobody could match, or that would keep a sender waiting until it gives up."""
+    try:
+        ipaddress.ip_network(peer.address, strict=False)
+    except ValueError as error:
+        raise Defect("CONFIG_INVALID", f"dicom.peer {peer.ae_title}: address") from error
+    if peer.images_per_s and not dicom.max_associations_per_peer / 20 <= peer.images_per_s:
+        raise Defect(
+            "CONFIG_INVALID",
+            f"dicom.peer {peer.ae_title}: images_per_s keeps senders waiting for over 20 s; allow more",
+        )
+    if peer.certificate_name and not (tls.dicom and tls.client_ca_file):
+        raise Defect(
+            "CONFIG_INVALID", f"dicom.peer {peer.ae_title}: certificate_name needs tls.dicom and tls.client_ca_file"
+        )
 
 
 def _check_outgoing(destination: "Destination") -> None:

@@ -58,7 +58,17 @@ def multipart(data: bytes) -> None:
         counts = [sum(isinstance(e, kind) for e in events) for kind in (stow.PartBegin, stow.PartEnd)]
         return counts[0], counts[1], b"".join(e.data for e in events if isinstance(e, stow.PartData))
 
-    assert run(pieces) == run(len(body) + 1)
+    told = run(pieces)
+    assert told == run(len(body) + 1)
+    ends = body[: told[1]] if isinstance(told, tuple) else b""  # how each part ended, and whether its UIDs were read
+    results = [
+        stow.Stored("1.2" * (end & 1), "1.3" * (end & 2 > 0), (0, 0, 0xB000, 0xA700)[end >> 2 & 3]) for end in ends
+    ]
+    status, answer = stow.respond(results)
+    assert (status == 409) == (not any(one.ok for one in results))
+    assert sum(len(answer.get(tag, {}).get("Value", ())) for tag in ("00081199", "00081198", "0008119A")) == len(
+        results
+    )
 
 
 def content_type(data: bytes) -> None:

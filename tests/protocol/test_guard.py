@@ -7,17 +7,23 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import psutil
 import pytest
+from pydicom import dcmread
 
-from casework.config import Dicom
+from casework.config import Dicom, Settings
 from casework.config import Peer as PeerRow
+from casework.config_security import check_doors
 from casework.dicom import guard
 from casework.dicom.guard import Caller, Lobby
 from casework.entrypoints.listener import Listener
-from tests.protocol.peer import EXPLICIT, MR, Peer, command, fragment, pdu, request
+from casework.errors import Defect
+from tests.api.samples import mammogram
+from tests.bench.instances import MG_PRESENTATION
+from tests.protocol.peer import ECHO, EXPLICIT, IMPLICIT, MR, Peer, command, encoded, fragment, pdu, request
 
 Start = Callable[..., Listener]
 
@@ -200,6 +206,25 @@ def test_peers_behind_one_address_keep_places_of_their_own(start: Start) -> None
     for peer in inside:
         peer.sock.close()
     wait_until(lambda: listener.server.open_associations == 0)
+
+
+def test_a_row_names_what_its_peer_may_send_and_how_fast(start: Start) -> None:
+    """Classes that the row does not name are refused at negotiation, C-ECHO never is; beyond its rate a sender's answers wait, and none is lost."""
+    listener = start(peer=(PeerRow("MAMMO", "127.0.0.1", sop_classes=(MG_PRESENTATION,), images_per_s=4.0),))
+    both = {1: (MG_PRESENTATION, [EXPLICIT]), 3: (MR, [EXPLICIT]), 5: (ECHO, [IMPLICIT])}
+    with Peer(listener.port) as peer:
+        assert peer.associate(both, calling="MAMMO")[0] == 2
+        assert {key: result for key, (result, _) in peer.results.items()} == {1: 0, 3: 3, 5: 0}
+        began = time.monotonic()
+        for _ in range(8):
+            ds = dcmread(BytesIO(mammogram(SOPClassUID=MG_PRESENTATION)))
+            assert peer.store(encoded(ds), MG_PRESENTATION, str(ds.SOPInstanceUID)) == 0
+        took = time.monotonic() - began
+        assert took >= 0.7  # a second's worth at once, then four a second
+        peer.release()
+    assert len(listener.ledger.read.instances()) == 8
+    with pytest.raises(Defect, match="over 20 s"):
+        check_doors(Settings(dicom=Dicom(peer=(PeerRow("SLOW", images_per_s=0.1),))))
 
 
 LOCAL, ROW = Dicom(), Dicom(peer=(PeerRow("PACS", "10.1.2.0/24"), PeerRow("PACS2", "10.1.3.4", "OTHER")))

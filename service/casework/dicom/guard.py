@@ -20,7 +20,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from casework.config import Dicom, Peer
+from casework.config import Dicom
+from casework.config_security import Peer
 from casework.errors import Refused
 from casework.observe import log
 
@@ -80,16 +81,48 @@ def check_caller(caller: Caller, settings: Dicom) -> Rejection | None:
         if not (settings.any_loopback_peer and address.is_loopback):
             return CALLING_NOT_ALLOWED
         return None if caller.called == settings.ae_title else CALLED_NOT_ALLOWED
-    rows = [
+    rows = rows_of(caller, settings)
+    if not rows:
+        return CALLING_NOT_ALLOWED
+    return None if any(caller.called == (p.called_ae_title or settings.ae_title) for p in rows) else CALLED_NOT_ALLOWED
+
+
+def rows_of(caller: Caller, settings: Dicom) -> list[Peer]:
+    """The rows that a caller's title, address and certificate match."""
+    address = ipaddress.ip_address(caller.address.removeprefix("::ffff:"))
+    return [
         p
         for p in settings.peer
         if p.ae_title == caller.calling
         and _inside(address, p)
         and (not p.certificate_name or p.certificate_name in caller.names)
     ]
-    if not rows:
-        return CALLING_NOT_ALLOWED
-    return None if any(caller.called == (p.called_ae_title or settings.ae_title) for p in rows) else CALLED_NOT_ALLOWED
+
+
+def classes_of(caller: Caller, settings: Dicom) -> frozenset[str]:
+    """The SOP classes that a caller is kept to; none: all that are taken here."""
+    lists = [row.sop_classes for row in rows_of(caller, settings)]
+    return frozenset(one for row in lists for one in row) if all(lists) else frozenset()
+
+
+class Pace:
+    """Holds back the answers to those who send faster than their row allows. The image is durable already: nothing is lost by it."""
+
+    def __init__(self, settings: Dicom) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._next: dict[str, float] = {}
+        self._asked_for = any(row.images_per_s for row in settings.peer)
+
+    def wait_s(self, caller: Caller, now: float) -> float:
+        """How long this answer waits; `now` is monotonic seconds. Up to a second's worth of images may come at once."""
+        rates = [row.images_per_s for row in rows_of(caller, self._settings)] if self._asked_for else []
+        if not rates or not all(rates):
+            return 0.0
+        with self._lock:
+            turn = max(self._next.get(caller.calling, 0.0), now - 1.0)
+            self._next[caller.calling] = turn + 1.0 / max(rates)
+            return max(0.0, turn - now)
 
 
 def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address, peer: Peer) -> bool:

@@ -22,7 +22,7 @@ from typing import Protocol
 from casework.case import derive_uid
 from casework.config import Dicom
 from casework.dicom import guard, status
-from casework.dicom.classes import EXPLICIT_LE, IMPLICIT_LE, choose_syntax
+from casework.dicom.classes import EXPLICIT_LE, IMPLICIT_LE, VERIFICATION, choose_syntax
 from casework.dicom.commitment import PUSH_MODEL
 from casework.dicom.guard import Caller, Closed, Lobby, Rejection, Turnstile, Wire
 from casework.errors import CaseworkError, Defect, Refused
@@ -126,6 +126,7 @@ class Server:
         """
         self._settings, self._store, self._reporters = settings, store, reporters
         self._turnstile = Turnstile(settings)
+        self._pace = guard.Pace(settings)
         self._wires: dict[int, Wire] = {}
         ports: dict[socket.socket, Callable[[], ssl.SSLContext] | None] = {}
         self.port = self.tls_port = 0
@@ -219,7 +220,8 @@ class Server:
 
     def _associate(self, wire: Wire, sock: socket.socket, caller: Caller, request: bytes) -> None:
         reports = caller.calling in self._reporters
-        accept, contexts = negotiate(request, self._settings.max_data_pdu_bytes, reports=reports)
+        only = guard.classes_of(caller, self._settings)
+        accept, contexts = negotiate(request, self._settings.max_data_pdu_bytes, reports=reports, only=only)
         try:
             association = _Association(self._store.opened(caller), caller, contexts)
         except CaseworkError as error:
@@ -315,6 +317,8 @@ class Server:
         else:
             sink, association.sink = association.sink, None
             answer, code = sink.finish()
+            if wait_s := self._pace.wait_s(association.caller, time.monotonic()):
+                time.sleep(wait_s)
         association.command = None
         kind = "reports" if command.field == _N_EVENT_REPORT_RQ else "stored"
         counted = kind if answer == status.SUCCESS else "refused"
@@ -350,10 +354,12 @@ def listen(host: str, port: int) -> socket.socket:
 # --- encoding -----------------------------------------------------------------------------------------------
 
 
-def negotiate(request: bytes, max_pdu: int, *, reports: bool = False) -> tuple[bytes, dict[int, tuple[str, str]]]:
+def negotiate(
+    request: bytes, max_pdu: int, *, reports: bool = False, only: frozenset[str] = frozenset()
+) -> tuple[bytes, dict[int, tuple[str, str]]]:
     """Decode an A-ASSOCIATE-RQ; return the A-ASSOCIATE-AC to send and the accepted contexts.
 
-    reports: whether this peer may report storage commitment.
+    reports: whether this peer may report storage commitment. only: the classes that it is kept to, beside C-ECHO.
 
     Raises:
         Refused: PROTOCOL_VIOLATION when it can't be decoded.
@@ -361,12 +367,13 @@ def negotiate(request: bytes, max_pdu: int, *, reports: bool = False) -> tuple[b
     accepted: dict[int, tuple[str, str]] = {}
     items = _item(0x10, _APPLICATION_CONTEXT.encode())
     for context_id, abstract, syntaxes in _proposed(request):
-        syntax = choose_syntax(abstract, syntaxes)
+        refused = bool(only) and abstract not in only and abstract != VERIFICATION
+        syntax = None if refused else choose_syntax(abstract, syntaxes)
         if reports and abstract == PUSH_MODEL:
             syntax = next((s for s in (EXPLICIT_LE, IMPLICIT_LE) if s in syntaxes), None)
         if syntax is not None:
             accepted[context_id] = (abstract, syntax)
-        known = syntax is not None or choose_syntax(abstract, [IMPLICIT_LE]) is not None
+        known = syntax is not None or (not refused and choose_syntax(abstract, [IMPLICIT_LE]) is not None)
         result = (
             0 if syntax is not None else (4 if known else 3)
         )  # 3: abstract syntax, 4: transfer syntaxes not supported
