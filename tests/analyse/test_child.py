@@ -84,8 +84,31 @@ def test_a_child_has_nothing_that_it_does_not_need(child: DecodeChild) -> None:
     assert len(state["open"]) <= 6
     assert "CASEWORK_SECRET" not in state["environment"]
     assert state["sigint"]
-    if os.geteuid() == 0:
-        assert not state["reachable"]
+    assert not state["reachable"]
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_process_gives_up_the_network_for_good(local: bool) -> None:
+    """After the filter no socket of the network can be made, by an ordinary user in an ordinary name space too; local ones only if asked for."""
+    code = (
+        "import os, socket, threading; from casework.preprocess.seccomp import no_network\n"
+        "if os.geteuid() == 0: os.setuid(65534)\n"
+        f"assert no_network(local={local})\n"
+        "def tries(family, kind):\n"
+        "    try: socket.socket(family, kind).close()\n"
+        "    except PermissionError: return 'refused'\n"
+        "    return 'made'\n"
+        "said = [tries(f, k) for f, k in ((2, 1), (2, 2), (10, 1), (16, 3), (17, 3), (1, 1))]\n"
+        "thread = threading.Thread(target=lambda: said.append(tries(2, 1))); thread.start(); thread.join()\n"
+        "said.append('pair' if socket.socketpair() else '')\n"
+        "print(*said)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    assert words[:5] == ["refused"] * 5
+    assert words[5] == ("made" if local else "refused")
+    assert words[6:] == ["refused", "pair"]
 
 
 def test_a_refusal_keeps_its_code(child: DecodeChild, tmp_path: Path) -> None:

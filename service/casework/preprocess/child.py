@@ -1,8 +1,8 @@
 """Killable child processes for everything that touches hostile pixels. Owns its child processes, nothing else.
 
 A child is a fresh interpreter (`python -m casework.preprocess.child`), not a fork of a parent with threads. It has caps
-on memory, processor time per task, file size and core dumps, no inherited descriptors and, where the kernel lets an
-unprivileged process ask for it, no network. It reads tasks from its standard input and answers on its standard output:
+on memory, processor time per task, file size and core dumps, no inherited descriptors and no network: no name space with
+one where the kernel allows that, and no socket at all by a filter (seccomp.py). It reads tasks from its standard input and answers on its standard output:
 
     4 bytes big-endian length of a JSON head | the head | `payload` bytes of data (NumPy without pickles)
 
@@ -31,6 +31,7 @@ from typing import IO, Any
 from casework.errors import CaseworkError, Defect, Refused, Unavailable
 from casework.observe import DECODER_PASSED_OVER, log
 from casework.preprocess import nvimg
+from casework.preprocess.seccomp import no_network
 from casework.reasons import REASONS
 
 COMMAND = (sys.executable, "-m", "casework.preprocess.child")
@@ -244,12 +245,14 @@ def _exactly(fd: int, count: int, deadline: float) -> bytes:
 def confine(memory_bytes: int, *, cap: int = resource.RLIMIT_AS) -> None:
     """Take away from this process what a decoder does not need. Call before any thread starts.
 
-    A refused unshare is no error: unprivileged name spaces are off on some kernels, and the caps below still hold.
+    A refused unshare is no error: unprivileged name spaces are off in most containers. The kernel's filter then keeps it off the network; a
+    GPU's driver (cap RLIMIT_DATA) still needs sockets of this machine.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if libc.unshare(_CLONE_NEWNET) != 0:
         libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+    no_network(local=cap == resource.RLIMIT_DATA)
     for limit, value in (
         (cap, memory_bytes),
         (resource.RLIMIT_CORE, 0),
