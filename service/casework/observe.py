@@ -24,7 +24,7 @@ ALLOWED_FIELDS = frozenset(
     """event level timestamp door process pid port host code state from_state to_state case_id job_id instance_id
     delivery_id artefact_id association_id destination kind count bytes seconds stage attempt fence status version
     model engine error_type where path_kind setting signal child reason revision modality shape requests
-    dropped_fields""".split()  # noqa: SIM905 - a list of forty quoted words reads worse
+    dropped_fields audit_head""".split()  # noqa: SIM905 - a list of forty quoted words reads worse
 )
 
 DROPPED_FIELDS = Counter("casework_log_fields_dropped_total", "Log fields that were not on the allow-list.")

@@ -1,5 +1,6 @@
 """Sweeping with the real ledger and spool: what died comes back, bounds are kept, alarms are raised once."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from casework.case import CaseState, DeliveryState
 from casework.config import Destination
 from casework.entrypoints import deliver_worker, keeper
+from casework.entrypoints.cli import app
 from casework.errors import Unavailable
 from casework.flows.sweep import ROOMS_EVERY_S, Sweeper
+from casework.observe import setup_logging
 from tests.deliver.objects import dataset
 from tests.deliver.rig import Rig, arrival, dimse
 
@@ -235,3 +239,25 @@ def test_the_doors_end_on_sigterm(make_rig: MakeRig, door: str, tmp_path: Path) 
     assert process.returncode == 0, rest
     assert time.monotonic() - began < 20
     assert ".stopped" in rest
+
+
+def test_the_audits_head_is_said_every_hour_and_proves_the_chain(
+    make_rig: MakeRig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where logs are kept elsewhere they keep the head: `verify-audit --head` takes the line, and names the first row that differs."""
+    rig = make_rig(dimse("p", 1))
+    rig.rendered([dataset("SR")], ["p"])
+    sweeper, now = Sweeper(rig.ledger, rig.spool, rig.settings), datetime.now(UTC)
+    setup_logging("keeper")
+    for clock in (0.0, 60.0, 3599.0, 3600.0):
+        sweeper.step(now, clock)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "audit.head" in line]
+    assert len(lines) == 2
+    config, kept = tmp_path / "casework.toml", tmp_path / "head.json"
+    config.write_text(f'[storage]\nroot = "{rig.settings.root}"\n')
+    kept.write_text(lines[0])
+    command = ["verify-audit", "--head", str(kept), "--config", str(config)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    kept.write_text(lines[0].replace(json.loads(lines[0])["audit_head"][:8], "0" * 8))
+    told = CliRunner().invoke(app, command)
+    assert (told.exit_code, "not the kept head" in told.output) == (4, True)

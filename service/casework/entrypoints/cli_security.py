@@ -21,7 +21,9 @@ def audit_head(config: Config = None) -> None:
 
 def verify_audit(
     config: Config = None,
-    head: Annotated[Path | None, typer.Option(help="A head that audit-head or /v1/audit/head gave.")] = None,
+    head: Annotated[
+        Path | None, typer.Option(help="A head that audit-head, /v1/audit/head or the log's line audit.head gave.")
+    ] = None,
 ) -> None:
     """Verify the audit chain; names the first bad row. With --head nobody can have made the chain anew up to it."""
     with open_ledger(config) as (_, ledger):
@@ -34,8 +36,10 @@ def _kept(head: Path | None) -> AuditHead | None:
         return None
     try:
         told = json.loads(head.read_text("utf-8"))
+        if told.get("event") == "audit.head":  # the keeper's line in the log
+            return AuditHead(int(told["count"]), str(told["audit_head"]))
         return AuditHead(int(told["sequence"]), str(told["hash"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused("REQUEST_INVALID", f"{head}: {type(error).__name__}") from error
 
 

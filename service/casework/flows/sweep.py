@@ -14,6 +14,7 @@ from casework.spool import Spool
 
 LEASES_EVERY_S = 0.5
 ROOMS_EVERY_S = 30.0
+HEAD_EVERY_S = 3600.0
 _OPEN = (DeliveryState.PENDING, DeliveryState.RETRY_WAIT, DeliveryState.UNKNOWN, DeliveryState.SENDING)
 
 
@@ -27,6 +28,7 @@ class Sweeper:
     alarms: set[str] = field(default_factory=set)
     _leases_at: float = float("-inf")
     _rooms_at: float = float("-inf")
+    _head_at: float = float("-inf")
 
     def boot(self) -> None:
         """Once at start: half-written files of processes that died; nobody was told that they are here."""
@@ -41,6 +43,14 @@ class Sweeper:
         if clock - self._rooms_at >= ROOMS_EVERY_S:
             self._rooms_at = clock
             self.rooms(now)
+        if clock - self._head_at >= HEAD_EVERY_S:
+            self._head_at = clock
+            self.head()
+
+    def head(self) -> None:
+        """Say the audit's newest row in the log: where logs are kept on another machine, the chain can't be made anew up to it."""
+        head = self.ledger.read.audit_head()
+        log.info("audit.head", count=head.seq, audit_head=head.hash)
 
     def leases(self, now: datetime) -> None:
         """Jobs and deliveries whose owner is gone, then those whose time has come."""
