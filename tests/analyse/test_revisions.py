@@ -1,7 +1,7 @@
 """One side never answers for the other, and what changes after a report is a new one that names the old: real images to SR."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from casework.case import CaseState
 from casework.entrypoints.infer_worker import Worker
-from casework.ledger import CaseView
+from casework.ledger import CaseView, Rule
 from casework.reasons import REASONS
 from models.cman.phantom.dicom import CaseTruth, write_case
 from tests.analyse.rig import Rig, changed
@@ -134,3 +134,29 @@ def test_each_change_is_a_revision_whose_report_names_the_one_before(
     kept = {i.instance.sha256 for i in views[0].inputs}
     assert {i.instance.sha256 for i in rig.ledger.read.case_view(views[0].case.id).inputs} == kept
     assert [rig.ledger.read.case(v.case.id).state for v in views] == [CaseState.SUPERSEDED] * 3 + [CaseState.DELIVERED]
+
+
+def test_a_late_image_is_not_analysed_without_those_that_retention_took(rig: Rig, truth: CaseTruth) -> None:
+    """The new revision stops, says which code and what to do in its study, and runs once the others were sent again."""
+    first, late = pick(truth, "mg_R")
+    rig.queue(case_id := rig.arrive([first]))
+    worker = rig.worker()
+    try:
+        assert worker.step() is not None
+        soon = datetime.now(UTC) + timedelta(hours=2)
+        assert rig.ledger.let_go(Rule("images", 91, soon), 10, soon) == 1
+        (leaving,) = rig.ledger.leaving(10)
+        assert rig.spool.retire(leaving.sha256, soon.timestamp())
+        rig.queue(revision := rig.arrive([late]))
+        assert revision != case_id
+        assert worker.step() is not None
+        view = rig.ledger.read.case_view(revision)
+        assert (view.case.state, view.case.reason) == (CaseState.NEEDS_ATTENTION, "IMAGES_REMOVED")
+        assert "not-performed" in {row.artefact.kind for row in view.artefacts}
+        assert "sr" not in {row.artefact.kind for row in view.artefacts}
+        rig.arrive([first])
+        rig.ledger.retry_case(revision, "anna", datetime.now(UTC))
+        assert worker.step() is not None
+        assert rig.ledger.read.case(revision).state is CaseState.DELIVERED
+    finally:
+        worker.close()

@@ -102,6 +102,7 @@ def test_everything_of_an_old_delivered_case_goes_and_says_so(ledger: Ledger, sp
         ledger.retraction(case_id)
     with pytest.raises(Defect, match="IMAGES_REMOVED"):
         ledger.case_inputs(case_id)
+    assert ledger.case_inputs(case_id, here_only=True) == []
 
 
 @pytest.mark.parametrize(

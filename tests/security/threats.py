@@ -96,6 +96,7 @@ TAIL = """
 ## Left open
 
 - No antivirus, no host hardening: the machine's. Volumes are not encrypted by the service; LUKS or the platform's encryption is expected.
+- DICOM user identity (PS3.7 D.3.3.7) is not evaluated: title, address and certificate decide.
 - OCSP is not asked, and certificates of destinations are not checked for revocation; peers' are, by a list in a file (`tls.client_crl_file`).
 - Retention removes bytes. The ledger's rows, with Patient ID and accession number, and its audit are never removed; neither is what was kept aside.
 - Audit rows are not sent as DICOM audit messages (PS3.15 A.5); reading the audit leaves no row of its own.

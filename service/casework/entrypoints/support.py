@@ -96,7 +96,7 @@ def _move(event: Event) -> dict[str, Any]:
 
 def _headers(settings: Settings, ledger: Ledger, case_id: str) -> Iterator[dict[str, Any]]:
     spool = Spool(settings.root)
-    for row in ledger.case_inputs(case_id)[:_MAX_HEADERS]:
+    for row in ledger.case_inputs(case_id, here_only=True)[:_MAX_HEADERS]:
         try:
             yield harmless_header(spool.path(row.sha256))
         except CaseworkError as error:

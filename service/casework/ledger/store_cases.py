@@ -25,7 +25,7 @@ from casework.ledger.schema import (
     receipt,
     study,
 )
-from casework.ledger.store_retention import any_gone
+from casework.ledger.store_retention import all_gone
 from casework.ledger.types import CaseRow, FindingLike, InstanceRow, StudyRow, Waiting
 from casework.reasons import reason as known_reason
 
@@ -52,8 +52,8 @@ class CaseStore(base.Store):
         with self._database.read() as connection:
             return studies_of(connection, base.get_case(connection, case_id))
 
-    def case_inputs(self, case_id: str) -> list[InstanceRow]:
-        """The case's frozen instances, or all that its root has so far while nothing is frozen.
+    def case_inputs(self, case_id: str, *, here_only: bool = False) -> list[InstanceRow]:
+        """The case's frozen instances, or all that its root has so far while nothing is frozen. `here_only`: without those that retention took.
 
         Raises:
             Refused: NOT_FOUND.
@@ -61,9 +61,10 @@ class CaseStore(base.Store):
         """
         with self._database.read() as connection:
             rows = inputs_of(connection, base.get_case(connection, case_id))
-            if any_gone(connection, [row.sha256 for row in rows]):
-                raise Defect("IMAGES_REMOVED")
-            return rows
+            missing = all_gone(connection, [row.sha256 for row in rows])
+        if missing and not here_only:
+            raise Defect("IMAGES_REMOVED")
+        return [row for row in rows if row.sha256 not in missing]
 
     def open_associations_of(self, case_id: str) -> int:
         """How many associations that brought an instance of this case are still open.

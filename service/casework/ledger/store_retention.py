@@ -70,15 +70,15 @@ def returned(tx: Tx, digests: Iterable[str]) -> int:
     return count
 
 
-def any_gone(connection: Connection, digests: Sequence[str]) -> bool:
-    """Whether the policy removed one of these."""
+def all_gone(connection: Connection, digests: Sequence[str]) -> set[str]:
+    """Which of these the policy removed."""
     if connection.execute(select(removal.c.id).limit(1)).first() is None:
-        return False  # the usual site: one question to an empty table
+        return set()  # the usual site: one question to an empty table
+    found: set[str] = set()
     for at in range(0, len(digests), _CHUNK):
         here = removal.c.sha256.in_(digests[at : at + _CHUNK]) & removal.c.returned_at.is_(None)
-        if connection.execute(select(removal.c.id).where(here).limit(1)).first() is not None:
-            return True
-    return False
+        found.update(connection.execute(select(removal.c.sha256).where(here)).scalars())
+    return found
 
 
 def refuse_if_gone(connection: Connection, case_id: str) -> None:

@@ -113,10 +113,10 @@ class Teller:
 
     def _rows(self, case: CaseRow) -> list[InstanceRow]:
         """The case's images; where people took out every one, those that are this patient's."""
-        rows = self._ledger.case_inputs(case.id)
+        rows = self._ledger.case_inputs(case.id, here_only=True)
         if rows or case.predecessor is None:
             return rows
         out = self._ledger.read.exclusions(case.id)
         others = {(e.sop_instance_uid, e.sha256) for e in out if e.code == "EXCLUDED_WRONG_PATIENT"}
-        before = self._ledger.case_inputs(case.predecessor)
+        before = self._ledger.case_inputs(case.predecessor, here_only=True)
         return [r for r in before if (r.header.sop_instance_uid, r.sha256) not in others]
