@@ -181,9 +181,12 @@ class Spool:
 
         False: it was stored again since, or so shortly before that somebody may still be about to tell the ledger, and stays.
         It is taken by a rename first, so that what comes under its name meanwhile is never touched.
+
+        Raises:
+            Unavailable: RETRY_LATER, somebody is copying the objects (`keeping`).
         """
         path, taken = self.path(sha256), self._retired / sha256
-        with self._retiring():
+        with self._retiring(wait=False):
             with contextlib.suppress(FileNotFoundError):
                 path.rename(taken)
             if not taken.exists():
@@ -208,11 +211,19 @@ class Spool:
                     path.rename(back)
         return len(found)
 
+    def keeping(self) -> contextlib.AbstractContextManager[None]:
+        """While this lasts no object is retired, by no process: for who copies what a ledger names."""
+        return self._retiring()
+
     @contextlib.contextmanager
-    def _retiring(self) -> Iterator[None]:
+    def _retiring(self, *, wait: bool = True) -> Iterator[None]:
         fd = os.open(self._retired, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise Unavailable("RETRY_LATER", "objects are being copied") from error
+        try:
             yield
         finally:
             os.close(fd)

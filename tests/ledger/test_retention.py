@@ -187,6 +187,18 @@ def test_an_image_that_comes_again_is_kept_and_can_be_analysed(ledger: Ledger, s
     assert [row.sha256 for row in ledger.read.instances()] == received[:1]
 
 
+def test_nothing_is_erased_while_a_backup_is_made(ledger: Ledger, spool: Spool) -> None:
+    """What the ledger's copy names can be copied to its end, by whatever process; the next turn goes on."""
+    _, received, results = a_case(ledger, spool)
+    retainer = Retainer(ledger, spool, POLICY)
+    with Spool(spool.root).keeping():
+        retainer.turn(LATER)
+        assert all(there(spool, received + results))
+        assert len(ledger.leaving(10)) == 6
+    retainer.turn(LATER)
+    assert not any(there(spool, received + results))
+
+
 def test_small_pieces(ledger: Ledger, spool: Spool) -> None:
     """A turn takes no more than its batch of each kind."""
     _, received, _ = a_case(ledger, spool)

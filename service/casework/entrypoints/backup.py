@@ -21,6 +21,7 @@ from casework.config import Settings
 from casework.errors import Defect, Refused
 from casework.ledger import SCHEMA, AuditCheck, Ledger
 from casework.ledger.copies import NAMES, copy_in, refuse_used
+from casework.spool import Spool
 
 INDEX = "backup.json"
 _PAGE = 500
@@ -53,14 +54,15 @@ def make_backup(settings: Settings, ledger: Ledger, out: Path, config: Path | No
         raise Refused("STATE_FORBIDS", f"{out} is not empty")
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     before = ledger.read.verify_audit()
-    copy = ledger.copy_to(out)
-    head = _checked(copy) if copy.name == NAMES["sqlite"] else before  # a dump holds all of it, perhaps more
-    if not head.ok:
-        raise Defect("LEDGER_CORRUPT", f"audit: row {head.first_bad} {head.problem}")
     count = size = 0
-    for digest in _named(copy, ledger):
-        size += _copy(_object(settings.root, digest), _object(out, digest), digest)
-        count += 1
+    with Spool(settings.root).keeping():  # retention takes nothing between the ledger's copy and the objects'
+        copy = ledger.copy_to(out)
+        head = _checked(copy) if copy.name == NAMES["sqlite"] else before  # a dump holds all of it, perhaps more
+        if not head.ok:
+            raise Defect("LEDGER_CORRUPT", f"audit: row {head.first_bad} {head.problem}")
+        for digest in _named(copy, ledger):
+            size += _copy(_object(settings.root, digest), _object(out, digest), digest)
+            count += 1
     if config is not None:
         shutil.copyfile(config, out / "casework.toml")
     made = Backup(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from casework.config_retention import Retention
+from casework.errors import Unavailable
 from casework.ledger import Due, Ledger, rules
 from casework.observe import RETENTION, log
 from casework.spool import Spool
@@ -53,11 +54,18 @@ class Retainer:
         leaving = self.ledger.leaving(self.policy.batch)
         if not leaving:
             return 0
-        gone = {one.sha256: self.spool.retire(one.sha256, one.since.timestamp()) for one in leaving}
+        gone: dict[str, bool] = {}
+        for one in leaving:
+            try:
+                gone[one.sha256] = self.spool.retire(one.sha256, one.since.timestamp())
+            except Unavailable as error:  # a backup is being made; the ledger has said it, and a later turn goes on
+                log.info("retention.waits", code=error.code)
+                break
         erased = [sha for sha, went in gone.items() if went]
         self.ledger.note_erased(erased, [sha for sha, went in gone.items() if not went], now)
         for one in leaving:
-            if gone[one.sha256]:
+            if gone.get(one.sha256):
                 RETENTION.labels(one.kind).inc()
-        log.info("retention.erased", count=len(erased))
+        if erased:
+            log.info("retention.erased", count=len(erased))
         return len(erased)
