@@ -10,7 +10,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from casework.case import CaseState, DeliveryState
-from casework.ledger import Waiting
+from casework.ledger import Rule, Waiting
 from tests.api.conftest import Api
 from tests.api.samples import case_of, finish, mammogram, store
 from tests.api.test_contract import load
@@ -139,6 +139,22 @@ def test_a_missing_object_is_a_coded_defect(own_api: Api) -> None:
     own_api.door.spool.drop(made.artefact.sha256)
     with own_api.client("viewer") as client:
         check_problem(client.get(f"/v1/results/{made.id}"), 500, "SPOOL_CORRUPT")
+
+
+def test_a_result_that_retention_took_says_so(own_api: Api) -> None:
+    """What the policy removed is 410 with its code, for who downloads it and for who wants it sent or withdrawn; it is no defect."""
+    case_id, ledger, now = finished(own_api), own_api.ledger, datetime.now(UTC)
+    while sent := ledger.claim_delivery("pacs", "test", 60, now):
+        assert ledger.finish_delivery(sent.delivery_id, sent.fence, DeliveryState.STORED, "0x0000", "", None, now)
+    later = now + timedelta(days=40)
+    assert ledger.let_go(Rule("results", 30, later), 100, later)
+    for one in ledger.leaving(100):
+        assert own_api.door.spool.retire(one.sha256, later.timestamp())
+    made = ledger.read.case_view(case_id).artefacts[0]
+    with own_api.client("viewer") as client:
+        check_problem(client.get(f"/v1/results/{made.id}"), 410, "RESULTS_REMOVED")
+    with own_api.client("operator") as client:
+        check_problem(client.post(f"/v1/cases/{case_id}/resend"), 410, "RESULTS_REMOVED")
 
 
 def test_an_analysis_is_asked_for_once(own_api: Api) -> None:

@@ -127,4 +127,7 @@ def add_routes(app: FastAPI, door: Door) -> None:
     )
     for decide in decisions:
         path = "/v1/cases/{case_id}/" + decide.__name__.removesuffix("_case")
-        add(app, "POST", path, decide, role=Role.OPERATOR, tag="cases", status=202, failures=(400, 404, 409, 503))
+        gone = () if decide == routes.cancel_case else (410,)  # needs results that retention may have taken
+        add(
+            app, "POST", path, decide, role=Role.OPERATOR, tag="cases", status=202, failures=(400, 404, 409, *gone, 503)
+        )

@@ -86,6 +86,6 @@ def add_routes(app: FastAPI, door: Door) -> None:
     raw = {"schema": {"type": "string", "format": "binary"}}
     add(
         app, "GET", "/v1/results/{artefact_id}", ResultRoutes(door).download_result,
-        role=Role.VIEWER, tag="results", failures=(400, 404, 406, 503), response_class=Response, response_model=None,
+        role=Role.VIEWER, tag="results", failures=(400, 404, 406, 410, 503), response_class=Response, response_model=None,
         responses={200: {"content": dict.fromkeys(EXTENSIONS, raw)}, 304: {"description": "Not modified."}},
     )  # fmt: skip
