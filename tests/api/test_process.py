@@ -26,13 +26,13 @@ PROGRAM = (
 
 
 @contextmanager
-def process(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def process(root: Path, **changes: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Start the API; give the process and its address when it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = {"STORAGE_ROOT": str(root), "STORAGE_RESERVE_BYTES": "0", "HTTP_PORT": str(port)}
-    settings |= {"STORAGE_WATERMARK": "0.98", "STORAGE_HARD_WATERMARK": "0.99"}
+    settings |= {"STORAGE_WATERMARK": "0.98", "STORAGE_HARD_WATERMARK": "0.99"} | changes
     environment = os.environ | {f"CASEWORK_{name}": value for name, value in settings.items()}
     log = (root.parent / "api.log").open("wb")
     running = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stderr=log)

@@ -1,5 +1,6 @@
 """Synthetic instances for the benches and the protocol tests: quick to write, unique, and without anybody's data."""
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -59,3 +60,10 @@ def write_mr(path: Path, *, series: int, number: int) -> Path:
 def write_mammogram(path: Path, *, number: int) -> Path:
     """A 4096 x 3328 mammogram, 27 MB."""
     return save(image(MG_PRESENTATION, 4096, 3328, InstanceNumber=number, ImageLaterality="R", ViewPosition="CC"), path)
+
+
+def part10(ds: Dataset) -> bytes:
+    """An image as a file's bytes."""
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 from pydicom.filebase import DicomBytesIO
+from sqlalchemy import create_engine, insert
 
 from casework.case import Verdict
 from casework.config import Settings, Storage
@@ -18,6 +20,7 @@ from casework.entrypoints.adopt import adopt
 from casework.entrypoints.backup import make_backup, restore_backup
 from casework.flows.intake import Answer, Context, Intake
 from casework.ledger import Ledger
+from casework.ledger.schema_retention import removal
 from casework.spool import Spool
 from tests.api.samples import SR, mammogram
 from tests.ledger.postgres_cluster import binaries
@@ -121,6 +124,21 @@ def test_a_backup_holds_what_was_kept_aside(
     elsewhere = new_root()
     restore_backup(elsewhere, tmp_path / "backup")
     assert aside.sha256 in held(elsewhere.root)
+
+
+def test_what_was_kept_aside_and_removed_by_policy_is_not_missed(
+    ledger: Ledger, settings: Settings, tmp_path: Path, url: str
+) -> None:
+    """A backup doesn't look for bytes that retention took."""
+    send(ledger, settings, mammogram(SOPInstanceUID="1.2.3.1"))
+    [aside] = send(ledger, settings, mammogram(SOPInstanceUID="1.2.3.1", Rows=2))
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(insert(removal).values(sha256=aside.sha256, kind="images", days=1, at=datetime.now(UTC)))
+    engine.dispose()
+    Spool(settings.root).drop(aside.sha256)
+    make_backup(settings, ledger, tmp_path / "backup", None)
+    assert aside.sha256 not in held(tmp_path / "backup")
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from casework import __version__
-from casework.case import Verdict
 from casework.config import Settings
 from casework.errors import Defect, Refused
 from casework.ledger import SCHEMA, AuditCheck, Ledger
@@ -157,10 +156,10 @@ def _digests(ledger: Ledger) -> Iterator[str]:
     while made := ledger.read.artefacts(after, _PAGE):
         seen.update(row.artefact.sha256 for row in made)
         after = made[-1].id
-    before = None
-    while aside := ledger.read.receipts(_PAGE, before, Verdict.KEPT_ASIDE):  # a person may still accept these
-        seen.update(row.sha256 for row in aside if row.sha256)
-        before = aside[-1].id
+    after = 0
+    while aside := ledger.read.aside(after, _PAGE):  # a person may still accept these
+        seen.update(sha256 for _, sha256 in aside)
+        after = aside[-1][0]
     yield from sorted(seen)
 
 

@@ -48,6 +48,14 @@ class ReadLists:
         with self._database.read() as connection:
             return [instance_row(row) for row in connection.execute(query)]
 
+    def aside(self, after_id: int = 0, limit: int = 500) -> list[tuple[int, str]]:
+        """Receipt and digest of all that was kept aside and is kept still, by receipt; ask again with the last for the next page."""
+        mine = (receipt.c.id > after_id) & (receipt.c.verdict == Verdict.KEPT_ASIDE) & (receipt.c.sha256 != "")
+        query = select(receipt.c.id, receipt.c.sha256).where(mine, ~gone(receipt.c.sha256))
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(receipt.c.id).limit(limit))
+            return [(row.id, row.sha256) for row in rows]
+
     def known_objects(self, digests: Sequence[str]) -> set[str]:
         """Those of some hundred digests that a row names: stored images, results, what came again or was kept aside."""
         found: set[str] = set()

@@ -123,9 +123,10 @@ def _by_stow(client: httpx.Client, url: str, file: Hostile) -> str:
         return type(error).__name__
     if answer.status_code == 200:
         return "accepted"
-    return (
-        "refused" if answer.status_code in (202, 409) and "00081198" in answer.json() else f"HTTP {answer.status_code}"
-    )
+    named = (
+        answer.status_code in (202, 409) and {"00081198", "0008119A"} & answer.json().keys()
+    )  # with a UID, without one
+    return "refused" if named else f"HTTP {answer.status_code}"
 
 
 def _by_dimse(port: int, file: Hostile) -> str:

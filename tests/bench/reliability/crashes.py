@@ -13,11 +13,10 @@ import httpx
 from tests.api.samples import multipart
 from tests.api.test_process import key_of, process
 from tests.bench import receivers
-from tests.bench.instances import image
+from tests.bench.instances import image, part10
 from tests.bench.reliability.intake import Sender, associated, threads_of, tracing, verdict
 from tests.bench.reliability.lab import Lab
 from tests.bench.reliability.oracle import dataset_offset
-from tests.bench.reliability.traffic import part10
 
 STEPS = "openat,write,pwrite64,fsync,fdatasync,rename,ftruncate,unlink"
 

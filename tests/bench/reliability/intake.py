@@ -11,15 +11,19 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 
+from tests.api.samples import multipart
+from tests.api.test_process import key_of, process
 from tests.bench import receivers
+from tests.bench.instances import image, part10
 from tests.bench.killstorm import Journal, Template, check, storm
 from tests.bench.receivers import Receiver
 from tests.bench.reliability import powercut
 from tests.bench.reliability.lab import Lab
 from tests.bench.reliability.oracle import compare
-from tests.protocol.peer import MR, Peer
+from tests.protocol.peer import MR, Peer, encoded
 
 OUT_OF_RESOURCES = 0xA700
 
@@ -240,7 +244,7 @@ def full_disk(lab: Lab) -> None:
             (root / "ballast").write_bytes(bytes(4 << 20))
             with receivers.running(receivers.casework(folder, port=port, environ=away)) as receiver:
                 with associated(port) as peer:
-                    answers = [sender.send(peer) for _ in range(3 * lab.n("mib"))]
+                    answers = [sender.send(peer) for _ in range(7 * lab.n("mib"))]  # of half a MiB
                     refused = Counter(f"0x{a & 0xFFFF:04X}" for a in answers if a != 0)
                     kept = len(sender.told)
                     lab.must(set(refused) == {"0xA700"}, f"{name}: refused with {dict(refused)}")
@@ -252,8 +256,28 @@ def full_disk(lab: Lab) -> None:
                 recovery = time.monotonic() - began
                 lab.must(len(sender.told) > kept, f"{name}: no intake 10 s after there was room again")
                 lab.must(receiver.process.poll() is None, f"{name}: the listener ended")
+            if name == "watermarks":
+                _stow_into_a_full_disk(lab, root, away["CASEWORK_STORAGE_LEDGER_URL"], sender.told)
             lab.figures[name] = f"{kept} kept, {sum(refused.values())} refused, back in {recovery:.1f} s"
             verdict(lab, root, sender.told, folder / "ledger.db")
+
+
+def _stow_into_a_full_disk(lab: Lab, root: Path, ledger: str, told: dict[str, str]) -> None:
+    """507 while there is no room, 200 once there is."""
+    ds = image(rows=256, columns=256)
+    body, kind = multipart([part10(ds)])
+    with process(root, STORAGE_LEDGER_URL=ledger) as (_, url):
+        headers = {"Authorization": f"Bearer {key_of(root)}", "Content-Type": kind}
+        room = os.statvfs(root)
+        (root / "ballast").write_bytes(bytes(room.f_bavail * room.f_frsize))
+        full = httpx.post(f"{url}/dicom-web/studies", content=body, headers=headers, timeout=60).status_code
+        lab.must(full == 507, f"STOW into a full disk answers {full}")
+        lab.must(not list((root / "incoming").iterdir()), "STOW: a half file is left")
+        (root / "ballast").unlink()
+        free = httpx.post(f"{url}/dicom-web/studies", content=body, headers=headers, timeout=60).status_code
+        lab.must(free == 200, f"STOW answers {free} although there is room")
+    told[str(ds.SOPInstanceUID)] = hashlib.sha256(encoded(ds)).hexdigest()
+    lab.figures["STOW"] = f"{full}, then {free}"
 
 
 def full_ledger(lab: Lab) -> None:

@@ -18,7 +18,8 @@ same experiment on a copy of the service with one guard taken off: there it has 
 `make bench-reliability` runs all (some hours of two cores at SCALE=full), `ONLY="F01 F09"` some, `SCALE=ci` the reduced run that is part of CI.
 Figures of "2 cores, no GPU", under load of other work: times are ceilings, not benchmarks. Rows "by tests" run named tests of the
 suite, and their control runs the same tests without the guard. The scale `small` takes minutes for each row: less than the goal's size
-where the figure says so. `full` is the goal's size where a machine of this kind can do it.
+where the figure says so. `full` is the goal's size where a machine of this kind can do it. `tiny` are first runs of the smallest sizes:
+they show that a row works, not that its goal is met. `tests only`: the tests that a row names ran, the experiment beside them not yet.
 
 """
 

@@ -84,7 +84,7 @@ _INTAKE = [
             ),
             {"mib": 16},
         ),
-        short="STOW's 507 is tested in tests/api, not in this experiment; the ledger lies on another disk here (F07 fills its own).",
+        short="The ledger lies on another disk here (F07 fills its own).",
     ),
     Experiment(
         "F07",
@@ -138,7 +138,11 @@ _TRAFFIC = [
         "On SIGTERM the port closes at once, open associations finish, the exit status is 0 and nothing is lost.",
         "50 drains under load: refused <= 1 s, exit <= 60 s, code 0, lost 0",
         traffic.drains,
-        {"ci": {"rounds": 2}, "small": {"rounds": 10}, "full": {"rounds": 50}},
+        {
+            "ci": {"rounds": 2, "closed_s": 3},
+            "small": {"rounds": 10, "closed_s": 1},
+            "full": {"rounds": 50, "closed_s": 1},
+        },
         Control(
             "open associations may finish",
             (Mutation("entrypoints/listener.py", "DRAIN_S = 50.0", "DRAIN_S = 0.0"),),
@@ -168,8 +172,8 @@ _TRAFFIC = [
         traffic.many_associations,
         {
             "ci": {"associations": 40, "images": 3},
-            "small": {"associations": 200, "images": 10},
-            "full": {"associations": 200, "images": 50},
+            "small": {"associations": 200, "images": 10, "p99_s": 2},
+            "full": {"associations": 200, "images": 50, "p99_s": 2},
         },
         Control(
             "associations are counted",

@@ -46,9 +46,9 @@ ROWS = (
         "10 min away: >= 95 % of the rate, first job <= 15 s after",
         work.redis_away,
         {
-            "ci": {"seconds": 2, "within": 60},
-            "small": {"seconds": 30, "within": 300},
-            "full": {"seconds": 600, "within": 1800},
+            "ci": {"seconds": 8, "within": 60, "pace_s": 0.5},
+            "small": {"seconds": 40, "within": 300, "pace_s": 0.5},
+            "full": {"seconds": 600, "within": 1800, "pace_s": 0.5},
         },
         Control(
             "what could not be said is said later",
@@ -62,7 +62,7 @@ ROWS = (
             ),
             {"seconds": 4, "within": 20},
         ),
-        short="The rate is shown, and only a fall below half is a failure: on a busy machine it varies by more than 5 % by itself.",
+        short="Images come twice a second, not as fast as they go: there a busy machine's rate varies by more than 5 % by itself.",
     ),
     Experiment(
         "F11",
@@ -314,7 +314,7 @@ ROWS = (
         "24 h, or 2 h scaled: lost 0, twice 0, RSS < 1 MiB/h, handles 0",
         work.hospital,
         {
-            "small": {"seconds": 300, "every_s": 8, "cases": 14, "outages": 1, "within": 250},
+            "small": {"seconds": 240, "every_s": 8, "cases": 12, "outages": 1, "within": 200},
             "full": {"seconds": 7200, "every_s": 20, "cases": 200, "outages": 1, "within": 900},
         },
         Control(

@@ -1,7 +1,6 @@
 """Much, big, doubled and broken-off traffic that is honest: F20, F23, F25, F27, F28, F29."""
 
 import hashlib
-import io
 import signal
 import sqlite3
 import statistics
@@ -14,13 +13,12 @@ from pathlib import Path
 
 import httpx
 import psutil
-from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from tests.api.samples import multipart
 from tests.api.test_process import key_of, process
 from tests.bench import receivers
-from tests.bench.instances import MG_PRESENTATION, image
+from tests.bench.instances import MG_PRESENTATION, image, part10
 from tests.bench.reliability.intake import Sender, associated, verdict
 from tests.bench.reliability.lab import Lab
 from tests.bench.reliability.oracle import dataset_offset
@@ -31,13 +29,6 @@ def rows(root: Path, query: str) -> list[tuple[object, ...]]:
     """Ask the ledger's file."""
     with closing(sqlite3.connect(root / "ledger" / "ledger.db")) as connection:
         return list(connection.execute(query))
-
-
-def part10(ds: Dataset) -> bytes:
-    """An image as a file's bytes."""
-    buffer = io.BytesIO()
-    ds.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def many_ways_at_once(lab: Lab) -> None:
@@ -135,6 +126,7 @@ def drains(lab: Lab) -> None:
         finally:
             receivers.stop(receiver)
     lab.must(slowest <= 60, f"a drain took {slowest:.0f} s")
+    lab.must(closed <= lab.size["closed_s"], f"the port stayed open for {closed:.1f} s")
     lab.figures |= {"drains": lab.n("rounds"), "port_closed_s": round(closed, 2), "slowest_exit_s": round(slowest, 2)}
     verdict(lab, lab.folder / "spool", {uid: d for s in senders for uid, d in s.told.items()})
 
@@ -289,4 +281,5 @@ def many_associations(lab: Lab) -> None:
     lab.must(len(told) == count * each, f"{len(told)} of {count * each} acknowledged")
     p99 = statistics.quantiles(took, n=100)[98] if len(took) > 100 else max(took, default=0)
     lab.figures |= {"associations": count, "stores": len(told), "p99_s": round(p99, 2)}
+    lab.must(p99 <= lab.size.get("p99_s", 60), f"p99 of a store is {p99:.1f} s")
     verdict(lab, lab.folder / "spool", told)

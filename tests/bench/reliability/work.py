@@ -19,9 +19,10 @@ from models.cman.phantom.dicom import CaseTruth
 from tests.api.samples import multipart
 from tests.api.test_process import key_of
 from tests.bench import queue, receivers
+from tests.bench.instances import part10
 from tests.bench.reliability.intake import Sender, associated, verdict
 from tests.bench.reliability.lab import Lab
-from tests.bench.reliability.traffic import part10, rows
+from tests.bench.reliability.traffic import rows
 from tests.demo.verify import problems
 from tests.e2e.conftest import Hospital, make_case
 from tests.ledger.postgres_cluster import Cluster
@@ -88,7 +89,7 @@ def celery_storm(lab: Lab) -> None:
 def redis_away(lab: Lab) -> None:
     """F10: Redis is killed during intake."""
     with servers() as (server, url):
-        options = argparse.Namespace(outage=lab.size["seconds"], within=lab.size["within"])
+        options = argparse.Namespace(outage=lab.size["seconds"], within=lab.size["within"], pace=lab.size["pace_s"])
         try:
             made = queue.outage(lab.place("yard"), server, url, options)
         except AssertionError:
@@ -99,8 +100,9 @@ def redis_away(lab: Lab) -> None:
     }
     lab.must(not made["lost"], f"{made['lost']} jobs have no result")
     lab.must(not made["doubled"], f"{made['doubled']} jobs have two results")
+    lab.must(float(str(made["first_job_s"])) <= 15, f"the first job came {made['first_job_s']} s after Redis was back")
     share = float(str(made["intake_without"])) / max(0.1, float(str(made["intake_with"])))
-    lab.must(share > 0.5, f"intake fell to {share:.0%} without Redis")  # 95 % on a quiet machine: the figures are shown
+    lab.must(share >= 0.95, f"intake fell to {share:.0%} without Redis")
 
 
 def redis_kills(lab: Lab) -> None:
@@ -129,6 +131,7 @@ def redis_kills(lab: Lab) -> None:
                 except AssertionError:
                     lab.must(False, f"round {turn}: jobs wait although Redis is back")  # noqa: FBT003
                     return
+            lab.must(slowest <= 60, f"it took {slowest:.0f} s to go on")
             lab.must(worker.poll() is None, "the worker ended")
             jobs = [run["job"] for run in yard.done()]
             lab.must(len(jobs) == len(set(jobs)) == total, f"{len(jobs)} results of {total} jobs")

@@ -14,7 +14,7 @@ from casework.entrypoints.api.door import Door, add, language, principal
 from casework.entrypoints.keyfile import Role
 
 CaseId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-Cursor = Annotated[str | None, Query(pattern=r"^[A-Za-z0-9._:|=+-]{1,128}$")]
+Cursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,15}$")]
 Limit = Annotated[int, Query(ge=1, le=200)]
 Search = Annotated[str | None, Query(min_length=1, max_length=64)]
 

@@ -74,14 +74,23 @@ class RetractionOrder(BaseModel):
     note: Annotated[str, StringConstraints(max_length=200)] = ""
 
 
+_SELECTORS = ("study_instance_uids", "accession_number", "patient_id")
+
+
+def _only(name: str) -> dict[str, Any]:
+    """The schema's words for: this selector and none of the others; an issuer goes with a patient only."""
+    absent = [other for other in _SELECTORS if other != name]
+    absent += [] if name == "patient_id" else ["issuer_of_patient_id"]
+    given: dict[str, Any] = {name: {"not": {"type": "null"}}}
+    return {"required": [name], "properties": given | {other: {"type": "null"} for other in absent}}
+
+
 class AnalysisRequest(BaseModel):
     """Exactly one of study_instance_uids, accession_number and patient_id."""
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={
-            "oneOf": [{"required": [name]} for name in ("study_instance_uids", "accession_number", "patient_id")]
-        },
+        json_schema_extra={"oneOf": [_only(name) for name in _SELECTORS]},
     )
 
     study_instance_uids: Annotated[list[Uid], Field(min_length=1, max_length=50)] | None = None
