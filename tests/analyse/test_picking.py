@@ -161,4 +161,5 @@ def test_no_real_mr_without_contrast_phases_passes_for_one(shared: Path) -> None
     assert {plan.reasons[f.sop_instance_uid] for f in known if f.modality == "MR"} <= {
         "MR_NOT_DYNAMIC",
         "PHASES_INCOMPLETE",
+        "BODY_PART_OTHER",
     }

@@ -285,10 +285,12 @@ def _coded_sides(regions: Sequence[Dataset]) -> list[str]:
 def _medial(ds: Dataset) -> str:
     """The side that a mammogram's downward direction tells: the middle of the body is at the bottom (IHE MAMMO).
 
-    It states no side by itself, since an image may have been turned round.
+    It states no side by itself, since an image may have been turned round. Of tomosynthesis, which is never read and which
+    some vendors turn, it says nothing.
     """
-    down = texts(ds, "PatientOrientation")
-    letters = set(down[1].upper()) & {"L", "R"} if len(down) == 2 and code(ds, "Modality") == "MG" else set()
+    flat = whole(ds, "NumberOfFrames", 1) <= 1 and not text(ds, "SOPClassUID").startswith(TOMOSYNTHESIS)
+    down = texts(ds, "PatientOrientation") if flat and code(ds, "Modality") == "MG" else ()
+    letters = set(down[1].upper()) & {"L", "R"} if len(down) == 2 else set()
     return {"L": "R", "R": "L"}[letters.pop()] if len(letters) == 1 else ""
 
 
