@@ -69,7 +69,7 @@ torch: logit within {parity[max_abs_logit]:.1e}, heat within {parity[max_abs_hea
 - Prevalence of the phantoms: {prevalence:.2f}. Another prevalence needs another calibration.
 - Phantoms have no implants, no surgery, no clips, no bilateral nodes, no artefacts beyond noise and blur.
 
-Licence: Apache-2.0. Reproduce with the command chain in README.md of this folder.
+Licence: Apache-2.0. Reproduce with the command chain in models/cman/README.md.
 """
 
 
@@ -202,10 +202,23 @@ def _weak(numbers: Mapping[str, Any]) -> str:
     )
 
 
+def _fitted(evaluation: Mapping[str, Any]) -> str:
+    """On whom it was calibrated."""
+    found = evaluation["calibration"].get("correction", {"sides": 0})
+    if "calibration" in evaluation["sets"]:
+        return "validation and calibration patients"
+    if not found["sides"]:
+        return "validation patients"
+    return (
+        f"validation patients, the temperature times {found['factor']:.3f} (what CMAN's heads of docs/evidence's folds need on the {found['sides']} sides "
+        "that they have not seen, over what they need on these few)"
+    )
+
+
 def write(manifest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     """The card's text."""
     log = evaluation["training_log"]
-    seconds = sum(e["seconds"] for e in log if "seconds" in e)
+    seconds = sum(e["seconds"] for e in log if "seconds" in e and "steps" in e)
     return _TEMPLATE.format(
         name=manifest["name"],
         version=manifest["version"],
@@ -225,7 +238,7 @@ def write(manifest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
         behind=_behind(evaluation.get("beside", {})),
         pointing=_pointing(evaluation["pointing_game"]),
         weak=_weak(evaluation["pointing_game"]),
-        fitted="validation and calibration patients" if "calibration" in evaluation["sets"] else "validation patients",
+        fitted=_fitted(evaluation),
         temperature=manifest["temperature"],
         positive_at=manifest["thresholds"]["positive_at"],
         negative_below=manifest["thresholds"]["negative_below"],

@@ -3,7 +3,8 @@
     python -m models.cman.refit --data DATA --run RUN [--steps 1500] [--only-train]
 
 DATA holds cohorts (evidence/cohort.py): the fusion learns from the internal one; when to stop comes from validation,
-temperature, shifts and thresholds from validation and calibration; test and external are only read. The package's files are written over, with the version
+shifts and thresholds too, and the temperature, corrected by what the folds of --baselines say of chance in those patients;
+test and external are only read. The package's files are written over, with the version
 of statements.py; afterwards `python -m models.cman.reference --data DATA/validation` and `make evidence`.
 """
 
@@ -22,6 +23,7 @@ from casework.modelspec import SLOTS
 from models.cman.data import Sides, open_sides
 from models.cman.encoders import Schedule
 from models.cman.evidence import cohort
+from models.cman.evidence.baselines import correction
 from models.cman.evidence.recovered import readings
 from models.cman.evidence.shipped import Reader, kept_by_subset
 from models.cman.export import NAMES, write_fusion
@@ -30,14 +32,13 @@ from models.cman.journal import Journal
 from models.cman.net.cman import Fusion
 from models.cman.net.config import MODALITIES, NetConfig
 from models.cman.release import (
-    FITTED,
+    NONE,
     all_logits,
     choose,
     evaluated,
     manifest_of,
     pointing,
     shifted,
-    together,
     write,
 )
 from models.cman.train import graphs_of, stage_fusion
@@ -46,7 +47,6 @@ from models.cman.unquantised import unquantised
 NAMED = {
     "train": cohort.INTERNAL,
     "val": cohort.VALIDATION,
-    "calibration": cohort.CALIBRATION,
     "test": cohort.TEST,
     "external": cohort.EXTERNAL,
 }
@@ -85,6 +85,7 @@ def release(  # noqa: PLR0917  # private in all but name, called once
     material: Mapping[str, tuple[Path, Sides, Tokens]],
     log: Journal,
     seed: int,
+    baselines: Path | None = None,
 ) -> None:
     """Calibrate, evaluate, write."""
     config = NetConfig.from_dict(package.spec.raw["network"])
@@ -92,12 +93,13 @@ def release(  # noqa: PLR0917  # private in all but name, called once
     model.load_state_dict(torch.load(run / "fusion.pt", weights_only=True, map_location="cpu"))
     fusion = model.fusion.eval()
     sets = {n: sides for n, (_, sides, _) in material.items()}
-    chosen = choose(*together({n: all_logits(fusion, material[n][2], sets[n]) for n in FITTED}, sets))
+    chance = correction(baselines, sets["train"], sets["val"]) if baselines else NONE
+    chosen = choose(all_logits(fusion, material["val"][2], sets["val"]), sets["val"].label, chance)
     log("calibration", **chosen)
     folders = graphs(package, shifted(fusion, chosen["shifts"]), run)
     made = graphs_of(folders["int8"], config)
     reader = Reader(made, torch.get_num_threads())
-    looked = {n: some for n, some in material.items() if n not in ("train", "calibration")}
+    looked = {n: some for n, some in material.items() if n != "train"}
     logits = {n: kept_by_subset(made, reader, folder, tokens, sides) for n, (folder, sides, tokens) in looked.items()}
     evaluation = evaluated(config, sets, logits, folders, chosen, seed)
     evaluation["pointing_game"] = pointing(reader, material["test"][2], sets["test"])
@@ -120,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget-min", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--baselines", type=Path, help="docs/evidence: what its folds say of the validation patients")
     parser.add_argument("--only-train", action="store_true", help="stop before anything of the package is written")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -135,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (_, train, taught), (_, val, told) = material["train"], material["val"]
     stage_fusion(options.run, (train, val), (taught, told), known, schedule, seed=options.seed, log=log)
     if not options.only_train:
-        release(package, options.package, options.run, material, log, options.seed)
+        release(package, options.package, options.run, material, log, options.seed, options.baselines)
 
 
 if __name__ == "__main__":

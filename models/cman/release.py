@@ -12,6 +12,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from casework.modelspec import SLOTS
 from models.cman import beside, card, evaluate, manual, statements
 from models.cman.data import Sides, open_all, open_sides
 from models.cman.evidence import stats
+from models.cman.evidence.baselines import Correction, correction
 from models.cman.evidence.shipped import Reader, kept_by_subset, masked
 from models.cman.export import NAMES, write_fusion
 from models.cman.fuse import logits_of
@@ -37,8 +39,9 @@ from models.cman.train import graphs_of, load_net, stage_tokens, train_sets
 
 Tokens = Mapping[str, NDArray[np.float16]]
 Logits = Mapping[str, NDArray[np.float64]]
-PRECISION_SIDES = 120
+PRECISION_SIDES = 80
 HELD_OUT = ("test", "external")
+NONE = Correction()
 FITTED = ("val", "calibration")
 """What temperature, shifts and thresholds are chosen on, as far as it is there."""
 GOLDEN = (("full", MODALITIES), ("mammography-ultrasound", ("MG", "US")), ("mri", ("MR",)))
@@ -68,8 +71,10 @@ def together(logits: Mapping[str, Logits], sets: Mapping[str, Sides]) -> tuple[L
     return {s: np.concatenate([logits[n][s] for n in names]) for s in logits[names[0]]}, label
 
 
-def choose(logits: Logits, label: NDArray[np.int64]) -> dict[str, Any]:
+def choose(logits: Logits, label: NDArray[np.int64], correction: Correction = NONE) -> dict[str, Any]:
     """A shift per modality, temperature and thresholds (see FITTED); logits: by subset, the full one first.
+
+    correction: of the temperature, for chance in the patients that it is fitted on.
 
     The shifts are fitted over all subsets together, so that a missing modality moves no probability by itself; the
     temperature and the thresholds on full input alone, for which they are promised.
@@ -79,11 +84,12 @@ def choose(logits: Logits, label: NDArray[np.int64]) -> dict[str, Any]:
     stacked = np.concatenate(list(logits.values()))
     _, shifts = evaluate.calibrate(stacked, np.concatenate(there), np.tile(label, len(subsets)))
     full = next(iter(logits.values())) + shifts.sum()
-    temperature = round(stats.scaled(full, label), 4)
+    temperature = round(stats.scaled(full, label) * correction.factor, 4)
     named = {m: float(s) for m, s in zip(MODALITIES, shifts, strict=True)}
     return {
         "temperature": temperature,
         "shifts": named,
+        "correction": asdict(correction),
         **evaluate.thresholds(stats.chances(full, temperature), label),
     }
 
@@ -241,6 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--name", default="cman")
     parser.add_argument("--beside", type=Path, help="the package that taught this one's encoders")
+    parser.add_argument(
+        "--baselines", type=Path, help="docs/evidence, where DATA are its internal and validation cohorts"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
@@ -250,14 +259,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = {n: {m: stage_tokens(options.run, m, options.data / n, log) for m in MODALITIES} for n in sets}
     net = load_net(options.run)
     raw = {n: all_logits(net.fusion, tokens[n], sets[n]) for n in FITTED if n in sets}
-    chosen = choose(*together(raw, sets))
+    # A set "calibration" is larger than chance; validation alone is put right by what the folds say of it.
+    alone = options.baselines and "calibration" not in sets
+    known = open_all(train_sets(options.data, options.run))
+    chosen = choose(*together(raw, sets), correction(options.baselines, known, sets["val"]) if alone else NONE)
     log("calibration", **chosen)
     shifted(net.fusion, chosen["shifts"])
     folders = {p: options.run / f"release-{p}" for p in ("int8", "fp32")}
     for name, folder in folders.items():
         shutil.copytree(options.run / name, folder, dirs_exist_ok=True)
         write_fusion(net.fusion, folder)
-    seen = {**sets, "train": open_all(train_sets(options.data, options.run))}
+    seen = {**sets, "train": known}
     made = graphs_of(folders["int8"], net.config)
     reader = Reader(made, options.threads)
     looked_at = ("val", *(n for n in HELD_OUT if n in sets))

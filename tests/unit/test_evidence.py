@@ -237,6 +237,31 @@ def test_heads_that_were_trained_longer_are_named_and_compared_with_each_other(t
     assert "one schedule of 300 steps" in page
 
 
+def test_chance_in_a_few_validation_patients_is_told_by_the_folds(tmp_path: Path) -> None:
+    """Heads that are twice as sure as they may be on unseen patients, and rightly sure on validation, ask for a factor of two."""
+    rng = np.random.default_rng(3)
+    logit = {"internal": rng.normal(size=6000) * 2, "validation": rng.normal(size=6000) * 2}
+    sides, scores = {}, {}
+    for name, sure in (("internal", 2.0), ("validation", 1.0)):
+        label = (rng.random(6000) < 1 / (1 + np.exp(-logit[name]))).astype(np.int64)
+        sides[name] = Sides({}, {}, {}, label, logit[name], np.arange(6000), "x")
+        scores[name] = (logit[name] * sure).astype(np.float32)
+    scores["internal"][::5] = np.nan  # a fold that is not there
+    scores["internal"] = scores["internal"][:-1]  # gather() ends with the last side that it knows
+    cohorts = {n: baselines.digest(s.case, s.label) for n, s in sides.items()}
+    (tmp_path / "baselines.json").write_text(json.dumps({"cohorts": cohorts, "heads": {}}))
+    arrays: dict[str, Any] = {
+        "cman/internal": scores["internal"],
+        "cman/validation": np.stack([scores["validation"]] * 4),
+    }
+    np.savez_compressed(tmp_path / "baselines.npz", **arrays)
+    found = baselines.correction(tmp_path, sides["internal"], sides["validation"])
+    assert found.factor == pytest.approx(2.0, abs=0.15)
+    assert found.sides == 4799
+    with pytest.raises(ValueError, match="another internal cohort"):
+        baselines.correction(tmp_path, sides["validation"], sides["validation"])
+
+
 def test_folds_of_different_plans_are_not_put_together(tmp_path: Path) -> None:
     """A head whose folds were trained differently is no head."""
     scored(tmp_path, "mg")

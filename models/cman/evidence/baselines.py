@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from models.cman import evaluate
+from models.cman.data import Sides
 from models.cman.evidence import stats
 
 COHORTS = ("internal", "validation", "test", "external")
@@ -109,6 +110,34 @@ def gather(
         held = [float(roc_auc_score(labels["internal"][f["held"]], f["internal"])) for f in files if len(f["held"])]
         about["heads"][name]["held_out_auc"] = held
     return arrays, about
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A factor on a temperature that was fitted on validation, and how many unseen sides say so."""
+
+    factor: float = 1.0
+    sides: int = 0
+
+
+def correction(folder: Path, internal: Sides, validation: Sides) -> Correction:
+    """How much flatter CMAN's logits have to be than the validation patients alone suggest.
+
+    The temperature of the five folds' CMAN on the 1,200 patients whom each has not seen, over that of the same heads on the
+    validation patients: what is chance in those 120. A temperature that was fitted on them is corrected by this factor.
+
+    Raises:
+        ValueError: the scores are of other sides.
+    """
+    about = json.loads((folder / "baselines.json").read_text("utf-8"))
+    for cohort, sides in (("internal", internal), ("validation", validation)):
+        if about["cohorts"][cohort] != digest(sides.case, sides.label):
+            raise ValueError(f"{folder} was scored on another {cohort} cohort")
+    with np.load(folder / "baselines.npz") as arrays:
+        apart, inside = arrays["cman/internal"].astype(np.float64), arrays["cman/validation"].astype(np.float64)
+    there = np.isfinite(apart)
+    known = float(np.mean([stats.scaled(fold, validation.label) for fold in inside]))
+    return Correction(stats.scaled(apart[there], internal.label[: len(apart)][there]) / known, int(there.sum()))
 
 
 def load(folder: Path, digests: Mapping[str, str]) -> dict[str, Baseline]:

@@ -36,7 +36,6 @@ class Cohort:
 
 INTERNAL = Cohort("internal", 41, 1200)
 VALIDATION = Cohort("validation", 45, 120)
-CALIBRATION = Cohort("calibration", 46, 300)
 TEST = Cohort("test", 51, 1000)
 EXTERNAL = Cohort("external", 61, 200, "B")
 """None of these seeds was used for the shipped weights (1, 2, 4, 11, 21, 31)."""
