@@ -211,7 +211,7 @@ _TRAFFIC = [
         },
         Control(
             "an association that ends gives its place back",
-            (Mutation("dicom/scp.py", "            self._turnstile.leave(caller)\n", "            pass\n"),),
+            (Mutation("dicom/scp.py", "dec()\n            self._turnstile.leave(caller)\n", "dec()\n"),),
             {"pdus": 400, "decoded": 100},
         ),
     ),
