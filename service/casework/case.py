@@ -88,7 +88,8 @@ class NoticeState(StrEnum):
 _C, _J, _D = CaseState, JobState, DeliveryState
 _O, _F = OrderState, CandidateState
 
-ANALYSE, TELL = "analyse", "tell"  # kinds of jobs: one moves its case, the other only says in the studies how it ended
+ANALYSE, TELL, WITHDRAW = "analyse", "tell", "withdraw"
+"""Kinds of jobs: the first moves its case, the second says in the studies how it ended, the third takes back what was said."""
 PROBE_ISSUER = "CASEWORK-PROBE"  # Issuer of Patient ID of studies that `casework probe` sends; their results go nowhere
 STAT_PRIORITY = 100  # a case of this priority or more waits for no modality
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from casework.case import TELL, Artefact, JobState
+from casework.case import TELL, WITHDRAW, Artefact, JobState
 from casework.errors import Refused
 from casework.ledger import ClaimedJob, Ledger
 from tests.ledger.ledger_help import (
@@ -234,9 +234,9 @@ def test_a_doubt_that_is_dismissed_takes_the_word_back(ledger: Ledger) -> None:
     assert end(ledger, next_delivery(ledger, now=at(4)), now=at(4))
     ledger.decide(second, "dismissed", "anna", at(5))
     assert state_of(ledger, first) is C.DELIVERED
-    back = telling(ledger, 6)
+    back = ledger.claim_job(WITHDRAW, "worker", 60, at(6))
     assert back is not None
-    assert ledger.retraction(second).reached == {"pacs": (NO,)}
+    assert ledger.withdrawn(back.job_id) == [("RETRACTED_QUALITY", {"pacs": (NO,)})]
     note = replace(NO, kind="rejection", sop_instance_uid="2.25.99", sop_class_uid="1.2.840.10008.5.1.4.1.1.88.59")
     assert ledger.finish_withdrawal(back.job_id, back.fence, [(note, ["pacs"])], at(6))
     assert next_delivery(ledger, now=at(7)).artefact == note

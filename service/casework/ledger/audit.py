@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, type_coerce, update
 from sqlalchemy.types import BigInteger
 
-from casework.ledger.schema import Instant, audit, audit_head, canonical, clean
+from casework.ledger.columns import Instant, canonical, clean
+from casework.ledger.schema import audit, audit_head
 from casework.ledger.types import AuditCheck, AuditHead, Event
 
 GENESIS = "0" * 64

@@ -37,9 +37,10 @@ _STATES: tuple[tuple[str, Mapping[Any, frozenset[Any]], StrEnum], ...] = (
 )
 _NEVER_DELETED = (
     "case_root", "study", "instance", "receipt", "case_revision", "job", "artefact", "delivery", "finding", "request",
-    "exclusion", "doubt", "commitment", "notice", "audit", "audit_head", "fetch_order", "fetch_candidate", "removal", "hold",
+    "exclusion", "doubt", "withdrawal", "commitment", "notice", "audit", "audit_head", "fetch_order", "fetch_candidate",
+    "removal", "hold",
 )  # fmt: skip
-_NEVER_CHANGED = ("instance", "receipt", "artefact", "audit", "finding")
+_NEVER_CHANGED = ("instance", "receipt", "artefact", "withdrawal", "audit", "finding")
 
 
 def _rules() -> Iterator[tuple[str, str, str, str, str]]:

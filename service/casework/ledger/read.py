@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, or_, select
 
-from casework.case import ALTERED, ANALYSE, TELL, CaseState, DeliveryState, JobState
+from casework.case import ALTERED, ANALYSE, TELL, WITHDRAW, CaseState, DeliveryState, JobState
 from casework.errors import Refused
 from casework.ledger import audit, read_fetch
 from casework.ledger import store_base as base
@@ -15,6 +15,7 @@ from casework.ledger.database import Database
 from casework.ledger.read_lists import ReadLists
 from casework.ledger.read_why import answer
 from casework.ledger.rows import (
+    artefact_columns,
     artefact_row,
     association_row,
     deliveries_of,
@@ -101,7 +102,7 @@ class Read(ReadLists):
                 InputRow(found, tuple(about.get(found.header.sop_instance_uid, ())))
                 for found in inputs_of(connection, case)
             )
-            made = select(artefact).where(artefact.c.case_id == case_id).order_by(artefact.c.id)
+            made = artefact_columns().where(artefact.c.case_id == case_id).order_by(artefact.c.id)
             result = select(case_revision.c.result_json).where(case_revision.c.id == case_id)
             return CaseView(
                 case=case,
@@ -232,7 +233,7 @@ class Read(ReadLists):
         Raises:
             Refused: NOT_FOUND.
         """
-        query = select(artefact).where(artefact.c.case_id == case_id, artefact.c.id == artefact_id)
+        query = artefact_columns().where(artefact.c.case_id == case_id, artefact.c.id == artefact_id)
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
@@ -274,7 +275,7 @@ class Read(ReadLists):
     def waiting(self, limit: int) -> tuple[list[tuple[int, int]], list[int]]:
         """`waiting_jobs` of every kind, and the newest PENDING delivery of each destination; three small questions when all is idle."""
         with self._database.read() as connection:
-            kinds = [kind for kind in (ANALYSE, TELL) if some_ready(connection, kind)]
+            kinds = [kind for kind in (ANALYSE, TELL, WITHDRAW) if some_ready(connection, kind)]
             jobs = [row for kind in kinds for row in ready_jobs(connection, kind, limit)]
             return jobs, list(connection.execute(_TO_DELIVER).scalars())
 

@@ -7,7 +7,8 @@ from typing import Any, cast
 from sqlalchemy import Connection, func, or_, select
 
 from casework.case import CandidateState, OrderState
-from casework.ledger.schema import case_revision, clean, fetch_candidate, fetch_order, receipt, study
+from casework.ledger.columns import clean
+from casework.ledger.schema import case_revision, fetch_candidate, fetch_order, receipt, study
 from casework.ledger.types_fetch import CandidateRow, OrderRow
 
 _ORDERS, _CANDIDATES = 20, 500

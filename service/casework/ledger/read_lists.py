@@ -7,7 +7,7 @@ from sqlalchemy import select
 from casework.case import Verdict
 from casework.errors import Refused
 from casework.ledger.database import Database
-from casework.ledger.rows import artefact_row, delivery_columns, delivery_row, receipt_row
+from casework.ledger.rows import artefact_columns, artefact_row, delivery_columns, delivery_row, receipt_row
 from casework.ledger.schema import artefact, delivery, instance, receipt, request
 from casework.ledger.store_cases import instance_row
 from casework.ledger.store_retention import gone
@@ -66,18 +66,14 @@ class ReadLists:
 
     def artefacts(self, after_id: int = 0, limit: int = 500) -> list[ArtefactRow]:
         """All artefacts whose bytes are kept, by id; ask again with the last id for the next page."""
-        query = (
-            select(artefact)
-            .where(artefact.c.id > after_id, ~gone(artefact.c.sha256))
-            .order_by(artefact.c.id)
-            .limit(limit)
-        )
+        kept = artefact_columns().where(artefact.c.id > after_id, ~gone(artefact.c.sha256))
+        query = kept.order_by(artefact.c.id).limit(limit)
         with self._database.read() as connection:
             return [artefact_row(row) for row in connection.execute(query)]
 
     def artefacts_of(self, case_id: str) -> list[ArtefactRow]:
         """What one revision produced, in the order of making; nothing for an unknown one."""
-        query = select(artefact).where(artefact.c.case_id == case_id).order_by(artefact.c.id)
+        query = artefact_columns().where(artefact.c.case_id == case_id).order_by(artefact.c.id)
         with self._database.read() as connection:
             return [artefact_row(row) for row in connection.execute(query)]
 
@@ -88,7 +84,7 @@ class ReadLists:
             Refused: NOT_FOUND.
         """
         with self._database.read() as connection:
-            row = connection.execute(select(artefact).where(artefact.c.id == artefact_id)).one_or_none()
+            row = connection.execute(artefact_columns().where(artefact.c.id == artefact_id)).one_or_none()
         if row is None:
             raise Refused("NOT_FOUND")
         return artefact_row(row)

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, or_, select
 
 from casework.case import DeliveryState, JobState, Verdict
-from casework.ledger.schema import artefact, delivery, doubt, exclusion, finding, instance, job, study
+from casework.ledger.schema import artefact, delivery, doubt, exclusion, finding, instance, job, study, withdrawal
 from casework.ledger.store_delivery import artefact_of
 from casework.ledger.types import (
     ArtefactRow,
@@ -20,9 +20,19 @@ from casework.ledger.types import (
 )
 
 
+def artefact_columns() -> Any:
+    """SELECT that gives `artefact_row` what it needs."""
+    may_be_there = or_(delivery.c.fence > 0, delivery.c.state != DeliveryState.CANCELLED)
+    issued = exists().where(delivery.c.artefact_id == artefact.c.id, may_be_there)
+    columns = select(artefact, withdrawal.c.code.label("withdrawn"), issued.label("issued"))
+    return columns.outerjoin_from(artefact, withdrawal, withdrawal.c.artefact_id == artefact.c.id)
+
+
 def artefact_row(row: Any) -> ArtefactRow:
     """Build the row that others see."""
-    return ArtefactRow(row.id, row.case_id, artefact_of(row), row.created_at)
+    return ArtefactRow(
+        row.id, row.case_id, artefact_of(row), row.created_at, row.withdrawn or "", issued=bool(row.issued)
+    )
 
 
 def association_row(row: Any) -> AssociationRow:

@@ -1,14 +1,7 @@
-"""The tables, the same for SQLite and PostgreSQL. Does no I/O.
+"""The tables, the same for SQLite and PostgreSQL (`columns`: how values are stored). Does no I/O."""
 
-Times are stored as microseconds since 1970 UTC (exact, comparable, equal in both databases). Free text from the wire is
-cleaned of what one of the two databases can't hold (NUL, lone surrogates) by `clean`.
-"""
-
-import json
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -23,59 +16,9 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
 
 from casework.case import CandidateState, CaseState, DeliveryState, JobState, NoticeState, OrderState, Verdict
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-class Instant(TypeDecorator[datetime]):
-    """An aware UTC datetime as whole microseconds."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002 - SQLAlchemy's signature
-        """Refuse naive times: they would silently mean another zone."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("naive datetime")
-        return (value - _EPOCH) // _MICROSECOND
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - same
-        """Give an aware time back."""
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
-
-
-class Mapped(TypeDecorator[Mapping[str, Any]]):
-    """A JSON object as canonical text, so that the same content is always the same bytes."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Mapping[str, Any] | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - same
-        """Write sorted, compact ASCII."""
-        return None if value is None else canonical(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Mapping[str, Any] | None:  # noqa: ARG002 - same
-        """Read it back."""
-        return None if value is None else json.loads(value)
-
-
-def canonical(value: Mapping[str, Any]) -> str:
-    """One spelling for one content."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def clean(text: str) -> str:
-    """Replace NUL and lone surrogates, which PostgreSQL refuses, by U+FFFD."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+from casework.ledger.columns import Instant, Mapped
 
 
 def _one_of(column: str, values: Iterable[StrEnum]) -> CheckConstraint:
@@ -326,6 +269,16 @@ artefact = Table(
     Column("created_at", Instant, nullable=False),
     Index(None, "case_id"),
     Index(None, "sop_uid"),
+)
+
+withdrawal = Table(  # results of a study that left the case; what a retraction withdraws too
+    "withdrawal",
+    metadata,
+    Column("artefact_id", ForeignKey("artefact.id"), primary_key=True),
+    Column("code", Text, nullable=False),  # one of case.RETRACTIONS
+    Column("job_id", ForeignKey("job.id")),  # that makes the notes; NULL: they were made with the decision
+    Column("at", Instant, nullable=False),
+    Index(None, "job_id"),
 )
 
 delivery = Table(

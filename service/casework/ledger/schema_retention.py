@@ -2,7 +2,8 @@
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, String, Table, Text
 
-from casework.ledger.schema import Instant, metadata
+from casework.ledger.columns import Instant
+from casework.ledger.schema import metadata
 
 _KEY = BigInteger().with_variant(Integer, "sqlite")
 

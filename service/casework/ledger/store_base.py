@@ -20,12 +20,12 @@ from casework.case import (
     JobState,
 )
 from casework.errors import Defect, Refused
+from casework.ledger.columns import clean
 from casework.ledger.database import Database, Tx
 from casework.ledger.schema import (
     case_input,
     case_revision,
     case_root,
-    clean,
     delivery,
     doubt,
     exclusion,

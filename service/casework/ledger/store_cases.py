@@ -10,13 +10,13 @@ from casework.case import ANALYSE, NOT_PERFORMED, REJECTION, TELL, TOLD, CaseSta
 from casework.errors import Defect
 from casework.ledger import store_base as base
 from casework.ledger.assembly import leave_queue
+from casework.ledger.columns import clean
 from casework.ledger.database import Tx
 from casework.ledger.schema import (
     artefact,
     association,
     case_input,
     case_revision,
-    clean,
     doubt,
     exclusion,
     expected_count,

@@ -6,34 +6,27 @@ analysed before stay with the revisions that used them; results of such a revisi
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import exists, insert, select, update
 
-from casework.case import CASE_MOVES, STOPPING, TELL, Arrival, CaseState, Header, Verdict
+from casework.case import CASE_MOVES, NOT_PERFORMED, STOPPING, Arrival, CaseState, Header, Verdict
 from casework.errors import Refused
 from casework.ledger import store_base as base
 from casework.ledger.assembly import Assembler
 from casework.ledger.database import Tx
-from casework.ledger.schema import case_input, case_revision, delivery, doubt, exclusion, instance
-from casework.ledger.store_cases import before_work, new_job
+from casework.ledger.schema import case_input, case_revision, doubt, exclusion, instance
+from casework.ledger.store_cases import before_work
 from casework.ledger.store_delivery import cancel_unsent, finish_case
 from casework.ledger.store_intake import Item, insert_instances
-from casework.ledger.types import CaseRow
+from casework.ledger.types import CaseRow, Noted
+from casework.ledger.withdrawals import make_notes, of_cases, withdraw_emptied
 
 EXCLUSIONS = ("EXCLUDED_WRONG_PATIENT", "EXCLUDED_WRONG_SIDE", "EXCLUDED_POOR_QUALITY", "EXCLUDED_OTHER")
 _C = CaseState
 _UNSENT = (_C.RENDERED, _C.DELIVERING, _C.NEEDS_ATTENTION, _C.REJECTED)
 _GOING_ON = (_C.QUEUED, _C.RUNNING, _C.RENDERED, _C.DELIVERING, _C.DELIVERED)
-
-
-@dataclass(frozen=True, slots=True)
-class _Note:
-    code: str
-    subject: str
-    detail: str
 
 
 class ChangeStore(base.Store):
@@ -57,7 +50,7 @@ class ChangeStore(base.Store):
             if not rows:
                 raise Refused("NOT_FOUND", "no image of this case")
             _take_out(tx, [(row, None) for row in rows], code, actor, detail)
-            return _go_on(tx, self._window_days, {case.root_id})[case.root_id]
+            return _go_on(tx, self._window_days, self._max_attempts, {case.root_id}, actor)[case.root_id]
 
     def restore(self, case_id: str, uid: str, actor: str, now: datetime) -> str:
         """Put back what was taken out of a case; return the id of the revision that goes on with it.
@@ -83,7 +76,7 @@ class ChangeStore(base.Store):
             where = exclusion.c.instance_id.in_([row.id for row in rows])
             tx.connection.execute(update(exclusion).where(where).values(lifted_at=now))
             tx.audit("instances.restored", actor, case_id, sha256=[row.sha256 for row in rows], count=len(rows))
-            return _go_on(tx, self._window_days, {case.root_id})[case.root_id]
+            return _go_on(tx, self._window_days, self._max_attempts, {case.root_id}, actor)[case.root_id]
 
     def decide(  # noqa: PLR0917 - who, what, why
         self,
@@ -131,7 +124,8 @@ class ChangeStore(base.Store):
                 stopped = any(row.code in STOPPING for row in rows)
                 return _dismissed(tx, self._window_days, self._max_attempts, case, actor, stopped=stopped)
             last = [row for row in rows if newest[row.subject] == row.id]
-            return _replace(tx, self._window_days, case, last, actor)[case.root_id]
+            roots = _replace(tx, self._window_days, case, last, actor)
+            return _go_on(tx, self._window_days, self._max_attempts, roots, actor)[case.root_id]
 
     def corrections(self, limit: int = 100) -> list[tuple[str, str, list[int]]]:
         """(case id, SOP Instance UID, doubts) of undecided corrections that change neither patient nor side, oldest first.
@@ -200,21 +194,25 @@ def _take_out(tx: Tx, rows: Sequence[tuple[Any, int | None]], code: str, actor: 
         withdraw_unsent(tx, root_id, [row.id for row in own], actor)
 
 
-def _go_on(tx: Tx, window_days: int, roots: set[str]) -> dict[str, str]:
-    """Open or re-open a revision of each root and say on it what was taken out."""
+def _go_on(tx: Tx, window_days: int, max_attempts: int, roots: set[str], actor: str) -> dict[str, str]:
+    """Open or re-open a revision of each root, say on it what was taken out, and withdraw what no study stands behind any more."""
     cases = Assembler(tx, window_days).reopen(roots)
     for root_id, case_id in cases.items():
         query = select(exclusion.c.code, instance.c.study_uid).where(exclusion.c.instance_id == instance.c.id)
         own = query.where(exclusion.c.root_id == root_id, exclusion.c.lifted_at.is_(None))
         counts = Counter((row.code, row.study_uid) for row in tx.connection.execute(own))
         base.add_findings(
-            tx, case_id, [_Note(code, uid, str(n)) for (code, uid), n in sorted(counts.items())], "people"
+            tx, case_id, [Noted(code, uid, str(n)) for (code, uid), n in sorted(counts.items())], "people"
         )
+        still = set(
+            tx.connection.execute(select(instance.c.study_uid).where(base.active(root_id)).distinct()).scalars()
+        )
+        withdraw_emptied(tx, case_id, still, max_attempts, actor)
     return cases
 
 
-def _replace(tx: Tx, window_days: int, case: CaseRow, doubts: Sequence[Any], actor: str) -> dict[str, str]:
-    """Put what was kept aside in the place of what it corrects; each goes to the case of its own patient."""
+def _replace(tx: Tx, window_days: int, case: CaseRow, doubts: Sequence[Any], actor: str) -> set[str]:
+    """Put what was kept aside in the place of what it corrects; each goes to its own patient: the roots that change."""
     items = [_item(row) for row in doubts]
     assembler = Assembler(tx, window_days)
     assembler.place([(item.header, item.arrival.received_at) for item in items if item.header])
@@ -229,7 +227,7 @@ def _replace(tx: Tx, window_days: int, case: CaseRow, doubts: Sequence[Any], act
         ]
         if pairs:
             _take_out(tx, pairs, code, actor, "")
-    return _go_on(tx, window_days, {case.root_id, *(item.root_id for item in items if item.root_id)})
+    return {case.root_id, *(item.root_id for item in items if item.root_id)}
 
 
 def _back_again(tx: Tx, item: Item) -> bool:
@@ -251,12 +249,6 @@ def _item(row: Any) -> Item:
     return Item(arrival, header, Verdict.ACCEPTED, "")
 
 
-def _told(tx: Tx, case_id: str) -> bool:
-    """Whether a sending of this case has ever begun."""
-    query = select(delivery.c.id).where(delivery.c.case_id == case_id, delivery.c.fence > 0).limit(1)
-    return tx.connection.execute(query).first() is not None
-
-
 def _dismissed(tx: Tx, window_days: int, max_attempts: int, case: CaseRow, actor: str, *, stopped: bool) -> str:
     """The first images stand: the revision that only waited for the decision goes, or goes on when it has more to say."""
     assembler = Assembler(tx, window_days)
@@ -273,7 +265,9 @@ def _dismissed(tx: Tx, window_days: int, max_attempts: int, case: CaseRow, actor
             base.move_case(tx, newest.id, newest.state, _C.CLOSED, code="DISMISSED", actor=actor)
             before_work(tx, newest.id, newest.state, _C.CLOSED, actor)
             cancel_unsent(tx, newest.id, actor, code="DISMISSED")
-            if _told(tx, newest.id):  # that nothing was analysed: the older result stands, so a worker withdraws it
-                new_job(tx, newest.id, newest.priority, max_attempts, actor, TELL)
+            # It said that nothing was analysed; the older result stands, so that is withdrawn where it went.
+            said = {row.id: "RETRACTED_QUALITY" for row in of_cases(tx, [newest.id], NOT_PERFORMED)}
+            if said:
+                make_notes(tx, newest.id, said, max_attempts, actor)
             return newest.id
     return assembler.reopen({case.root_id})[case.root_id]

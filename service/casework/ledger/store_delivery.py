@@ -18,7 +18,7 @@ from casework.case import (
 )
 from casework.ledger import store_base as base
 from casework.ledger.database import Tx
-from casework.ledger.schema import artefact, case_revision, delivery
+from casework.ledger.schema import artefact, case_revision, delivery, withdrawal
 from casework.ledger.store_cases import explain
 from casework.ledger.types import ClaimedDelivery
 
@@ -126,12 +126,13 @@ def finish_case(tx: Tx, case_id: str, actor: str, family: Sequence[Row[Any]] = (
     if state is _C.SUPERSEDED:  # it was on the wire when a newer one was made, and did not arrive
         cancel_unsent(tx, case_id, actor)
     if state is _C.CLOSED:  # so it is with what was on the wire when a person closed the case
-        said = {REJECTION} if case.reason == "DISMISSED" else {REJECTION, *NOT_PERFORMED}
+        said = () if case.reason == "DISMISSED" else NOT_PERFORMED
         cancel_unsent(tx, case_id, actor, code="CANCELLED", but=said)
     if state is _C.RENDERED and open_:
         base.move_case(tx, case_id, state, _C.DELIVERING, code="DELIVERING", actor=actor)
         state, moved = _C.DELIVERING, True
-    if state in (_C.DELIVERING, _C.REJECTED) and dead is not None:
+    # DELIVERED: a note that withdraws an older revision's results in a study was refused.
+    if state in (_C.DELIVERING, _C.REJECTED, _C.DELIVERED) and dead is not None:
         where = f"{dead.destination} {dead.status}".strip()
         base.move_case(tx, case_id, state, _C.NEEDS_ATTENTION, code=dead.code, actor=actor, detail=where)
     elif state in (_C.RENDERED, _C.DELIVERING) and not open_:
@@ -190,7 +191,9 @@ def supersede_unsent(tx: Tx, case_id: str, family: Sequence[Row[Any]], actor: st
 def cancel_unsent(
     tx: Tx, case_id: str, actor: str, *, code: str = "SUPERSEDED", but: Collection[str] = (), made: Any = None
 ) -> None:
-    """Nothing of this revision begins to be sent any more, `but` these kinds; what is on the wire arrives.
+    """Nothing of this revision begins to be sent any more, `but` these kinds and notes; what is on the wire arrives.
+
+    A rejection note is about what is there already: it goes on whatever becomes of the revision that it belongs to.
 
     made: a condition on the artefacts that this is about.
     """
@@ -198,7 +201,7 @@ def cancel_unsent(
     waiting = (
         select(delivery)
         .join_from(delivery, artefact, delivery.c.artefact_id == artefact.c.id)
-        .where(delivery.c.case_id == case_id, delivery.c.state.in_(states), artefact.c.kind.not_in(but))
+        .where(delivery.c.case_id == case_id, delivery.c.state.in_(states), artefact.c.kind.not_in({REJECTION, *but}))
         .order_by(delivery.c.id)
     )
     for row in tx.connection.execute(waiting if made is None else waiting.where(made)).all():
@@ -210,6 +213,11 @@ def current(case_id: Any) -> ColumnElement[bool]:
     other = artefact.alias("other")
     newest = select(func.max(other.c.created_at)).where(other.c.case_id == case_id, other.c.kind != REJECTION)
     return or_(artefact.c.kind.not_in(NOT_PERFORMED), artefact.c.created_at == newest.scalar_subquery())
+
+
+def stands() -> ColumnElement[bool]:
+    """Condition on `artefact`: nobody has withdrawn it."""
+    return ~exists().where(withdrawal.c.artefact_id == artefact.c.id)
 
 
 def move_to_pending(tx: Tx, delivery_id: int, actor: str, *, afresh: bool = False) -> None:

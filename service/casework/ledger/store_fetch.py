@@ -13,11 +13,11 @@ from casework.anatomy import elsewhere
 from casework.case import CANDIDATE_MOVES, ORDER_MOVES, CandidateState, CaseState, OrderState
 from casework.errors import Defect, Refused
 from casework.ledger import store_base as base
+from casework.ledger.columns import clean
 from casework.ledger.database import Tx
 from casework.ledger.schema import (
     case_revision,
     case_root,
-    clean,
     fetch_candidate,
     fetch_order,
     instance,

@@ -15,8 +15,9 @@ from sqlalchemy import delete, insert, or_, select, update
 
 from casework.case import ALTERED, STOPPING, Arrival, CaseState, Header, Recorded, Verdict, change
 from casework.ledger.assembly import Assembler
+from casework.ledger.columns import clean
 from casework.ledger.database import Tx
-from casework.ledger.schema import association, case_revision, clean, doubt, exclusion, instance, process, receipt
+from casework.ledger.schema import association, case_revision, doubt, exclusion, instance, process, receipt
 from casework.ledger.store_base import Store, add_findings, move_case, words
 from casework.ledger.store_cases import instance_row
 from casework.ledger.store_fetch import priors_on_their_way

@@ -9,12 +9,38 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, Row, and_, bindparam, exists, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    and_,
+    bindparam,
+    exists,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
-from casework.case import ANALYSE, PROBE_ISSUER, STAT_PRIORITY, TELL, TOLD, Artefact, CaseState, DeliveryState, JobState
+from casework.case import (
+    ANALYSE,
+    PROBE_ISSUER,
+    REJECTION,
+    STAT_PRIORITY,
+    TELL,
+    TOLD,
+    WITHDRAW,
+    Artefact,
+    CaseState,
+    DeliveryState,
+    JobState,
+)
 from casework.ledger import store_base as base
+from casework.ledger.columns import Instant
 from casework.ledger.database import Tx
-from casework.ledger.schema import Instant, artefact, case_input, case_revision, case_root, delivery, exclusion, job
+from casework.ledger.schema import artefact, case_input, case_revision, case_root, delivery, exclusion, job
 from casework.ledger.store_cases import has_results, plan_telling
 from casework.ledger.store_delivery import (
     OF_CASE,
@@ -22,22 +48,18 @@ from casework.ledger.store_delivery import (
     current,
     finish_case,
     move_to_pending,
+    stands,
     supersede,
     supersede_unsent,
 )
-from casework.ledger.types import EVERYTHING, ClaimedJob, FindingLike, Swept, Withheld
+from casework.ledger.types import EVERYTHING, ClaimedJob, FindingLike, Noted, Swept, Withheld
+from casework.ledger.withdrawals import withdraw_emptied
 
 _C, _D, _J = CaseState, DeliveryState, JobState
 _ACTOR = "analyse"
+_UNSAID = {TELL: "NOT_TOLD", WITHDRAW: "NOT_WITHDRAWN"}  # what a case says when no try of such a job survived
 # Nothing is ever put off for longer. What is due later was written before the clock went back, and is due now.
 _LONGEST_LEASE, _LONGEST_WAIT = timedelta(hours=1), timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Note:
-    code: str
-    subject: str
-    detail: str
 
 
 class JobStore(base.Store):
@@ -123,6 +145,8 @@ class JobStore(base.Store):
                 base.move_case(tx, case_id, _C.RENDERED, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
                 return True
             supersede_unsent(tx, case_id, family, _ACTOR)
+            if len(family) > 1:
+                withdraw_emptied(tx, case_id, {a.study_instance_uid for a in artefacts}, row.max_attempts, _ACTOR)
             plan_deliveries(tx, case_id, destinations, row.priority, _ACTOR, withheld)
             finish_case(tx, case_id, _ACTOR, family)
             return True
@@ -284,6 +308,7 @@ def _to_send() -> Any:
     wanted = (
         (artefact.c.case_id == case_id) & (artefact.c.media_type == "application/dicom") & current(case_id) & ~probe
     )
+    wanted = wanted & (artefact.c.kind != REJECTION) & stands()  # notes have places of their own
     return select(artefact.c.id, artefact.c.kind).where(wanted).order_by(artefact.c.id)
 
 
@@ -360,8 +385,8 @@ _GONE = _gone()
 
 def _bury(tx: Tx, row: Any, job_code: str, *, case_code: str, detail: str, actor: str) -> None:
     base.move_job(tx, row, _J.DEAD, actor=actor, code=job_code)
-    if row.kind == TELL:
-        base.add_findings(tx, row.case_id, [_Note("NOT_TOLD", "", f"{job_code} {detail}".strip())], actor)
+    if row.kind in _UNSAID:
+        base.add_findings(tx, row.case_id, [Noted(_UNSAID[row.kind], "", f"{job_code} {detail}".strip())], actor)
         return
     base.move_case(tx, row.case_id, _C.RUNNING, _C.NEEDS_ATTENTION, code=case_code, actor=actor, detail=detail)
     plan_telling(tx, row.case_id, row.max_attempts, actor)
@@ -395,7 +420,9 @@ def _bounds(now: datetime) -> dict[str, datetime]:
 
 
 # Built once: the keeper asks twice a second, a worker at each claim that finds nothing.
-_KINDS = job.c.kind.in_([ANALYSE, TELL])  # all there are: with them the index is used, and not every old job looked at
+_KINDS = job.c.kind.in_(
+    [ANALYSE, TELL, WITHDRAW]
+)  # all there are: with them the index is used, and not every old job looked at
 _READY = select(job.c.id).where(job.c.kind == bindparam("kind"), job.c.state == _J.READY.value).limit(1)
 _EXPIRED = and_(_KINDS, job.c.state == _J.LEASED.value, _outside(job.c.lease_until, "longest_lease"))
 _LOST = and_(delivery.c.state == _D.SENDING.value, _outside(delivery.c.lease_until, "longest_lease"))
@@ -464,7 +491,11 @@ def _ready(kind: str, *, routine_first: bool = False) -> Any:
         older.c.revision < case_revision.c.revision,
         older.c.state.in_([_C.QUEUED, _C.RUNNING]),
     )
-    may = case_revision.c.state.in_(TOLD) if kind == TELL else and_(case_revision.c.state == _C.QUEUED, ~begun)
+    may = {
+        ANALYSE: and_(case_revision.c.state == _C.QUEUED, ~begun),
+        TELL: case_revision.c.state.in_(TOLD),
+        WITHDRAW: true(),  # whatever becomes of the case
+    }[kind]
     return (
         select(job)
         .join_from(job, case_revision, job.c.case_id == case_revision.c.id)

@@ -7,7 +7,8 @@ from datetime import datetime
 from sqlalchemy import select
 
 from casework.errors import Defect
-from casework.ledger.schema import audit, clean
+from casework.ledger.columns import clean
+from casework.ledger.schema import audit
 from casework.ledger.store_base import Store
 
 _EVENT = "model.served"

@@ -21,7 +21,7 @@ from casework.ledger import store_base as base
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_revision, case_root, delivery, doubt, job, request, study
 from casework.ledger.store_cases import before_work, explain, has_results, new_job, plan_telling
-from casework.ledger.store_delivery import STORED, cancel_unsent, current, finish_case, move_to_pending
+from casework.ledger.store_delivery import STORED, cancel_unsent, current, finish_case, move_to_pending, stands
 from casework.ledger.store_jobs import plan_deliveries
 from casework.ledger.store_retention import refuse_if_gone
 from casework.ledger.types import EVERYTHING, CaseRow, Requested, Selector, Withheld
@@ -76,7 +76,7 @@ class PeopleStore(base.Store):
                 raise Refused("STATE_FORBIDS", case.state)
             base.move_case(tx, case_id, case.state, _C.CLOSED, code="CANCELLED", actor=actor, detail=detail)
             before_work(tx, case_id, case.state, _C.CLOSED, actor)
-            cancel_unsent(tx, case_id, actor, code="CANCELLED", but={REJECTION, *NOT_PERFORMED})
+            cancel_unsent(tx, case_id, actor, code="CANCELLED", but=NOT_PERFORMED)
             if not _told(tx, case_id):
                 plan_telling(tx, case_id, self._max_attempts, actor)
 
@@ -142,10 +142,11 @@ class PeopleStore(base.Store):
             return Requested(tuple(ids), replayed=False)
 
 
-def _sent(tx: Tx, case_id: str, *states: DeliveryState) -> list[int]:
-    """Ids of the case's deliveries in these states, oldest first."""
+def _sent(tx: Tx, case_id: str, *states: DeliveryState, only: str = "") -> list[int]:
+    """Ids of the case's deliveries in these states, oldest first; of objects of one kind only, where it is named."""
     query = select(delivery.c.id).join_from(delivery, artefact, delivery.c.artefact_id == artefact.c.id)
-    query = query.where(delivery.c.case_id == case_id, delivery.c.state.in_(states), current(case_id))
+    query = query.where(delivery.c.case_id == case_id, delivery.c.state.in_(states), current(case_id), stands())
+    query = query.where(artefact.c.kind == only) if only else query
     return list(tx.connection.execute(query.order_by(delivery.c.id)).scalars())
 
 
@@ -187,6 +188,8 @@ def _retry_notes(tx: Tx, case: CaseRow, actor: str) -> None:
 def _queue_again(tx: Tx, case: CaseRow, max_attempts: int, actor: str) -> None:
     """Run the analysis again on the same inputs. Only the newest revision: an older one would overtake its successor."""
     _newest(tx, case)
+    for key in _sent(tx, case.id, _D.DEAD, _D.COMMIT_FAILED, only=REJECTION):
+        move_to_pending(tx, key, actor, afresh=True)
     base.move_case(tx, case.id, case.state, _C.QUEUED, code="QUEUED", actor=actor)
     base.freeze_inputs(tx, case.id, case.root_id)
     dead = select(job).where(job.c.case_id == case.id, job.c.state == _J.DEAD, job.c.kind == ANALYSE)

@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from casework.ledger.schema import clean, process
+from casework.ledger.columns import clean
+from casework.ledger.schema import process
 from casework.ledger.store_base import Store
 
 STALE_S = 60.0

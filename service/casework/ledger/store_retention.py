@@ -87,9 +87,14 @@ def refuse_if_gone(connection: Connection, case_id: str) -> None:
     Raises:
         Refused: RESULTS_REMOVED.
     """
-    mine = select(artefact.c.id).where(artefact.c.case_id == case_id, gone(artefact.c.sha256)).limit(1)
-    if connection.execute(mine).first() is not None:
+    if is_gone(connection, case_id):
         raise Refused("RESULTS_REMOVED")
+
+
+def is_gone(connection: Connection, case_id: str) -> bool:
+    """Whether the policy has removed results of a case."""
+    mine = select(artefact.c.id).where(artefact.c.case_id == case_id, gone(artefact.c.sha256)).limit(1)
+    return connection.execute(mine).first() is not None
 
 
 class RetentionStore(base.Store):

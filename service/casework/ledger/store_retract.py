@@ -4,18 +4,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import exists, insert, select
 
 from casework.case import CASE_MOVES, REJECTION, Artefact, CaseState, JobState
 from casework.errors import Refused
 from casework.ledger import store_base as base
+from casework.ledger import withdrawals
 from casework.ledger.database import Tx
-from casework.ledger.schema import artefact, case_revision, delivery
+from casework.ledger.schema import artefact, case_revision, delivery, withdrawal
 from casework.ledger.store_base import move_job
 from casework.ledger.store_cases import has_results
-from casework.ledger.store_delivery import artefact_of, finish_retraction
+from casework.ledger.store_delivery import finish_retraction, stands
 from casework.ledger.store_jobs import held_job, keep_artefacts, new_delivery
-from casework.ledger.store_retention import refuse_if_gone
+from casework.ledger.store_retention import is_gone, refuse_if_gone
 from casework.ledger.types import Retraction
 
 
@@ -23,14 +24,14 @@ class RetractStore(base.Store):
     """The part of the facade for withdrawing results."""
 
     def retraction(self, case_id: str) -> Retraction:
-        """What a retraction of this case has to name, and where.
+        """What a retraction of this case has to name, and where; of the older revisions too, whose word would be valid again.
 
         Raises:
             Refused: NOT_FOUND; RESULTS_REMOVED, by the retention policy.
         """
         with self._database.read() as connection:
             refuse_if_gone(connection, case_id)
-            return Retraction(base.get_case(connection, case_id), _reached(connection, case_id))
+            return _retraction(connection, case_id)
 
     def retract_case(  # noqa: PLR0917 - the contract's signature
         self,
@@ -41,7 +42,7 @@ class RetractStore(base.Store):
         now: datetime,
         detail: str = "",
     ) -> bool:
-        """Retract a case: cancel what is not sent, and put the notes on their way to these destinations.
+        """Retract a case and its older revisions: cancel what is not sent, and put the notes on their way.
 
         `seen`: what the notes were made from; False when a destination has got something since. Safe to repeat with
         the same code.
@@ -55,20 +56,35 @@ class RetractStore(base.Store):
                 return True
             if case.retraction or CaseState.RETRACTED not in CASE_MOVES[case.state] or not _made(tx, case.id):
                 raise Refused("STATE_FORBIDS", case.retraction or case.state)
-            if _reached(tx.connection, case.id) != seen.reached:
+            found = _retraction(tx.connection, case.id)
+            if (found.reached, found.older) != (seen.reached, seen.older):
                 return False
-            base.move_case(
-                tx, case.id, case.state, CaseState.RETRACTED, code=code, actor=actor, detail=detail, retraction=code
-            )
+            every = [case.id, *found.older]
+            withdrawals.withdraw(tx, {row.id: code for row in withdrawals.of_cases(tx, every)})
             keep_artefacts(tx, case.id, [note for note, _ in notes])
             _plan(tx, case.id, notes, case.priority)
-            finish_retraction(tx, case.id, actor)
+            for one in every:
+                state = base.get_case(tx.connection, one).state
+                base.move_case(
+                    tx, one, state, CaseState.RETRACTED, code=code, actor=actor, detail=detail, retraction=code
+                )
+                finish_retraction(tx, one, actor)
             return True
+
+    def withdrawn(self, job_id: int) -> list[tuple[str, Mapping[str, tuple[Artefact, ...]]]]:
+        """What the notes of a job of kind WITHDRAW have to name: by code and destination."""
+        its = (withdrawal.c.artefact_id == artefact.c.id) & (withdrawal.c.job_id == job_id)
+        codes = select(withdrawal.c.code).where(withdrawal.c.job_id == job_id).distinct().order_by(withdrawal.c.code)
+        with self._database.read() as connection:
+            return [
+                (code, withdrawals.reached(connection, exists().where(its, withdrawal.c.code == code)))
+                for code in connection.execute(codes).scalars().all()
+            ]
 
     def finish_withdrawal(
         self, job_id: int, fence: int, notes: Sequence[tuple[Artefact, Sequence[str]]], now: datetime
     ) -> bool:
-        """Put on their way the notes which withdraw the word that nothing was analysed: a job of kind TELL. False: fenced off."""
+        """Put on their way the notes of a job of kind WITHDRAW. False: fenced off."""
         with self._database.write(now) as tx:
             row = held_job(tx, job_id, fence)
             if row is None:
@@ -79,19 +95,20 @@ class RetractStore(base.Store):
             return True
 
 
-def _reached(connection: Any, case_id: str) -> Mapping[str, tuple[Artefact, ...]]:
-    """By destination: every object of the case of which a sending has begun at least once."""
-    query = (
-        select(delivery.c.destination, delivery.c.state, delivery.c.fence, artefact)
-        .join_from(delivery, artefact, delivery.c.artefact_id == artefact.c.id)
-        .where(delivery.c.case_id == case_id, artefact.c.kind != REJECTION)
-        .order_by(delivery.c.destination, delivery.c.id)
+def _retraction(connection: Any, case_id: str) -> Retraction:
+    """The case, the older revisions that go with it, and what of all of them stands at each destination."""
+    case = base.get_case(connection, case_id)
+    older = tuple(
+        row.id
+        for row in base.family(connection, case_id)
+        if row.revision < case.revision
+        and not row.retraction
+        and CaseState.RETRACTED in CASE_MOVES[CaseState(row.state)]
+        and has_results(connection, row.id)
+        and not is_gone(connection, row.id)
     )
-    reached: dict[str, tuple[Artefact, ...]] = {}
-    for row in connection.execute(query):
-        if row.fence > 0:  # rises with every claim, and never falls
-            reached[row.destination] = (*reached.get(row.destination, ()), artefact_of(row))
-    return reached
+    which = artefact.c.case_id.in_([case_id, *older]) & stands()
+    return Retraction(case, withdrawals.reached(connection, which), older)
 
 
 def _made(tx: Tx, case_id: str) -> bool:

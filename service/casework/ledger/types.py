@@ -173,12 +173,14 @@ class ClaimedJob:
 
 @dataclass(frozen=True, slots=True)
 class ArtefactRow:
-    """A stored artefact and its id."""
+    """A stored artefact and its id. withdrawn: the code, one of case.RETRACTIONS. issued: a destination has it, or may get it."""
 
     id: int
     case_id: str
     artefact: Artefact
     created_at: datetime
+    withdrawn: str = ""
+    issued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +249,21 @@ class NoticeRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """A finding of the ledger's own."""
+
+    code: str
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retraction:
     """What a case's results are withdrawn from: for each destination the objects that it has, or may have."""
 
     case: CaseRow
     reached: Mapping[str, tuple[Artefact, ...]]
+    older: tuple[str, ...] = ()  # revisions that are withdrawn with it
 
 
 @dataclass(frozen=True, slots=True)

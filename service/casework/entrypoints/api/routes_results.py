@@ -27,7 +27,7 @@ class ResultRoutes:
     def download_result(self, request: Request, artefact_id: ArtefactId) -> Response:
         """One artefact's bytes."""
         row = self._door.ledger.read.artefact_by_id(artefact_id)
-        made, retraction = row.artefact, self._door.ledger.read.case(row.case_id).retraction
+        made, retraction = row.artefact, row.withdrawn or self._door.ledger.read.case(row.case_id).retraction
         retraction = "" if made.kind == REJECTION else retraction
         if made.media_type not in EXTENSIONS:
             raise Defect("INTERNAL", "an artefact of an unknown media type")

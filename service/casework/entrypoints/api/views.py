@@ -294,7 +294,7 @@ def artefact(row: ArtefactRow, retraction: str) -> schemas.Artefact:
         size=made.size,
         created_at=row.created_at,
         url=f"/v1/results/{row.id}",
-        retracted=bool(retraction) and made.kind != REJECTION,
+        retracted=bool(row.withdrawn or retraction) and made.kind != REJECTION,
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pydicom.dataset import Dataset
 
-from casework.case import ANALYSE, TELL
+from casework.case import ANALYSE, TELL, WITHDRAW
 from casework.checks import CONFLICTS, severities
 from casework.config import Settings
 from casework.engine import readout
@@ -173,16 +173,18 @@ class Analyser:
     def run_next(self, owner: str, job_id: int | None = None, *, routine_first: bool = False) -> Ended | None:
         """Claim this job, or the best one, and bring it to an end; None when it is not to be had.
 
-        After each analysis one case that ended without a run is told of, so that this waits behind none for long.
+        After each analysis one word goes where it belongs: that something is withdrawn, else that a case ended without a
+        run; so that this waits behind none for long.
         """
         watch, lease_s = Stopwatch(), self._settings.work.lease_s
         with watch.stage("claim"):
             job = self._ledger.claim_job(ANALYSE, owner, lease_s, self._now(), job_id, routine_first=routine_first)
         ended = None if job is None else self.run(job, watch)
         if ended is None or job_id is None:
-            telling = self._ledger.claim_job(TELL, owner, lease_s, self._now(), job_id, routine_first=routine_first)
-            told = None if telling is None else self.run(telling, Stopwatch())
-            return ended or told
+            for kind in (WITHDRAW, TELL):
+                said = self._ledger.claim_job(kind, owner, lease_s, self._now(), job_id, routine_first=routine_first)
+                if said is not None:
+                    return ended or self.run(said, Stopwatch())
         return ended
 
     def run(self, job: ClaimedJob, watch: Stopwatch) -> Ended:
@@ -251,7 +253,7 @@ class Analyser:
         return rejected.code
 
     def _tell(self, job: ClaimedJob, beat: Heartbeat) -> str:
-        """Say in the studies of a case that ended without a run that nothing was analysed; or take that back."""
+        """Say in the studies of a case that ended without a run that nothing was analysed; or take back what was said."""
         try:
             told = self._told(job, beat)
         except _Overtaken:
@@ -268,8 +270,8 @@ class Analyser:
     def _told(self, job: ClaimedJob, beat: Heartbeat) -> bool:
         """False: the lease is somebody else's now."""
         number, fence, now = job.job_id, job.fence, self._now()
-        if self._ledger.read.case(job.case_id).reason == "DISMISSED":
-            return self._ledger.finish_withdrawal(number, fence, self._teller.withdrawal(job.case_id, now), now)
+        if job.kind == WITHDRAW:
+            return self._ledger.finish_withdrawal(number, fence, self._teller.withdrawal(job, now), now)
         artefacts = self._teller.ended(job.case_id, beat.check, now)
         places, withheld = self._record.destinations, self._settings.withheld
         return self._ledger.finish_telling(number, fence, artefacts, places, now, withheld=withheld)

@@ -43,12 +43,12 @@ class Record:
     def predecessors(self, case: CaseRow) -> tuple[tuple[str, str, str, str], ...]:
         """The documents of this revision's earlier try, else of the newest older revision that has any.
 
-        What was withdrawn is nobody's predecessor, neither is a doubt that a person dismissed.
+        What was withdrawn is nobody's predecessor, neither is what no destination ever got nor will get.
         """
         older: CaseRow | None = case
         while older is not None:
-            gone = older.retraction or (older.reason == "DISMISSED" and older is not case)
-            artefacts = [] if gone else [row.artefact for row in self._ledger.read.artefacts_of(older.id)]
+            rows = self._ledger.read.artefacts_of(older.id)
+            artefacts = [r.artefact for r in rows if not r.withdrawn and (r.issued or not self.destinations)]
             found = tuple(
                 (a.study_instance_uid, a.series_instance_uid, a.sop_class_uid, a.sop_instance_uid)
                 for a in artefacts

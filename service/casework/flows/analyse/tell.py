@@ -15,7 +15,7 @@ from casework.flows.analyse.inputs import Inputs, Ready
 from casework.flows.analyse.record import Record
 from casework.flows.analyse.stopped import silent_studies, stopped_result
 from casework.flows.analyse.told import left_out
-from casework.ledger import CaseRow, InstanceRow, Ledger
+from casework.ledger import CaseRow, ClaimedJob, InstanceRow, Ledger
 from casework.reasons import REASONS
 from casework.report import (
     Rendered,
@@ -59,17 +59,17 @@ class Teller:
         codes = [case.reason, *([last_error] if last_error in REASONS else [])]
         return self.stopped(case, Why(tuple(dict.fromkeys(codes)), self._record.said_before(case)), pause, now)[1]
 
-    def withdrawal(self, case_id: str, now: datetime) -> list[tuple[Artefact, list[str]]]:
-        """Notes that withdraw what a case said, with the destinations that have it: the doubt behind it was dismissed.
+    def withdrawal(self, job: ClaimedJob, now: datetime) -> list[tuple[Artefact, list[str]]]:
+        """Notes that withdraw what was said, with the destinations that have it: its study left the case, or its doubt was dismissed.
 
         Raises:
             CaseworkError: it can't be said.
         """
-        notes = []
-        for artefacts, destinations in to_reject(self._ledger.retraction(case_id).reached):
-            objects, language = [self._record.header(a) for a in artefacts], self._settings.report.language
-            note = render_rejection(case_id, "RETRACTED_QUALITY", objects, language, now)
-            notes += [(made, destinations) for made in self._record.store([note])]
+        notes, language = [], self._settings.report.language
+        for code, reached in self._ledger.withdrawn(job.job_id):
+            for artefacts, destinations in to_reject(reached):
+                note = render_rejection(job.case_id, code, [self._record.header(a) for a in artefacts], language, now)
+                notes += [(made, destinations) for made in self._record.store([note])]
         return notes
 
     def stopped(self, case: CaseRow, why: Why, pause: Callable[[], None], now: datetime) -> tuple[str, list[Artefact]]:
