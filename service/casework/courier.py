@@ -105,13 +105,18 @@ def addresses(hook: Webhook) -> list[Address]:
     return resolved
 
 
+# Protocol assignments and the 6to4 relays' anycast (RFC 6890, RFC 7526): public by Python 3.11's tables, nobody's host.
+_NOBODYS = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("192.88.99.0/24"))
+
+
 def allowed(address: Address, networks: Sequence[str]) -> bool:
     """Whether a connection may go there: listed, or public in itself and in every address that it carries inside."""
     listed = [ipaddress.ip_network(n, strict=False) for n in networks]
     if any(address in network for network in listed):
         return True
     inner = _inside(address) if isinstance(address, ipaddress.IPv6Address) else []
-    if not address.is_global or address.is_multicast or address.is_reserved:
+    special = any(address in network for network in _NOBODYS) or getattr(address, "is_site_local", False)  # RFC 3879
+    if special or not address.is_global or address.is_multicast or address.is_reserved:
         # ::ffff:a.b.c.d is the IPv4 address in another spelling.
         mapped = getattr(address, "ipv4_mapped", None)
         return mapped is not None and allowed(mapped, networks)

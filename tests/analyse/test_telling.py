@@ -154,10 +154,46 @@ def test_a_report_names_no_withdrawn_predecessor(rig: Rig, work: Callable[..., C
     case_id = rig.arrive(pick(truth, "mg_R"))
     work(case_id)
     Retractor(rig.ledger, rig.spool, rig.settings).retract(case_id, "RETRACTED_SAFETY", "anna", datetime.now(UTC))
-    view = work(rig.arrive(pick(truth, "mg_L")))
+    later = rig.arrive(pick(truth, "mg_L"))
+    assert work(later).case.reason == "WITHDRAWN_BEFORE"
+    rig.ledger.retry_case(later, "anna", datetime.now(UTC))
+    view = work(later)
     assert view.case.revision == 2
     sr = next(a.artefact for a in view.artefacts if a.artefact.kind == "sr")
-    assert "PredecessorDocumentsSequence" not in dcmread(BytesIO(rig.spool.path(sr.sha256).read_bytes()))
+    report = dcmread(BytesIO(rig.spool.path(sr.sha256).read_bytes()))
+    series = [s for study in report.PredecessorDocumentsSequence for s in study.ReferencedSeriesSequence]
+    named = {str(one.ReferencedSOPInstanceUID) for s in series for one in s.ReferencedSOPSequence}
+    assert named == {a.artefact.sop_instance_uid for a in view.artefacts if a.artefact.kind == "not-performed"}
+
+
+def test_a_study_that_leaves_its_case_gets_a_note_and_the_rest_goes_on(
+    rig: Rig, work: Callable[..., CaseView], truth: CaseTruth
+) -> None:
+    """Mammograms of another patient are taken out: their study's result is withdrawn there, the ultrasound's is replaced."""
+    case_id = rig.arrive(pick(truth, "mg_R", "us_R"))
+    old = work(case_id)
+    now = datetime.now(UTC)
+    for name in ("pacs", "old"):
+        while sent := rig.ledger.claim_delivery(name, "test", 60, now):
+            rig.ledger.finish_delivery(sent.delivery_id, sent.fence, DeliveryState.STORED, "", "", None, now)
+    new = rig.ledger.exclude(case_id, truth.studies["MG"], "EXCLUDED_WRONG_PATIENT", "anna", now)
+    view = work(new)
+    notes = [a.artefact for a in view.artefacts if a.artefact.kind == "rejection"]
+    rejected = set()
+    for note in notes:
+        ds = dcmread(BytesIO(rig.spool.path(note.sha256).read_bytes()))
+        assert (ds.StudyInstanceUID, ds.ConceptNameCodeSequence[0].CodeValue) == (truth.studies["MG"], "113037")
+        evidence = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        rejected |= {r.ReferencedSOPInstanceUID for series in evidence for r in series.ReferencedSOPSequence}
+    sent_there = {d.artefact_id for d in old.deliveries}
+    theirs = {a.artefact.sop_instance_uid for a in old.artefacts if a.id in sent_there}
+    ours = {a.artefact.sop_instance_uid for a in old.artefacts if a.artefact.study_instance_uid == truth.studies["MG"]}
+    assert rejected == theirs & ours, "everything in that study, nothing of another"
+    assert {d.destination for d in view.deliveries if d.kind == "rejection"} == {"pacs", "old"}
+    (sr,) = [a.artefact for a in view.artefacts if a.artefact.kind == "sr"]
+    assert sr.study_instance_uid == truth.studies["US"]
+    named = dcmread(BytesIO(rig.spool.path(sr.sha256).read_bytes())).PredecessorDocumentsSequence
+    assert [study.StudyInstanceUID for study in named] == [truth.studies["US"]], "what is withdrawn is no predecessor"
 
 
 def test_a_case_that_no_try_survives_is_told(rig: Rig, work: Callable[..., CaseView], truth: CaseTruth) -> None:

@@ -157,7 +157,8 @@ def test_a_result_that_was_replaced_can_be_withdrawn_too(make_pacs: MakePacs, ma
     rig.ledger.queue_case(newer, 0, "test", now)
     job = rig.ledger.claim_job("analyse", "test", 60, now)
     assert job is not None
-    assert rig.ledger.finish_job(job.job_id, job.fence, "{}", [rig.artefact(dataset("SR"))], [], ["pacs"], now)
+    again = dataset("SR", StudyInstanceUID=str(mine[0].StudyInstanceUID))
+    assert rig.ledger.finish_job(job.job_id, job.fence, "{}", [rig.artefact(again)], [], ["pacs"], now)
     drain(rig, worker)
     assert (rig.state(case_id), rig.state(newer)) == (C.SUPERSEDED, C.DELIVERED)
     retract(rig, case_id)
@@ -188,6 +189,25 @@ def test_a_note_that_is_refused_needs_a_person(make_pacs: MakePacs, make_rig: Ma
     assert rig.state(case_id) is C.RETRACTED
     assert len(notes(pacs)) == 1
     assert pacs.seen["stores"] == len(mine) + 1
+
+
+def test_a_damaged_result_is_withdrawn_too(make_pacs: MakePacs, make_rig: MakeRig) -> None:
+    """A bit flips on our disk, a file is gone: the note names every object all the same, from what the ledger knows of it."""
+    pacs = make_pacs()
+    place = dimse("pacs", pacs.port)
+    rig = make_rig(place)
+    mine = results()
+    case_id = rig.rendered(mine, ["pacs"])
+    worker = rig.worker(place)
+    drain(rig, worker)
+    kept = [rig.spool.path(a.artefact.sha256) for a in rig.ledger.read.case_view(case_id).artefacts]
+    kept[0].chmod(0o600)
+    kept[0].write_bytes(b"x" + kept[0].read_bytes()[1:])
+    kept[1].unlink()
+    retract(rig, case_id)
+    drain(rig, worker)
+    (note,) = notes(pacs)
+    assert named(note) == {str(ds.SOPInstanceUID) for ds in mine}
 
 
 def test_orthanc_files_the_note_in_the_right_study(make_rig: MakeRig, tmp_path: Path) -> None:

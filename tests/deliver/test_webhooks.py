@@ -217,6 +217,7 @@ ADDRESSES = [
     ("100.64.0.1", False), ("0.0.0.1", False), ("224.0.0.1", False), ("255.255.255.255", False), ("8.8.8.8", True),
     ("::1", False), ("fe80::1", False), ("fc00::1", False), ("::", False), ("ff02::1", False),
     ("::ffff:127.0.0.1", False), ("::ffff:8.8.8.8", True), ("2002:7f00:1::", False), ("2002:a02:203::", False),
+    ("fec0::1", False), ("192.0.0.8", False), ("192.88.99.1", False), ("::ffff:192.0.0.8", False),
     ("64:ff9b::7f00:1", False), ("64:ff9b::a9fe:a9fe", False), ("2606:4700:4700::1111", True),
 ]  # fmt: skip
 

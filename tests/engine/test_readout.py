@@ -29,9 +29,11 @@ def _outputs(prob: list[float], present: tuple[tuple[str, ...], ...]) -> SideOut
     ("probability", "outcome"),
     [
         (0.0, Outcome.NEGATIVE),
-        (0.3999, Outcome.NEGATIVE),
+        (0.399, Outcome.NEGATIVE),
+        (0.39996, Outcome.INDETERMINATE),  # shown as 40.0 %, beside "negative below 40.0 %"
         (0.4, Outcome.INDETERMINATE),
-        (0.5999, Outcome.INDETERMINATE),
+        (0.599, Outcome.INDETERMINATE),
+        (0.59996, Outcome.POSITIVE),
         (0.6, Outcome.POSITIVE),
         (1.0, Outcome.POSITIVE),
     ],

@@ -41,11 +41,15 @@ def _moved(probability: float, logits: float) -> float:
     return 1.0 / (1.0 + math.exp(-(math.log(probability / (1.0 - probability)) + logits)))
 
 
+SHOWN_DECIMALS = 3  # of a probability; report.describe and the SR show one decimal of a percent
+
+
 def outcome_of(probability: float, cut: Cut) -> Outcome:
-    """The outcome of a calibrated probability."""
-    if probability >= cut.positive_at:
+    """The outcome of a calibrated probability, decided as it is shown: to a tenth of a percent, like the thresholds beside it."""
+    shown = round(probability, SHOWN_DECIMALS)
+    if shown >= round(cut.positive_at, SHOWN_DECIMALS):
         return Outcome.POSITIVE
-    return Outcome.NEGATIVE if probability < cut.negative_below else Outcome.INDETERMINATE
+    return Outcome.NEGATIVE if shown < round(cut.negative_below, SHOWN_DECIMALS) else Outcome.INDETERMINATE
 
 
 def read(outputs: SideOutputs, spec: ModelSpec, sides: Sequence[Side] = SIDES) -> tuple[SideResult, ...]:

@@ -1,7 +1,8 @@
 """When a case is complete: every turn looks at the cases that receive, and queues them or says why not.
 
 `judge` is the whole rule, without I/O. In words:
- - an undecided doubt about patient or side stops the case, whoever asks;
+ - an undecided doubt about patient or side stops the case, whoever asks; so does a person's word that the case is closed
+   or its result withdrawn, until a person retries it (withdrawn: or has taken out what was wrong);
  - a person's request counts as complete;
  - without a Patient ID nothing can be joined or asked for: a person has to look, and a retry runs it as a case of its own;
  - when a PACS has been asked: complete means that for each study exactly as many images are here as it holds, that it

@@ -15,7 +15,7 @@ from casework.config import Settings
 from casework.errors import Refused, Unavailable
 from casework.ledger import Ledger, Retraction
 from casework.observe import log
-from casework.report import render_rejection, to_reject
+from casework.report import readable, render_rejection, to_reject
 from casework.spool import Spool
 
 _TRIES = 5  # a destination may get something between the look and the decision
@@ -50,9 +50,12 @@ class Retractor:
         """One note for each study and set of objects, with the destinations that have this set."""
         made = []
         for artefacts, destinations in to_reject(seen.reached):
-            objects = [dcmread(BytesIO(self._spool.whole(a.sha256)), stop_before_pixels=True) for a in artefacts]
+            objects = readable(artefacts, self._header)
             made.append((self._keep(seen.case.id, code, objects, now), destinations))
         return made
+
+    def _header(self, artefact: Artefact) -> Dataset:
+        return dcmread(BytesIO(self._spool.whole(artefact.sha256)), stop_before_pixels=True)
 
     def _keep(self, case_id: str, code: str, objects: Sequence[Dataset], now: datetime) -> Artefact:
         note = render_rejection(case_id, code, objects, self._language, now)

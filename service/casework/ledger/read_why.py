@@ -7,13 +7,23 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select
 
-from casework.case import ANALYSE, CandidateState, CaseState, JobState, OrderState, Verdict
+from casework.case import ANALYSE, NOT_PERFORMED, CandidateState, CaseState, JobState, OrderState, Verdict
 from casework.ledger import audit
 from casework.ledger import read_timeline as timeline
 from casework.ledger import store_base as base
 from casework.ledger.read_fetch import orders_of
 from casework.ledger.rows import association_row, deliveries_of, findings_of, jobs_of, receipt_row
-from casework.ledger.schema import association, case_revision, case_root, instance, job, receipt, study
+from casework.ledger.schema import (
+    artefact,
+    association,
+    case_input,
+    case_revision,
+    case_root,
+    instance,
+    job,
+    receipt,
+    study,
+)
 from casework.ledger.store_cases import studies_of
 from casework.ledger.store_process import ProcessRow, processes
 from casework.ledger.types import AssociationRow, CaseRow, ReceiptRow
@@ -42,6 +52,8 @@ _BY_STATE = {
     CaseState.CLOSED: "CANCELLED",
     CaseState.RETRACTED: "RETRACTED_QUALITY",
 }
+_REPORTED = (CaseState.RENDERED, CaseState.DELIVERING, CaseState.DELIVERED)
+_ABOUT_IMAGES = {"accession": "accession", "study": "study_uid", "instance": "sop_uid"}  # kinds of questions: column
 # Which door has to be there for a case to leave a state, and what its absence is called.
 _DOOR_OF_STATE: Mapping[CaseState, str] = {
     CaseState.RECEIVING: "keeper",
@@ -61,28 +73,46 @@ _DOWN = {
 
 
 def answer(connection: Connection, query: str, now: datetime | None = None) -> Why:
-    """Search the identifier as case id, accession number, study UID, SOP Instance UID and Patient ID, in this order."""
+    """Search the identifier as case id, accession number, study UID, SOP Instance UID and Patient ID: all that it may be.
+
+    A case is found too by what an image of it stated when it came: one study may have come with two accession numbers, or
+    with and without a Patient ID. `matched_by` is the first kind that is found.
+    """
+    query = query.strip()
     searches = (
-        ("case", case_revision.c.id == query, None),
         ("accession", _in_study(study.c.accession == query), receipt.c.accession == query),
         ("study", _in_study(study.c.study_uid == query), receipt.c.study_uid == query),
         ("instance", _in_instance(query), receipt.c.sop_uid == query),
         ("patient", case_root.c.patient_id == query, receipt.c.patient_id == query),
     )
     alive = processes(connection) if now else []
+    own = base.case_columns().where(case_revision.c.id == query)
+    named = [base.case_row(row) for row in connection.execute(own)] if query else []
+    if named:
+        receipts, counts = _receipts(connection, receipt.c.root_id == named[0].root_id)
+        return _Asker(connection, query, "case", alive, now).why(named, receipts, counts)
+    kinds, hits = list[str](), list[tuple[Any, Any]]()
     for kind, about_case, about_receipt in searches if query else ():
-        found = base.case_columns().where(about_case).order_by(case_revision.c.no.desc()).limit(_CASES)
+        came = or_(about_case, case_revision.c.root_id.in_(select(receipt.c.root_id).where(about_receipt)))
+        if _any(connection, base.case_columns().where(came)) or _any(
+            connection, select(receipt.c.id).where(about_receipt)
+        ):
+            kinds.append(kind)
+            hits.append((came, about_receipt))
+    if kinds:
+        found = base.case_columns().where(or_(*(came for came, _ in hits)))
+        found = found.order_by(case_revision.c.no.desc()).limit(_CASES)
         cases = [base.case_row(row) for row in connection.execute(found)]
-        if about_receipt is None:
-            about_receipt = receipt.c.root_id.in_([case.root_id for case in cases])  # noqa: PLW2901 - fills the gap above
-        receipts, counts = _receipts(connection, about_receipt)
-        if cases or receipts:
-            asker = _Asker(connection, query, kind, alive, now)
-            return asker.why(cases, receipts, counts)
+        receipts, counts = _receipts(connection, or_(*(about for _, about in hits)))
+        return _Asker(connection, query, kinds[0], alive, now).why(cases, receipts, counts)
     orders = orders_of(connection, [], query) if query else []
     if orders:
         return _of_orders(query, orders, alive, now)
     return _nothing(connection, query, alive, now)
+
+
+def _any(connection: Connection, query: Any) -> bool:
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def _nothing(connection: Connection, query: str, alive: Sequence[ProcessRow], now: datetime | None) -> Why:
@@ -195,6 +225,7 @@ class _Asker:
         ]
         refused = next((row.code for row in receipts if row.verdict in (Verdict.REFUSED, Verdict.KEPT_ASIDE)), "")
         first = told[0] if told else None
+        own, stage = self._own_answer(told)
         return Why(
             query=self._query,
             matched_by=self._kind,
@@ -202,12 +233,40 @@ class _Asker:
             receipts=tuple(receipts),
             receipt_counts=counts,
             associations=tuple(associations),
-            next_code=(first.blocked or first.code) if first else refused or "NOT_FOUND",
-            stage=first.stage if first else _S.ADMISSION,
+            next_code=own or ((first.blocked or first.code) if first else refused or "NOT_FOUND"),
+            stage=stage if own else (first.stage if first else _S.ADMISSION),
             timeline=timeline.moments(events, receipts, associations, orders),
             orders=tuple(orders),
             processes=tuple(self._alive),
         )
+
+    def _own_answer(self, told: Sequence[WhyCase]) -> tuple[str, Stage]:
+        """What is to be said before the newest case's own reason, and its stage; "" when nothing is.
+
+        That the identifier names several patients; or that the case has a result, and the study or image that was asked
+        for is not in it: the images' reason where they share one.
+        """
+        patients = {(one.case.patient_id, one.case.issuer_of_patient_id) for one in told if one.case.patient_id}
+        if len({who for who, _ in patients}) > 1:
+            return "SEVERAL_PATIENTS", _S.CASE
+        if not told or told[0].blocked or told[0].case.state not in _REPORTED or self._kind not in _ABOUT_IMAGES:
+            return "", _S.CASE
+        newest = told[0]
+        of_query = or_(*(instance.c[name] == self._query for name in _ABOUT_IMAGES.values()))
+        used = select(case_input.c.instance_id).where(case_input.c.case_id == newest.case.id)
+        asked = select(instance.c.sop_uid, instance.c.study_uid).where(of_query, instance.c.id.in_(used))
+        rows = self._connection.execute(asked).all()
+        uids, studies = {row.sop_uid for row in rows}, {row.study_uid for row in rows}
+        if not rows:
+            return "", _S.CASE
+        kinds = select(artefact.c.kind).where(artefact.c.case_id == newest.case.id, artefact.c.study_uid.in_(studies))
+        made = set(self._connection.execute(kinds.distinct()).scalars())
+        codes = {found.code for found in newest.findings if found.subject in uids}
+        silent = bool(made & NOT_PERFORMED) and not made - NOT_PERFORMED
+        if silent or self._kind == "instance":
+            left_out = next(iter(codes)) if len(codes) == 1 else "STUDY_NOT_USED"
+            return (left_out, _S.GATE) if silent or codes else ("", _S.CASE)
+        return "", _S.CASE
 
     def _case(self, case: CaseRow) -> WhyCase:
         jobs, deliveries = jobs_of(self._connection, case.id), deliveries_of(self._connection, case.id)

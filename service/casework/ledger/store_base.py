@@ -1,6 +1,7 @@
 """What all writers share: moving a case, a job or a delivery with its audit row. Rules in casework.case, no others."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -37,6 +38,15 @@ from casework.ledger.types import CaseRow, FindingLike
 from casework.reasons import reason as known_reason
 
 _DETAIL_CHARACTERS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A finding of the ledger's own."""
+
+    code: str
+    subject: str
+    detail: str
 
 
 class Store:

@@ -79,15 +79,15 @@ class CaseStore(base.Store):
             return connection.execute(select(func.count()).select_from(association).where(still)).scalar_one()
 
     def stopped_by(self, case_id: str) -> str:
-        """The code of the oldest undecided doubt that stops this case, "" without one.
+        """The code of the oldest undecided doubt that stops this case, else of a person's word that does; "" without one.
 
         Raises:
             Refused: NOT_FOUND.
         """
         with self._database.read() as connection:
-            root_id = base.get_case(connection, case_id).root_id
-            query = select(doubt.c.code).where(base.undecided(root_id)).order_by(doubt.c.id).limit(1)
-            return connection.execute(query).scalar_one_or_none() or ""
+            case = base.get_case(connection, case_id)
+            query = select(doubt.c.code).where(base.undecided(case.root_id)).order_by(doubt.c.id).limit(1)
+            return connection.execute(query).scalar_one_or_none() or _said_before(connection, case)
 
     def set_expected(self, case_id: str, study_uid: str, count: int, source: str, now: datetime) -> None:
         """Note how many instances of a study there are to come, and who says so; the newest answer counts.
@@ -193,6 +193,27 @@ def before_work(tx: Tx, case_id: str, from_: CaseState, to: CaseState, actor: st
         leave_queue(tx, case_id, actor, keep_inputs=to is not _C.RECEIVING)
     if from_ in (_C.RECEIVING, _C.STABLE) and to in (_C.REJECTED, _C.NEEDS_ATTENTION, _C.CLOSED):
         base.freeze_inputs(tx, case_id, base.get_case(tx.connection, case_id).root_id)
+
+
+def _said_before(connection: Any, case: CaseRow) -> str:
+    """Why this revision doesn't run by itself: a person closed the one before, or withdrew it and nothing was mended since.
+
+    A retry is the person's word that it may. Taking out, or replacing, an image of the withdrawn one mends it; the site's
+    own rule for harmless corrections doesn't.
+    """
+    if case.predecessor is None:
+        return ""
+    before = base.get_case(connection, case.predecessor)
+    if before.state is _C.CLOSED and before.reason == "CANCELLED":
+        return "CLOSED_BEFORE"
+    if before.state is _C.NEEDS_ATTENTION and before.reason in ("CLOSED_BEFORE", "WITHDRAWN_BEFORE"):
+        return before.reason
+    if not before.retraction:
+        return ""
+    used = select(case_input.c.instance_id).where(case_input.c.case_id == before.id)
+    mended = select(exclusion.c.instance_id).where(exclusion.c.lifted_at.is_(None), exclusion.c.actor != "policy")
+    found = connection.execute(mended.where(exclusion.c.instance_id.in_(used)).limit(1)).first()
+    return "" if found else "WITHDRAWN_BEFORE"
 
 
 def explain(tx: Tx, case_id: str, state: CaseState, *, code: str, detail: str, actor: str) -> bool:

@@ -20,7 +20,7 @@ from casework.ledger.schema import case_input, case_revision, doubt, exclusion, 
 from casework.ledger.store_cases import before_work
 from casework.ledger.store_delivery import cancel_unsent, finish_case
 from casework.ledger.store_intake import Item, insert_instances
-from casework.ledger.types import CaseRow, Noted
+from casework.ledger.types import CaseRow
 from casework.ledger.withdrawals import make_notes, of_cases, withdraw_emptied
 
 EXCLUSIONS = ("EXCLUDED_WRONG_PATIENT", "EXCLUDED_WRONG_SIDE", "EXCLUDED_POOR_QUALITY", "EXCLUDED_OTHER")
@@ -202,7 +202,7 @@ def _go_on(tx: Tx, window_days: int, max_attempts: int, roots: set[str], actor: 
         own = query.where(exclusion.c.root_id == root_id, exclusion.c.lifted_at.is_(None))
         counts = Counter((row.code, row.study_uid) for row in tx.connection.execute(own))
         base.add_findings(
-            tx, case_id, [Noted(code, uid, str(n)) for (code, uid), n in sorted(counts.items())], "people"
+            tx, case_id, [base.Noted(code, uid, str(n)) for (code, uid), n in sorted(counts.items())], "people"
         )
         still = set(
             tx.connection.execute(select(instance.c.study_uid).where(base.active(root_id)).distinct()).scalars()

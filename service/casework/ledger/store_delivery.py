@@ -229,6 +229,27 @@ def move_to_pending(tx: Tx, delivery_id: int, actor: str, *, afresh: bool = Fals
     base.move_delivery(tx, row, _D.PENDING, actor=actor, code=row.code, status=row.status, **values)
 
 
+def new_delivery(tx: Tx, case_id: str, artefact_id: int, destination: str, priority: int) -> dict[str, Any]:
+    """The row of a new delivery."""
+    return {
+        "case_id": case_id,
+        "artefact_id": artefact_id,
+        "destination": destination,
+        "state": _D.PENDING,
+        "priority": priority,
+        "attempt": 0,
+        "fence": 0,
+        "owner": "",
+        "status": "",
+        "code": "",
+        "first_at": tx.now,
+        "changed_at": tx.now,
+        "proof": "",
+        "resends": 0,
+        "transaction_uid": "",
+    }
+
+
 def artefact_of(row: Any) -> Artefact:
     """Build the artefact that others see."""
     return Artefact(

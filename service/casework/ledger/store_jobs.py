@@ -48,11 +48,12 @@ from casework.ledger.store_delivery import (
     current,
     finish_case,
     move_to_pending,
+    new_delivery,
     stands,
     supersede,
     supersede_unsent,
 )
-from casework.ledger.types import EVERYTHING, ClaimedJob, FindingLike, Noted, Swept, Withheld
+from casework.ledger.types import EVERYTHING, ClaimedJob, FindingLike, Swept, Withheld
 from casework.ledger.withdrawals import withdraw_emptied
 
 _C, _D, _J = CaseState, DeliveryState, JobState
@@ -315,27 +316,6 @@ def _to_send() -> Any:
 _TO_SEND = _to_send()
 
 
-def new_delivery(tx: Tx, case_id: str, artefact_id: int, destination: str, priority: int) -> dict[str, Any]:
-    """The row of a new delivery."""
-    return {
-        "case_id": case_id,
-        "artefact_id": artefact_id,
-        "destination": destination,
-        "state": _D.PENDING,
-        "priority": priority,
-        "attempt": 0,
-        "fence": 0,
-        "owner": "",
-        "status": "",
-        "code": "",
-        "first_at": tx.now,
-        "changed_at": tx.now,
-        "proof": "",
-        "resends": 0,
-        "transaction_uid": "",
-    }
-
-
 _KEPT = select(artefact.c.kind, artefact.c.sop_uid, artefact.c.label).where(artefact.c.case_id == bindparam("case_id"))
 
 
@@ -386,7 +366,7 @@ _GONE = _gone()
 def _bury(tx: Tx, row: Any, job_code: str, *, case_code: str, detail: str, actor: str) -> None:
     base.move_job(tx, row, _J.DEAD, actor=actor, code=job_code)
     if row.kind in _UNSAID:
-        base.add_findings(tx, row.case_id, [Noted(_UNSAID[row.kind], "", f"{job_code} {detail}".strip())], actor)
+        base.add_findings(tx, row.case_id, [base.Noted(_UNSAID[row.kind], "", f"{job_code} {detail}".strip())], actor)
         return
     base.move_case(tx, row.case_id, _C.RUNNING, _C.NEEDS_ATTENTION, code=case_code, actor=actor, detail=detail)
     plan_telling(tx, row.case_id, row.max_attempts, actor)

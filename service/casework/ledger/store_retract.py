@@ -10,14 +10,15 @@ from casework.case import CASE_MOVES, REJECTION, Artefact, CaseState, JobState
 from casework.errors import Refused
 from casework.ledger import store_base as base
 from casework.ledger import withdrawals
+from casework.ledger.assembly import leave_queue
 from casework.ledger.database import Tx
 from casework.ledger.schema import artefact, case_revision, delivery, withdrawal
 from casework.ledger.store_base import move_job
 from casework.ledger.store_cases import has_results
-from casework.ledger.store_delivery import finish_retraction, stands
-from casework.ledger.store_jobs import held_job, keep_artefacts, new_delivery
+from casework.ledger.store_delivery import finish_retraction, new_delivery, stands
+from casework.ledger.store_jobs import held_job, keep_artefacts
 from casework.ledger.store_retention import is_gone, refuse_if_gone
-from casework.ledger.types import Retraction
+from casework.ledger.types import CaseRow, Retraction
 
 
 class RetractStore(base.Store):
@@ -69,6 +70,7 @@ class RetractStore(base.Store):
                     tx, one, state, CaseState.RETRACTED, code=code, actor=actor, detail=detail, retraction=code
                 )
                 finish_retraction(tx, one, actor)
+            _look_again(tx, case, actor)
             return True
 
     def withdrawn(self, job_id: int) -> list[tuple[str, Mapping[str, tuple[Artefact, ...]]]]:
@@ -109,6 +111,14 @@ def _retraction(connection: Any, case_id: str) -> Retraction:
     )
     which = artefact.c.case_id.in_([case_id, *older]) & stands()
     return Retraction(case, withdrawals.reached(connection, which), older)
+
+
+def _look_again(tx: Tx, case: CaseRow, actor: str) -> None:
+    """A newer revision that has not begun to run may have the very images that were wrong: assembly decides anew."""
+    for row in base.family(tx.connection, case.id):
+        if row.revision > case.revision and row.state in (CaseState.STABLE, CaseState.QUEUED):
+            leave_queue(tx, row.id, actor)
+            base.move_case(tx, row.id, CaseState(row.state), CaseState.RECEIVING, code="", actor=actor)
 
 
 def _made(tx: Tx, case_id: str) -> bool:

@@ -249,15 +249,6 @@ class NoticeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
-    """A finding of the ledger's own."""
-
-    code: str
-    subject: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class Retraction:
     """What a case's results are withdrawn from: for each destination the objects that it has, or may have."""
 

@@ -16,7 +16,6 @@ from casework.ledger.schema import artefact, delivery, exclusion, instance, with
 from casework.ledger.store_cases import new_job
 from casework.ledger.store_delivery import artefact_of, finish_retraction, stands
 from casework.ledger.store_retention import gone
-from casework.ledger.types import Noted
 
 # What says no more than that images are poor or not wanted; every other reason means: wrong patient, study or side.
 _HARMLESS = frozenset({"EXCLUDED_POOR_QUALITY", "EXCLUDED_OTHER"})
@@ -68,7 +67,7 @@ def withdraw_emptied(tx: Tx, case_id: str, still: Collection[str], max_attempts:
         return
     because = _reasons(tx, family[0].root_id, {row.study_uid for row in left})
     there = make_notes(tx, case_id, {row.id: because[row.study_uid] for row in left}, max_attempts, actor)
-    base.add_findings(tx, case_id, [Noted("STUDY_WITHDRAWN", s, because[s]) for s in sorted(there)], actor)
+    base.add_findings(tx, case_id, [base.Noted("STUDY_WITHDRAWN", s, because[s]) for s in sorted(there)], actor)
     for one in sorted({row.case_id for row in left}):
         _retract_emptied(tx, one, next(because[row.study_uid] for row in left if row.case_id == one), actor)
 

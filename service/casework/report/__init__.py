@@ -11,7 +11,7 @@ from casework.report.describe import describe
 from casework.report.example import example
 from casework.report.header import Instance
 from casework.report.not_performed import Silent, listed, render_not_performed, verdict_json
-from casework.report.rejection import check_rejection, render_rejection, to_reject
+from casework.report.rejection import check_rejection, readable, render_rejection, to_reject
 from casework.report.rendering import Rendered, render, render_images
 from casework.report.slices import needed as slices_needed
 
@@ -25,6 +25,7 @@ __all__ = [
     "describe",
     "example",
     "listed",
+    "readable",
     "render",
     "render_images",
     "render_not_performed",

@@ -6,7 +6,7 @@ archives act on. Images are IMAGE items, documents and presentation states COMPO
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from io import BytesIO
 
@@ -93,6 +93,32 @@ def render_rejection(case_id: str, code: str, objects: Sequence[Dataset], langua
     note = Rendered(REJECTION, "application/dicom", study, series, CLASS, uid, TITLES[code].meaning, data)
     check_rejection(note, code, objects)
     return note
+
+
+def readable(artefacts: Sequence[Artefact], read: Callable[[Artefact], Dataset]) -> list[Dataset]:
+    """Objects of one study to withdraw, those that can be read first; of one that was damaged what the ledger knows of it.
+
+    A withdrawal must not wait for a backup: a note needs one header of the study, and of each object its identifiers.
+
+    Raises:
+        Defect: SPOOL_CORRUPT, none of them can be read.
+    """
+    whole, damaged, last = list[Dataset](), list[Artefact](), Defect("SPOOL_CORRUPT")
+    for one in artefacts:
+        try:
+            whole.append(read(one))
+        except Defect as defect:
+            damaged.append(one)
+            last = defect
+    if not whole:
+        raise last
+    for one in damaged:
+        known = Dataset()
+        known.StudyInstanceUID, known.SeriesInstanceUID = one.study_instance_uid, one.series_instance_uid
+        known.SOPClassUID, known.SOPInstanceUID = one.sop_class_uid, one.sop_instance_uid
+        known.PatientID = whole[0].PatientID
+        whole.append(known)
+    return whole
 
 
 def to_reject(reached: Mapping[str, Sequence[Artefact]]) -> list[tuple[list[Artefact], list[str]]]:

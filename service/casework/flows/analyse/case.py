@@ -184,7 +184,8 @@ class Analyser:
             for kind in (WITHDRAW, TELL):
                 said = self._ledger.claim_job(kind, owner, lease_s, self._now(), job_id, routine_first=routine_first)
                 if said is not None:
-                    return ended or self.run(said, Stopwatch())
+                    told = self.run(said, Stopwatch())
+                    return ended or told
         return ended
 
     def run(self, job: ClaimedJob, watch: Stopwatch) -> Ended:

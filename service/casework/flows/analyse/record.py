@@ -41,23 +41,23 @@ class Record:
         return said_before(self._ledger.case_studies(case.id), read.intake_findings(case.id), read.exclusions(case.id))
 
     def predecessors(self, case: CaseRow) -> tuple[tuple[str, str, str, str], ...]:
-        """The documents of this revision's earlier try, else of the newest older revision that has any.
+        """In each study the documents of this revision's earlier try, else of the newest older revision that has any there.
 
         What was withdrawn is nobody's predecessor, neither is what no destination ever got nor will get.
         """
+        made: dict[str, list[tuple[str, str, str, str]]] = {}
         older: CaseRow | None = case
         while older is not None:
             rows = self._ledger.read.artefacts_of(older.id)
             artefacts = [r.artefact for r in rows if not r.withdrawn and (r.issued or not self.destinations)]
-            found = tuple(
-                (a.study_instance_uid, a.series_instance_uid, a.sop_class_uid, a.sop_instance_uid)
-                for a in artefacts
-                if a.kind == "not-performed" or (a.kind in _REPORTS and older is not case)
-            )
-            if found:
-                return found
+            found: dict[str, list[tuple[str, str, str, str]]] = {}
+            for a in artefacts:
+                if a.kind == "not-performed" or (a.kind in _REPORTS and older is not case):
+                    document = (a.study_instance_uid, a.series_instance_uid, a.sop_class_uid, a.sop_instance_uid)
+                    found.setdefault(a.study_instance_uid, []).append(document)
+            made = {**found, **made}
             older = self._ledger.read.case(older.predecessor) if older.predecessor else None
-        return ()
+        return tuple(document for study in sorted(made) for document in made[study])
 
     def header(self, artefact: Artefact) -> Dataset:
         """What a stored object says, without its pixels.

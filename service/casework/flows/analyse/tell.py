@@ -21,6 +21,7 @@ from casework.report import (
     Rendered,
     Silent,
     check_not_performed,
+    readable,
     render_not_performed,
     render_rejection,
     to_reject,
@@ -68,7 +69,7 @@ class Teller:
         notes, language = [], self._settings.report.language
         for code, reached in self._ledger.withdrawn(job.job_id):
             for artefacts, destinations in to_reject(reached):
-                note = render_rejection(job.case_id, code, [self._record.header(a) for a in artefacts], language, now)
+                note = render_rejection(job.case_id, code, readable(artefacts, self._record.header), language, now)
                 notes += [(made, destinations) for made in self._record.store([note])]
         return notes
 

@@ -11,7 +11,7 @@ from casework.modelspec import SLOTS, ModelSpec
 from casework.preprocess.gate import Seen
 from casework.result import Choice, Finding, Side, SideResult
 
-_TOLD_OF_INTAKE = ALTERED | {"PATIENT_IDENTITY_CONFLICT", "PATIENT_ID_MISSING", "ISSUER_ASSUMED"}
+_TOLD_OF_INTAKE = ALTERED | {"PATIENT_IDENTITY_CONFLICT", "PATIENT_ID_MISSING", "ISSUER_ASSUMED", "ISSUER_UNCERTAIN"}
 
 
 def modalities(ready: Ready, side: Side) -> tuple[str, ...]:
