@@ -90,6 +90,25 @@ def test_transactions_survive_and_belong_to_their_destination(ledger: Ledger, op
     assert again.read.verify_audit().ok
 
 
+def test_a_proof_of_a_copy_that_was_lost_proves_nothing(ledger: Ledger) -> None:
+    """Asked, denied, sent again: the late answer to the first question is about the lost copy; an answer to the last one counts."""
+    case_id = delivering(ledger)
+    key = store(ledger)
+    ledger.ask_commitment("2.25.1", "pacs", [key], at(5), at(1))
+    ledger.ask_commitment("2.25.2", "pacs", [key], at(20), at(10))
+    lost = [proof(uid_of(ledger, case_id), how="commitment", held=False)]
+    assert ledger.commitment_report("2.25.2", ["pacs"], lost, RESEND, at(11))
+    ledger.promote_due(at(60))
+    store(ledger, now=at(61))
+    held = [proof(uid_of(ledger, case_id), how="commitment")]
+    assert ledger.commitment_report("2.25.1", ["pacs"], held, RESEND, at(62))
+    assert state_of(ledger, case_id) is C.DELIVERING
+    ledger.ask_commitment("2.25.3", "pacs", [key], at(90), at(70))
+    ledger.ask_commitment("2.25.4", "pacs", [key], at(99), at(95))
+    assert ledger.commitment_report("2.25.3", ["pacs"], held, RESEND, at(96))
+    assert state_of(ledger, case_id) is C.DELIVERED
+
+
 def test_a_report_moves_only_what_it_was_asked_about(ledger: Ledger) -> None:
     """Objects that a transaction does not list are untouched, whatever its report says."""
     first = delivering(ledger)

@@ -80,8 +80,8 @@ class ProofStore(base.Store):
     ) -> bool:
         """Take a commitment report of one of these destinations; False: it names no transaction of theirs.
 
-        Safe to repeat. That an object is held counts whenever it is said; that it is not counts only in the answer to
-        the newest question, because the object may have been sent again since.
+        Safe to repeat. That an object is held counts however late it is said, if it was asked after the object was sent last:
+        an older answer is about a copy that was lost since. That it is not held counts in the answer to the newest question only.
         """
         with self._database.write(now) as tx:
             known = tx.connection.execute(select(commitment).where(commitment.c.uid == uid)).one_or_none()
@@ -93,7 +93,11 @@ class ProofStore(base.Store):
                 for row in _awaiting(tx.connection, known.destination)
                 if row.id in known.deliveries["ids"] and row.sop_uid in by_uid
             ]
-            told = [(row, proof) for row, proof in rows if proof.held or row.transaction_uid == uid]
+            told = [
+                (row, proof)
+                for row, proof in rows
+                if row.transaction_uid == uid or (proof.held and row.stored_at <= known.asked_at)
+            ]
             first = known.answered_at is None
             if first:
                 tx.connection.execute(update(commitment).where(commitment.c.uid == uid).values(answered_at=now))
