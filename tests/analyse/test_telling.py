@@ -166,6 +166,31 @@ def test_a_report_names_no_withdrawn_predecessor(rig: Rig, work: Callable[..., C
     assert named == {a.artefact.sop_instance_uid for a in view.artefacts if a.artefact.kind == "not-performed"}
 
 
+def test_a_report_stands_when_a_later_study_is_preferred(
+    rig: Rig, work: Callable[..., CaseView], truth: CaseTruth, tmp_path: Path
+) -> None:
+    """A recall ten days later has its own report; the first study, which was analysed, is not told that it wasn't."""
+    case_id = rig.arrive(pick(truth, "mg_R"))
+    assert work(case_id).case.state is CaseState.DELIVERING
+
+    def later(ds: Dataset) -> None:
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            setattr(ds, keyword, f"{getattr(ds, keyword)}.7")
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
+            if ds.get(keyword):
+                day = datetime.strptime(str(ds[keyword].value), "%Y%m%d").replace(tzinfo=UTC) + timedelta(days=10)
+                setattr(ds, keyword, f"{day:%Y%m%d}")
+
+    view = work(rig.arrive([changed(f, tmp_path / f.name, later) for f in pick(truth, "mg_R")]))
+    assert view.case.revision == 2
+    made = {
+        a.artefact.kind: a.artefact.study_instance_uid for a in view.artefacts if a.artefact.media_type != "image/png"
+    }
+    assert made["sr"] == f"{truth.studies['MG']}.7"
+    assert "not-performed" not in made
+
+
 def test_a_study_that_leaves_its_case_gets_a_note_and_the_rest_goes_on(
     rig: Rig, work: Callable[..., CaseView], truth: CaseTruth
 ) -> None:

@@ -131,17 +131,6 @@ def test_what_no_destination_has_needs_no_note(ledger: Ledger) -> None:
     assert old != new
 
 
-def test_a_new_revision_that_says_nothing_in_a_study_withdraws_the_old_word(ledger: Ledger) -> None:
-    """The study still has images, but none that is spoken of: its older result doesn't stay as the newest word."""
-    old = two_studies(ledger)
-    new = new_case(ledger, "1.2", study_instance_uid=RIGHT)
-    keeper(ledger)(20)
-    analyse(ledger, new, RIGHT)
-    job = withdrawing(ledger)
-    assert job is not None
-    assert (job.case_id, ledger.withdrawn(job.job_id)[0][1]) == (new, {"pacs": (of_study(old, WRONG),)})
-
-
 def test_a_note_that_is_refused_needs_a_person_and_goes_again(ledger: Ledger) -> None:
     """The case that goes on bears it: delivered or not, it needs attention, and a retry sends the note."""
     old = two_studies(ledger)

@@ -54,7 +54,6 @@ from casework.ledger.store_delivery import (
     supersede_unsent,
 )
 from casework.ledger.types import EVERYTHING, ClaimedJob, FindingLike, Swept, Withheld
-from casework.ledger.withdrawals import withdraw_emptied
 
 _C, _D, _J = CaseState, DeliveryState, JobState
 _ACTOR = "analyse"
@@ -146,8 +145,6 @@ class JobStore(base.Store):
                 base.move_case(tx, case_id, _C.RENDERED, _C.SUPERSEDED, code="SUPERSEDED", actor=_ACTOR)
                 return True
             supersede_unsent(tx, case_id, family, _ACTOR)
-            if len(family) > 1:
-                withdraw_emptied(tx, case_id, {a.study_instance_uid for a in artefacts}, row.max_attempts, _ACTOR)
             plan_deliveries(tx, case_id, destinations, row.priority, _ACTOR, withheld)
             finish_case(tx, case_id, _ACTOR, family)
             return True

@@ -51,7 +51,7 @@ def of_cases(tx: Tx, case_ids: Collection[str], kinds: Collection[str] = ()) -> 
 
 
 def withdraw_emptied(tx: Tx, case_id: str, still: Collection[str], max_attempts: int, actor: str) -> None:
-    """Withdraw older revisions' results in studies of which this revision has nothing to say; all but those in `still`.
+    """Withdraw older revisions' results in studies that have no image in the case any more; all but those in `still`.
 
     An older revision of which nothing is left that way is retracted.
     """

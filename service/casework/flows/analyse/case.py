@@ -319,7 +319,8 @@ class Analyser:
                 result = replace(result, planes=self._inputs.planes(rows, needed, pause=beat.check))
         rendered = self._results(result, sources, watch)
         beat.check()
-        untold = self._teller.untold(result, rows, ready, rendered, self._now())
+        spoken = {one.study_instance_uid for one in rendered}
+        untold = self._teller.untold(case, result, rows, ready, spoken, self._now())
         with watch.stage("store"):
             artefacts = self._record.store([*rendered, *untold])
         known = {(f.code, f.subject) for f in result.findings}

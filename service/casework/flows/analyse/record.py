@@ -59,6 +59,23 @@ class Record:
             older = self._ledger.read.case(older.predecessor) if older.predecessor else None
         return tuple(document for study in sorted(made) for document in made[study])
 
+    def reported(self, case: CaseRow, rows: Sequence[InstanceRow]) -> set[str]:
+        """Studies whose newest word is an older revision's report, made from images of theirs that are all still in the case.
+
+        That report stands when a newer revision prefers another study's images: its study was analysed.
+        """
+        here = {(r.header.sop_instance_uid, r.sha256) for r in rows}
+        found, seen, older = set[str](), set[str](), case.predecessor
+        while older is not None:
+            made = [r.artefact for r in self._ledger.read.artefacts_of(older) if not r.withdrawn]
+            reports = {a.study_instance_uid for a in made if a.kind in _REPORTS}
+            used = self._ledger.case_inputs(older)
+            gone = {r.header.study_instance_uid for r in used if (r.header.sop_instance_uid, r.sha256) not in here}
+            found |= reports - seen - gone
+            seen |= reports | {a.study_instance_uid for a in made if a.kind == "not-performed"}
+            older = self._ledger.read.case(older).predecessor
+        return found
+
     def header(self, artefact: Artefact) -> Dataset:
         """What a stored object says, without its pixels.
 

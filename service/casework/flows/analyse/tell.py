@@ -95,11 +95,17 @@ class Teller:
         pause()
         return json.dumps(verdict_json(result, rendered, now), ensure_ascii=False), self._record.store(rendered)
 
-    def untold(
-        self, result: CaseResult, rows: Sequence[InstanceRow], ready: Ready, rendered: Sequence[Rendered], now: datetime
+    def untold(  # noqa: PLR0917 - the run, and what it made
+        self,
+        case: CaseRow,
+        result: CaseResult,
+        rows: Sequence[InstanceRow],
+        ready: Ready,
+        told: set[str],
+        now: datetime,
     ) -> list[Rendered]:
-        """Documents for the case's studies that gave no image: nobody else tells them that they were not analysed."""
-        told = {one.study_instance_uid for one in rendered}
+        """Documents for the case's studies that gave no image, now or to a report that stands: nobody else tells them so."""
+        told = told | self._record.reported(case, rows)
         studies = silent_studies(rows, ready.facts, self._inputs.header, told)
         silent = replace(result, stopped=("STUDY_NOT_USED",), findings=left_out(ready))
         return self._documents(silent, studies, now)
