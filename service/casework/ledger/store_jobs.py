@@ -468,11 +468,9 @@ def _ready(kind: str, *, routine_first: bool = False) -> Any:
         older.c.revision < case_revision.c.revision,
         older.c.state.in_([_C.QUEUED, _C.RUNNING]),
     )
-    may = {
-        ANALYSE: and_(case_revision.c.state == _C.QUEUED, ~begun),
-        TELL: case_revision.c.state.in_(TOLD),
-        WITHDRAW: true(),  # whatever becomes of the case
-    }[kind]
+    # What takes back what was said goes whatever becomes of the case.
+    said = {TELL: case_revision.c.state.in_(TOLD), WITHDRAW: true()}
+    may = said.get(kind, and_(case_revision.c.state == _C.QUEUED, ~begun))
     return (
         select(job)
         .join_from(job, case_revision, job.c.case_id == case_revision.c.id)
