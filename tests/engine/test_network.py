@@ -128,7 +128,7 @@ def test_parity_with_torch_as_recorded(runner: OnnxRunner, package: ModelPackage
     assert parity["max_abs_heat"] < 1e-4
 
 
-@pytest.mark.parametrize("name", ["cman-tiny", "cman"])
+@pytest.mark.parametrize("name", ["cman-tiny", "cman", "cman-lite"])
 def test_released_packages_open_and_reproduce_their_golden_samples(name: str) -> None:
     """Each package in models/ verifies, runs and reproduces its golden samples on this machine."""
     released = open_package(MODELS / name)

@@ -274,7 +274,7 @@ def test_folds_of_different_plans_are_not_put_together(tmp_path: Path) -> None:
         baselines.gather(tmp_path, {}, {"validation": np.arange(30) % 2, "internal": np.arange(40) % 2})
 
 
-@pytest.mark.parametrize("name", ["cman"])
+@pytest.mark.parametrize("name", ["cman", "cman-lite"])
 def test_the_manual_is_what_the_evaluation_says(name: str) -> None:
     """Both languages, as committed, are written from the package's own numbers; every number of one is in the other."""
     made = manual.manuals(MODELS / name)
@@ -311,3 +311,14 @@ def test_the_manuals_outcomes_add_up() -> None:
     assert sum(found[f"{o}_false"] for o in ("pos", "mid", "neg")) == pytest.approx(100)
     assert found["ppv"] == pytest.approx(0.16 / 0.24)
     assert found["npv_miss"] == pytest.approx(0.01 / 0.41)
+
+
+def test_what_is_committed_of_the_packages_stays_small() -> None:
+    """All released weights together under 160 MB, no file over 50 MB; the student's encoders under a third of the teacher's."""
+    released = ("cman", "cman-lite", "cman-tiny", "cman-tiny-fp16")
+    files = [p for n in released for p in (MODELS / n).rglob("*") if p.is_file() and "runs" not in p.parts]
+    assert max(p.stat().st_size for p in files) < 50e6
+    assert sum(p.stat().st_size for p in files) < 160e6
+    for m in ("mg", "mr", "us"):
+        lite, whole = ((MODELS / n / f"encoder-{m}.onnx").stat().st_size for n in ("cman-lite", "cman"))
+        assert lite < 0.33 * whole
