@@ -12,7 +12,8 @@ from casework.case import NOT_PERFORMED, TOLD, CaseState
 from casework.reasons import REASONS
 from tests.bench.case_world import Image
 
-FINAL = {CaseState.DELIVERED, CaseState.REJECTED, CaseState.NEEDS_ATTENTION, CaseState.SUPERSEDED, CaseState.CLOSED}
+_C = CaseState
+FINAL = {_C.DELIVERED, _C.REJECTED, _C.NEEDS_ATTENTION, _C.SUPERSEDED, _C.CLOSED, _C.RETRACTED}
 UNDISTURBED = {"plain", "late", "unilateral", "two modalities"}
 
 
