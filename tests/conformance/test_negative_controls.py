@@ -3,6 +3,7 @@
 A control that a kind of object can't have is listed in NOT_THERE with the reason.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -15,6 +16,7 @@ from pydicom.dataset import Dataset
 from casework.config import OBJECTS, Report
 from casework.errors import Defect
 from casework.report import Rendered, check, render
+from tests.conformance.phantoms import make_phantom
 from tests.conformance.studies import NOW, Case, make
 
 Swap = Callable[[Dataset, Case], None]
@@ -191,9 +193,9 @@ TABLE = [
 ]
 
 
-def seeded(good: Sequence[Rendered], kind: str, swap: Swap, case: Case) -> list[Rendered]:
-    """All objects, the first of its kind that has what is swapped changed."""
-    at = next(n for n, r in enumerate(good) if r.kind == kind)
+def seeded(good: Sequence[Rendered], kind: str, swap: Swap, case: Case, at: int | None = None) -> list[Rendered]:
+    """All objects, the first of its kind (or the one `at`) changed."""
+    at = next(n for n, r in enumerate(good) if r.kind == kind) if at is None else at
     ds = dcmread(BytesIO(good[at].data))
     swap(ds, case)
     buffer = BytesIO()
@@ -244,3 +246,91 @@ def test_a_number_next_to_certain_is_shown_and_checked_alike(case: Case, probabi
     sides = tuple(replace(s, probability=probability) for s in case.result.sides)
     result = replace(case.result, sides=sides)
     check(render(result, case.sources, Report(), NOW, frozenset(OBJECTS)), result, case.sources)
+
+
+def words(swap: Callable[[str], str]) -> Swap:
+    def change(ds: Dataset, _: Case) -> None:
+        before = [i.TextValue for i in named(ds, "121106")]
+        for item in named(ds, "121106"):
+            item.TextValue = swap(item.TextValue)
+        assert before != [i.TextValue for i in named(ds, "121106")]
+
+    return change
+
+
+WORDS: dict[str, Callable[[str], str]] = {
+    "sides": lambda t: t.replace("Right", "#").replace("Left", "Right").replace("#", "Left"),
+    "numbers": lambda t: re.sub(r"\d+\.\d %", "50.0 %", t),
+    "outcome": lambda t: t.replace("above the model's threshold, suspicious for", "below the threshold, no sign of"),
+    "images": lambda t: t.replace("MLO", "ML"),
+}
+
+
+@pytest.mark.parametrize("swap", WORDS)
+def test_words_that_are_not_the_results_are_refused(case: Case, good: list[Rendered], swap: str) -> None:
+    """Many viewers show nothing of a report but its sentences: one that says another side, number or answer is not sent."""
+    with pytest.raises(Defect, match=r"RESULT_SELF_CHECK.*words: .*\[sr "):
+        check(seeded(good, "sr", words(WORDS[swap]), case), case.result, case.sources)
+
+
+def drawn(ds: Dataset) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.frombuffer(ds.PixelData, np.uint8, ds.Rows * ds.Columns * 3).reshape(ds.Rows, ds.Columns, 3)
+
+
+def put(ds: Dataset, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    ds["PixelData"].VR = "OB"
+    ds.PixelData = np.ascontiguousarray(pixels).tobytes()
+
+
+def grey(ds: Dataset) -> None:
+    put(ds, np.repeat(drawn(ds)[..., 1:2], 3, axis=2))
+
+
+PICTURES: dict[str, Callable[[Dataset], None]] = {
+    "mirrored": lambda ds: put(ds, drawn(ds)[:, ::-1]),
+    "upside down": lambda ds: put(ds, drawn(ds)[::-1]),
+    "black": lambda ds: put(ds, np.zeros_like(drawn(ds))),
+    "without its heat": grey,
+    "of another size": lambda ds: setattr(ds, "Rows", ds.Rows - 2),
+}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, list[Rendered]]:
+    phantom = make_phantom(tmp_path_factory.mktemp("shown"), 61, full_size=False, character_set="utf8")
+    return phantom, render(phantom.result, phantom.sources, Report(), NOW)
+
+
+@pytest.mark.parametrize("change", PICTURES)
+@pytest.mark.parametrize("label", ["MG R CC", "MG R MLO", "MR R AX", "MR R SAG", "US R US 1"])
+def test_a_heat_map_that_shows_something_else_is_refused(
+    shown: tuple[Case, list[Rendered]], label: str, change: str
+) -> None:
+    """A capture that is mirrored, black, without heat or of another size is not sent, and the refusal names it."""
+    case, good = shown
+    at = next(n for n, r in enumerate(good) if r.kind == "capture" and r.label.startswith(label))
+    with pytest.raises(Defect, match=rf"RESULT_SELF_CHECK.*(picture|capture): .*\[capture {label}"):
+        check(seeded(good, "capture", lambda ds, _: PICTURES[change](ds), case, at), case.result, case.sources)
+
+
+def test_every_capture_shows_no_other_image(shown: tuple[Case, list[Rendered]]) -> None:
+    """The pixels of any two captures of one size exchanged: none of them is sent."""
+    case, good = shown
+    captures = [(n, dcmread(BytesIO(r.data))) for n, r in enumerate(good) if r.kind == "capture"]
+    pairs = [
+        (at, other)
+        for at, ds in captures
+        for n, other in captures
+        if n != at and (other.Rows, other.Columns) == (ds.Rows, ds.Columns)
+    ]
+    assert len(pairs) > 20
+    for at, other in pairs:
+        pixels = drawn(other)
+        with pytest.raises(Defect, match=r"RESULT_SELF_CHECK.*picture: "):
+            check(exchanged(good, case, at, pixels), case.result, case.sources)
+
+
+def exchanged(
+    good: Sequence[Rendered], case: Case, at: int, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+) -> list[Rendered]:
+    return seeded(good, "capture", lambda ds, _: put(ds, pixels), case, at)

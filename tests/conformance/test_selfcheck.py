@@ -213,7 +213,7 @@ SR: Sequence[tuple[str, Callable[[Dataset], None], str]] = [
     ("side said twice", group_doubled, "side"),
     ("number without coordinates", number_without_coordinates, "sr tree"),
     ("item without a name", nameless, "sr tree"),
-    ("words left out", words_dropped, "sr tree"),
+    ("words left out", words_dropped, "words"),
     ("verified", verified, "sr flags"),
     ("partial", put("CompletionFlag", "PARTIAL"), "sr flags"),
     ("final", put("PreliminaryFlag", "FINAL"), "sr flags"),
@@ -239,7 +239,7 @@ CAPTURE: Sequence[tuple[str, Callable[[Dataset], None], str]] = [
     ("accession", put("AccessionNumber", "ACC-OTHER"), "study"),
     ("patient id", put("PatientID", "P-0002"), "patient"),
     ("series time", put("SeriesTime", "000000"), "series"),
-    ("instance number", put("InstanceNumber", 2), "series"),
+    ("instance number", put("InstanceNumber", 2), "references"),
 ]
 
 

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from casework.errors import Defect
-from casework.report import check_codes, check_header, check_objects, check_sr
+from casework.report import check_codes, check_header, check_objects, check_picture, check_sr
 from casework.report.check_header import need
 from casework.report.rendering import Rendered
 from casework.result import CaseResult, HeatImage, Outcome
@@ -270,7 +270,12 @@ def _capture(item: Rendered, ds: Dataset, result: CaseResult, sources: Mapping[s
     side = _SIDES.get(str(ds.AnatomicRegionSequence[0].AnatomicRegionModifierSequence[0].CodeValue), "")
     candidates = [i for i in result.images if i.sources == tuple(uids) and i.side.value == side]
     need(bool(candidates), "side", "no such image of this side in the result")
-    image, source = candidates[0], sources[uids[0]]
+    here = [i for i in result.images if i.study_instance_uid == item.study_instance_uid]
+    number, source = int(ds.InstanceNumber), sources[uids[0]]
+    image = here[number - 1] if 1 <= number <= len(here) else candidates[0]
+    need(any(image is i for i in candidates), "references", "not the image of its number")
+    answer = next(s for s in result.sides if s.side is image.side)
+    check_picture.check(ds, image, analysed=answer.outcome is not Outcome.INSUFFICIENT)
     need(image.study_instance_uid == item.study_instance_uid, "study", "an image of another study")
     need((ds.get("ImageLaterality") or "") == stated_side(source), "side", "not the source's laterality")
     need(f" {side} " in f" {ds.ImageComments} {item.label} ", "side", "label")

@@ -188,6 +188,7 @@ def _map(ds: Dataset, images: Sequence[HeatImage], sources: Sources) -> tuple[tu
     """Numbers in 0..1 on ascending source frames, hot where the projections are hottest, of a known quantity."""
     shape = (int(ds.NumberOfFrames), int(ds.Rows), int(ds.Columns))
     need(ds.BitsAllocated == 32 and len(ds.FloatPixelData) == 4 * int(np.prod(shape)), "map", "size")
+    need("PixelData" not in ds and "DoubleFloatPixelData" not in ds, "map", "pixels of another kind")
     values = np.frombuffer(ds.FloatPixelData, "<f4").reshape(shape)
     need(bool(np.isfinite(values).all()) and values.min() >= 0 and values.max() <= 1, "probability", "map's range")
     frames = _placed(ds, sources)
@@ -281,6 +282,9 @@ def _outline(ds: Dataset, result: CaseResult, sources: Sources) -> tuple[tuple[s
     (note,) = ds.GraphicAnnotationSequence
     for item in (note, ds.DisplayedAreaSelectionSequence[0]):
         need([_pair(r) for r in item.ReferencedImageSequence] == [_pair(shown)], "references", "another image")
+    area = ds.DisplayedAreaSelectionSequence[0]
+    corners = (list(area.DisplayedAreaTopLeftHandCorner), list(area.DisplayedAreaBottomRightHandCorner))
+    need(corners == ([1, 1], [source.Columns, source.Rows]), "region", "not all of the image is shown")
     (graphic,), (text,) = note.GraphicObjectSequence, note.TextObjectSequence
     points = np.array(graphic.GraphicData, float).reshape(-1, 2)
     need(len(points) == graphic.NumberOfGraphicPoints and bool((points[0] == points[-1]).all()), "region", "not closed")

@@ -1,6 +1,7 @@
 """Self-check of a structured report's flags, evidence and tree against the result. Does no I/O.
 
-Written apart from what builds the report: codes and expected answers are this check's own.
+Written apart from what builds the report: codes and expected answers are this check's own. Only its words are those of
+the same table.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from casework.report.check_header import need
+from casework.report.describe import limit_lines, method_lines, side_lines
+from casework.report.texts import LANGUAGES, say
 from casework.result import CaseResult, HeatImage, Outcome, SideResult
 
 _SIDES = {"24028007": "R", "7771000": "L"}
@@ -236,7 +239,21 @@ def _silent(ds: Dataset, result: CaseResult, analysed: Mapping[str, SideResult])
     said = list(evaluations[0].ContentSequence)
     codes = [code(i) for i in said if i.ValueType == "CODE" and name(i) == "111301"]
     need(codes == [_UNDETERMINED] * (len(result.sides) - len(analysed)), "answer", "a side that was not analysed")
-    need(sum(i.ValueType == "TEXT" for i in said) >= 3 + len(result.sides), "sr tree", "the report in words")
+    _words([str(i.TextValue) for i in said if i.ValueType == "TEXT"], result)
+
+
+def _words(said: Sequence[str], result: CaseResult) -> None:
+    """The report in words, line by line what the reviewed table says of this result: many viewers show nothing else.
+
+    The one place where the check asks what wrote the report: sentences can't be read back, only written again.
+    """
+    need(any(_says(said, result, language) for language in LANGUAGES), "words", "not what the result says")
+
+
+def _says(said: Sequence[str], result: CaseResult, language: str) -> bool:
+    sides = [line for side in result.sides for line in side_lines(result, side, language)]
+    meant = [say("research", language), *sides, *limit_lines(result, language), *method_lines(result, language)]
+    return list(said[: len(meant)]) == meant and len(said) <= len(meant) + 1  # one more: where else it is reported
 
 
 def illustrated(ds: Dataset) -> Iterator[tuple[str, str]]:
