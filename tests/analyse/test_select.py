@@ -143,6 +143,16 @@ def test_two_patient_ids_are_two_patients() -> None:
     assert choose([mg("a", patient_id="A"), us("b", patient_id="")]).stop == ""
 
 
+def test_an_image_without_a_patient_id_is_left_out_where_others_have_one() -> None:
+    """It may be anybody's: it is not read and its reason says so; where no image has an ID a person decided that before."""
+    views = [replace(f, patient_id="A") for f in four_views()]
+    plan = choose([*views[:3], replace(views[3], patient_id="")])
+    assert not plan.stop
+    assert plan.reasons["LMLO"] == "PATIENT_ID_MISSING"
+    assert set(plan.mammograms) == {(R, "CC"), (R, "MLO"), (L, "CC")}
+    assert len(choose(four_views()).mammograms) == 4
+
+
 def test_placeholder_birth_dates_prove_no_identity() -> None:
     """Names without a part in common are two people unless a real birth date says otherwise."""
     for born, stop in (("19000101", "PATIENT_IDENTITY_CONFLICT"), ("", "PATIENT_IDENTITY_CONFLICT"), ("19620517", "")):

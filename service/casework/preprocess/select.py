@@ -61,6 +61,9 @@ def choose(
     """
     without = without or {}
     reasons = {f.sop_instance_uid: without.get(f.sop_instance_uid, "IMAGE_KIND_NOT_USED") for f in facts}
+    if any(f.patient_id for f in facts):  # of whom one image is that doesn't say it, nobody can prove
+        nameless = {f.sop_instance_uid: "PATIENT_ID_MISSING" for f in facts if not f.patient_id}
+        without, reasons = {**without, **nameless}, {**reasons, **nameless}
     usable = [f for f in facts if f.sop_instance_uid not in without]
     stop = _conflict(usable)
     notes = _Notes(reasons, {})

@@ -19,6 +19,7 @@ _OF_CONTRAST = 0.08  # or this share of the cells' own spread: sampled noise gro
 _SAMPLES = 256  # each way at least, of the pixels that a mean is taken from
 _COLOUR = 24  # between the largest and the smallest of red, green and blue, where heat is at least half
 _STRONG = 0.5
+_AROUND = 6  # pixels, each way: an outline's black border may cross the very place
 
 
 def check(ds: Dataset, image: HeatImage, *, analysed: bool) -> None:
@@ -44,8 +45,8 @@ def check(ds: Dataset, image: HeatImage, *, analysed: bool) -> None:
     if analysed and heat.size and float(heat.max()) >= _STRONG:
         row, col = np.unravel_index(int(heat.argmax()), heat.shape)
         y, x = (int((n + 0.5) * size / of) for n, size, of in zip((row, col), (height, width), heat.shape, strict=True))
-        pixel = drawn[min(y, height - 1), min(x, width - 1)].astype(int)
-        need(int(pixel.max() - pixel.min()) >= _COLOUR, "picture", "no colour where the heat is strongest")
+        around = drawn[max(0, y - _AROUND) : y + _AROUND + 1, max(0, x - _AROUND) : x + _AROUND + 1].astype(int)
+        need(int(np.ptp(around, axis=2).max()) >= _COLOUR, "picture", "no colour where the heat is strongest")
 
 
 def _as_source(image: HeatImage) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
