@@ -240,6 +240,8 @@ class Lobby:
         self._stopping = True
         self._wake_w.send(b"x")
         self._thread.join()
+        self._wake_r.close()  # here and not in the thread, which may end by itself before it is woken
+        self._wake_w.close()
 
     def _run(self) -> None:
         next_check = time.monotonic() + 0.25
@@ -257,8 +259,6 @@ class Lobby:
             listening.close()
         for guest in self._guests.values():
             guest.sock.close()
-        self._wake_r.close()
-        self._wake_w.close()
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(64):

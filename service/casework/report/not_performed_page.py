@@ -68,9 +68,10 @@ def _lines(ctx: Context, language: str) -> Iterator[Line]:
 
 
 def _draw(lines: Sequence[Line], font_path: str) -> Image.Image:
-    """The lines below each other; smaller where they would not fit, so that none is cut."""
-    for shrink in (1.0, 0.8, 0.64, 0.5, 0.4):
-        canvas = Image.new("RGB", _SIZE, (0, 0, 0))
+    """The lines below each other; smaller where they would not fit, then on a longer page, so that none is cut."""
+    width, height = _SIZE
+    for shrink, length in ((1.0, 1), (0.8, 1), (0.64, 1), (0.5, 1), (0.5, 2), (0.4, 3)):
+        canvas = Image.new("RGB", (width, height * length), (0, 0, 0))
         draw, y = ImageDraw.Draw(canvas), _MARGIN
         for words, full, colour in lines:
             size = max(round(full * shrink), 9)
@@ -81,7 +82,7 @@ def _draw(lines: Sequence[Line], font_path: str) -> Image.Image:
                     draw.text((x, y), run, font=font, fill=colour, anchor="ls")
                     x += font.getlength(run)
             y += round(10 * shrink)
-        if y <= _SIZE[1] - _MARGIN:
+        if y <= canvas.height - _MARGIN:
             return canvas
     raise ValueError("the page's words don't fit")
 
