@@ -17,7 +17,10 @@ from casework.result import Finding, Side
 
 CHOSEN = ""
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
-_NO_VIEW = frozenset({"STEREO_SCOUT", "SCOUT", "TOMO_SCOUT", "SPECIMEN", "STEREO", "LOCALIZER"})
+_NO_VIEW = frozenset(
+    {"STEREO_SCOUT", "SCOUT", "TOMO_SCOUT", "SPECIMEN", "STEREO", "LOCALIZER"}
+    | {"TOMO_PROJ", "SUBTRACTION", "LOW_ENERGY", "HIGH_ENERGY", "RECOMBINED"}  # single exposures, contrast mammography
+)
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _PLACEHOLDERS = frozenset({"19010101", "19110101", "19700101", "20000101"})  # what systems write where none is known
 _MIN_PIXELS = 96  # shorter side; smaller ones are icons
@@ -177,7 +180,12 @@ def _mammogram_fault(f: InstanceFacts) -> tuple[str, str]:
     copied = f.sop_class_uid.startswith(_SECONDARY_CAPTURE) and (f.burned_in == "YES" or f.samples != 1)
     if copied:
         return "SCREEN_COPY", "secondary capture"
-    kinds = [*f.view_modifiers, *sorted(_NO_VIEW & set(f.image_type))]
+    kinds = [
+        *f.view_modifiers,
+        *sorted(_NO_VIEW & set(f.image_type)),
+        *(["contrast agent"] if f.contrast_agent else []),
+    ]
+    kinds += ["TOMO", "PROJECTION"] if {"TOMO", "PROJECTION"} <= set(f.image_type) else []
     if f.frame_count != 1 or f.samples != 1 or kinds or min(f.rows, f.columns) < _MIN_PIXELS:
         return "IMAGE_KIND_NOT_USED", ", ".join(kinds) or f"{f.frame_count} x {f.rows} x {f.columns} x {f.samples}"
     if f.laterality_conflict:
