@@ -318,7 +318,9 @@ class Server:
             sink, association.sink = association.sink, None
             answer, code = sink.finish()
             if wait_s := self._pace.wait_s(association.caller, time.monotonic()):
-                time.sleep(wait_s)
+                time.sleep(
+                    wait_s
+                )  # this peer's own thread, 20 s at most (config_security): the image is durable, only its answer waits
         association.command = None
         kind = "reports" if command.field == _N_EVENT_REPORT_RQ else "stored"
         counted = kind if answer == status.SUCCESS else "refused"

@@ -26,7 +26,7 @@ def _one_of(column: str, values: Iterable[StrEnum]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({allowed})", name=f"{column}_known")
 
 
-_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite's rowid alias must be INTEGER
+KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite's rowid alias must be INTEGER
 
 metadata = MetaData(
     naming_convention={
@@ -55,7 +55,7 @@ case_root = Table(
 study = Table(
     "study",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("root_id", ForeignKey("case_root.id"), nullable=False),
     Column("study_uid", Text, nullable=False),
     Column("accession", Text, nullable=False),
@@ -69,7 +69,7 @@ study = Table(
 instance = Table(
     "instance",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("sop_uid", Text, nullable=False),
     Column("root_id", ForeignKey("case_root.id"), nullable=False),
     Column("study_id", ForeignKey("study.id"), nullable=False),
@@ -110,7 +110,7 @@ exclusion = Table(
 doubt = Table(
     "doubt",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("root_id", ForeignKey("case_root.id"), nullable=False),
     Column("code", Text, nullable=False),
     Column("subject", Text, nullable=False),  # SOP Instance UID, or Study Instance UID
@@ -131,7 +131,7 @@ doubt = Table(
 receipt = Table(
     "receipt",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("verdict", Text, _one_of("verdict", Verdict), nullable=False),
     Column("code", Text, nullable=False),
     Column("door", Text, nullable=False),
@@ -178,7 +178,7 @@ association = Table(
 case_revision = Table(
     "case_revision",
     metadata,
-    Column("no", _KEY, primary_key=True, autoincrement=True),  # order for lists; never shown
+    Column("no", KEY, primary_key=True, autoincrement=True),  # order for lists; never shown
     Column("id", String(32), nullable=False, unique=True),
     Column("root_id", ForeignKey("case_root.id"), nullable=False),
     Column("revision", Integer, nullable=False),
@@ -220,7 +220,7 @@ expected_count = Table(
 finding = Table(
     "finding",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("case_id", ForeignKey("case_revision.id"), nullable=False),
     Column("code", Text, nullable=False),
     Column("subject", Text, nullable=False),
@@ -234,7 +234,7 @@ finding = Table(
 job = Table(
     "job",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("case_id", ForeignKey("case_revision.id"), nullable=False),
     Column("kind", Text, nullable=False),
     Column("state", Text, _one_of("state", JobState), nullable=False),
@@ -255,7 +255,7 @@ job = Table(
 artefact = Table(
     "artefact",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("case_id", ForeignKey("case_revision.id"), nullable=False),
     Column("kind", Text, nullable=False),
     Column("media_type", Text, nullable=False),
@@ -284,7 +284,7 @@ withdrawal = Table(  # results of a study that left the case; what a retraction 
 delivery = Table(
     "delivery",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("case_id", ForeignKey("case_revision.id"), nullable=False),
     Column("artefact_id", ForeignKey("artefact.id"), nullable=False),
     Column("destination", Text, nullable=False),
@@ -330,7 +330,7 @@ webhook = Table(
 notice = Table(
     "notice",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("webhook", ForeignKey("webhook.name"), nullable=False),
     Column("seq", BigInteger, nullable=False),  # the audit row that it tells of
     Column("case_id", ForeignKey("case_revision.id"), nullable=False),
@@ -362,7 +362,7 @@ request = Table(
 fetch_order = Table(
     "fetch_order",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("root_id", ForeignKey("case_root.id")),  # none: a person asked for something that is not here
     Column("destination", Text, nullable=False),
     Column("term", Text, nullable=False),  # the accession number or Study Instance UID that a person named, else ""
@@ -385,7 +385,7 @@ fetch_order = Table(
 fetch_candidate = Table(
     "fetch_candidate",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("order_id", ForeignKey("fetch_order.id"), nullable=False),
     Column("destination", Text, nullable=False),
     Column("study_uid", Text, nullable=False),
@@ -433,7 +433,7 @@ process = Table(
 audit = Table(
     "audit",
     metadata,
-    Column("seq", _KEY, primary_key=True, autoincrement=False),
+    Column("seq", KEY, primary_key=True, autoincrement=False),
     Column("at", Instant, nullable=False),
     Column("actor", Text, nullable=False),
     Column("event", Text, nullable=False),

@@ -1,16 +1,14 @@
 """The tables of what the site's policy removes, and of what a person keeps. Does no I/O."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, String, Table, Text
+from sqlalchemy import Column, ForeignKey, Index, Integer, String, Table, Text
 
 from casework.ledger.columns import Instant
-from casework.ledger.schema import metadata
-
-_KEY = BigInteger().with_variant(Integer, "sqlite")
+from casework.ledger.schema import KEY, metadata
 
 removal = Table(
     "removal",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("sha256", String(64), nullable=False),
     Column("kind", Text, nullable=False),  # images | results
     Column("days", Integer, nullable=False),  # the policy that it was removed by
@@ -25,7 +23,7 @@ removal = Table(
 hold = Table(
     "hold",
     metadata,
-    Column("id", _KEY, primary_key=True, autoincrement=True),
+    Column("id", KEY, primary_key=True, autoincrement=True),
     Column("root_id", ForeignKey("case_root.id"), nullable=False),
     Column("actor", Text, nullable=False),
     Column("detail", Text, nullable=False),

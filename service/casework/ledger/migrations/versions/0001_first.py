@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from casework.ledger import guards
-from casework.ledger.migrations import retention, webhooks
+from casework.ledger.migrations import retention, webhooks, withdrawal
 
 revision = "0001"
 down_revision = None
@@ -299,17 +299,6 @@ def _artefacts() -> None:
     )
     op.create_index(op.f("ix_artefact_case_id"), "artefact", ["case_id"], unique=False)
     op.create_index(op.f("ix_artefact_sop_uid"), "artefact", ["sop_uid"], unique=False)
-    op.create_table(
-        "withdrawal",
-        sa.Column("artefact_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("code", sa.Text(), nullable=False),
-        sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["artefact_id"], ["artefact.id"], name=op.f("fk_withdrawal_artefact_id")),
-        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_withdrawal_job_id")),
-        sa.PrimaryKeyConstraint("artefact_id", name=op.f("pk_withdrawal")),
-    )
-    op.create_index(op.f("ix_withdrawal_job_id"), "withdrawal", ["job_id"], unique=False)
 
 
 def _deliveries() -> None:
@@ -352,6 +341,7 @@ def _deliveries() -> None:
     )
     op.create_index(op.f("ix_delivery_state"), "delivery", ["state"], unique=False)
     webhooks.create()
+    withdrawal.create()
     retention.create()
     op.create_table(
         "commitment",
